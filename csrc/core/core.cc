@@ -1,0 +1,43 @@
+#include <cstdarg>
+#include <cstdio>
+#include <cstdlib>
+#include <cstring>
+#include <string_view>
+
+#include "core/assert.h"
+#include "core/log.h"
+
+namespace shoal {
+
+void assertion_failed(const char* condition, const char* file, int line) noexcept {
+  std::fprintf(stderr, "shoal: bug: assertion failed: %s (%s:%d); please report it\n", condition,
+               file, line);
+  std::abort();
+}
+
+namespace {
+
+LogLevel level_from_environment() noexcept {
+  const char* text = std::getenv("SHOAL_LOG");
+  if (text == nullptr) return LogLevel::kWarn;
+  const std::string_view name(text);
+  if (name == "error") return LogLevel::kError;
+  if (name == "info") return LogLevel::kInfo;
+  if (name == "debug") return LogLevel::kDebug;
+  return LogLevel::kWarn;
+}
+
+}  // namespace
+
+void log(LogLevel level, const char* format, ...) noexcept {
+  static const LogLevel limit = level_from_environment();
+  if (level > limit) return;
+  char line[1024];
+  va_list arguments;
+  va_start(arguments, format);
+  std::vsnprintf(line, sizeof line, format, arguments);
+  va_end(arguments);
+  std::fprintf(stderr, "shoal: %s\n", line);  // one call: lines of several ranks do not mix
+}
+
+}  // namespace shoal

@@ -1,0 +1,11 @@
+/// Messages for people, on stderr, each line once and prefixed `shoal:`. Level by SHOAL_LOG
+/// (error, warn, info, debug; default warn). Never called on the data path.
+#pragma once
+
+namespace shoal {
+
+enum class LogLevel { kError, kWarn, kInfo, kDebug };
+
+[[gnu::format(printf, 2, 3)]] void log(LogLevel level, const char* format, ...) noexcept;
+
+}  // namespace shoal

@@ -1,0 +1,133 @@
+/// One step of a schedule. Pure data: no pointers, no transport, no time.
+///
+/// A schedule addresses elements, not bytes, in three spaces of each rank:
+///   kInput    what the user gave      (blocks_in  x count elements, see shape.h)
+///   kOutput   what the user receives  (blocks_out x count elements)
+///   kScratch  private, `scratch_count` elements, uninitialised
+/// Input may alias Output where the collective defines an in-place form; schedules need not know:
+/// the executor turns a copy onto itself into nothing, and the verifier proves both forms.
+#pragma once
+
+#include <cstdint>
+#include <utility>
+
+namespace shoal::schedule {
+
+enum class Space : std::uint8_t { kInput, kOutput, kScratch };
+
+/// In Ref::rank: the buffer of the rank that runs the step / of every rank of the node group.
+inline constexpr std::int32_t kSelf = -1;
+inline constexpr std::int32_t kEvery = -2;
+
+/// `count` elements from `offset` in one space of one rank, or of every rank of the node.
+struct Ref {
+  Space space = Space::kInput;
+  std::int32_t rank = kSelf;
+  std::int64_t offset = 0;
+  std::int64_t count = 0;
+
+  [[nodiscard]] constexpr Ref slice(std::int64_t from, std::int64_t n) const noexcept {
+    return {space, rank, offset + from, n};
+  }
+  [[nodiscard]] constexpr Ref of(std::int32_t owner) const noexcept {
+    return {space, owner, offset, count};
+  }
+  friend constexpr bool operator==(const Ref&, const Ref&) = default;
+};
+
+constexpr Ref input(std::int64_t offset, std::int64_t count) noexcept {
+  return {Space::kInput, kSelf, offset, count};
+}
+constexpr Ref output(std::int64_t offset, std::int64_t count) noexcept {
+  return {Space::kOutput, kSelf, offset, count};
+}
+constexpr Ref scratch(std::int64_t offset, std::int64_t count) noexcept {
+  return {Space::kScratch, kSelf, offset, count};
+}
+
+enum class StepKind : std::uint8_t {
+  kEnd,      ///< the schedule is complete; every later next() returns kEnd again
+  kSend,     ///< start sending src to peer; completes by wait(slot)
+  kRecv,     ///< start receiving dst from peer; completes by wait(slot)
+  kWait,     ///< the operation in `slot` is complete
+  kWaitAll,  ///< every started operation is complete
+  kCopy,     ///< dst = src; both have the same count
+  kReduce,   ///< dst = dst op src, in this operand order
+  kFold,     ///< dst = src[0] op src[1] op ...: `blocks` blocks of src in order, rounded once.
+             ///<   src.rank == kEvery: block k is node rank k's src; else block k starts at
+             ///<   src.offset + k * stride. dst may be one of the blocks exactly.
+             ///<   dst.rank == kEvery: the result is stored to every node rank's dst.
+  kPost,     ///< tell every rank of the node that this rank has come so far (its next phase)
+  kAwait,    ///< rank `peer` (or kEvery) of the node has posted as often as this rank has
+};
+
+/// Steps are executed in order. Only kSend and kRecv go on in the background, from their step to
+/// the wait that names their slot; meanwhile their Ref must not be written (send) or touched
+/// (recv). Between two ranks, messages match in the order in which they were started.
+///
+/// Another rank's buffers (Ref::rank >= 0 or kEvery) may be touched only between the first
+/// kAwait on that rank, and the last kPost that lets it return.
+struct Step {
+  StepKind kind = StepKind::kEnd;
+  std::uint8_t slot = 0;      ///< kSend, kRecv, kWait: 0 <= slot < kMaxSlots
+  bool finish = false;        ///< kReduce, kFold: dst becomes complete here (kAvg divides now)
+  std::int32_t peer = 0;      ///< kSend, kRecv: rank; kAwait: rank or kEvery
+  std::int32_t blocks = 0;    ///< kFold
+  std::int64_t stride = 0;    ///< kFold with src.rank == kSelf: elements between blocks
+  Ref dst{};
+  Ref src{};
+
+  static constexpr Step end() noexcept { return {}; }
+  static constexpr Step send(std::int32_t peer, Ref src, int slot) noexcept {
+    Step s;
+    s.kind = StepKind::kSend, s.peer = peer, s.src = src, s.slot = static_cast<std::uint8_t>(slot);
+    return s;
+  }
+  static constexpr Step recv(std::int32_t peer, Ref dst, int slot) noexcept {
+    Step s;
+    s.kind = StepKind::kRecv, s.peer = peer, s.dst = dst, s.slot = static_cast<std::uint8_t>(slot);
+    return s;
+  }
+  static constexpr Step wait(int slot) noexcept {
+    Step s;
+    s.kind = StepKind::kWait, s.slot = static_cast<std::uint8_t>(slot);
+    return s;
+  }
+  static constexpr Step wait_all() noexcept {
+    Step s;
+    s.kind = StepKind::kWaitAll;
+    return s;
+  }
+  static constexpr Step copy(Ref dst, Ref src) noexcept {
+    Step s;
+    s.kind = StepKind::kCopy, s.dst = dst, s.src = src;
+    return s;
+  }
+  static constexpr Step reduce(Ref dst, Ref src, bool finish = false) noexcept {
+    Step s;
+    s.kind = StepKind::kReduce, s.dst = dst, s.src = src, s.finish = finish;
+    return s;
+  }
+  static constexpr Step fold(Ref dst, Ref src, int blocks, std::int64_t stride,
+                             bool finish = false) noexcept {
+    Step s;
+    s.kind = StepKind::kFold, s.dst = dst, s.src = src, s.finish = finish;
+    s.blocks = blocks, s.stride = stride;
+    return s;
+  }
+  static constexpr Step post() noexcept {
+    Step s;
+    s.kind = StepKind::kPost;
+    return s;
+  }
+  static constexpr Step await(std::int32_t peer) noexcept {
+    Step s;
+    s.kind = StepKind::kAwait, s.peer = peer;
+    return s;
+  }
+};
+
+/// Slots of one schedule: 8 keep a pipeline full on every transport we have measured.
+inline constexpr int kMaxSlots = 8;
+
+}  // namespace shoal::schedule
