@@ -1,0 +1,41 @@
+/// The rendezvous store: where ranks find one another, and the hub of control messages later.
+#pragma once
+
+#include <cstdint>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "shoal/types.h"
+
+namespace shoal::bootstrap {
+
+struct StoreOptions {
+  std::string bind_host = "127.0.0.1";  ///< one address, never all of them
+  std::uint16_t port = 0;               ///< 0: any free one
+  Rank ranks = 1;
+  std::string job;
+  std::string secret;
+  /// True: a launcher will call report_exit() for each rank that ends, so a lost connection waits
+  /// 300 ms for it, to be announced with its cause.
+  bool launcher_reports_exits = false;
+};
+
+/// A thread of its own (epoll). Start it before the ranks.
+class Store {
+ public:
+  /// Throws Error(kBootstrap): address in use, no such address, ...
+  explicit Store(const StoreOptions& options);
+  ~Store();
+  [[nodiscard]] std::uint16_t port() const noexcept;
+  /// Tells every rank that `rank` has ended, e.g. cause = "killed by signal 9". Any thread.
+  void report_exit(Rank rank, const std::string& cause);
+  /// Ranks that have not come yet (for the launcher's report).
+  [[nodiscard]] std::vector<Rank> missing() const;
+
+ private:
+  struct State;
+  std::unique_ptr<State> state_;
+};
+
+}  // namespace shoal::bootstrap

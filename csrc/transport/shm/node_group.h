@@ -1,0 +1,97 @@
+/// The ranks of one node within one communicator: entry lines and phases.
+///
+/// Each operation (sequence number) of a communicator begins with one 64-byte line per rank. Lines
+/// and phases live in a ring of kWindowSlots per communicator; a rank enters sequence s only when
+/// its own operation s - kMaxInFlight has completed, so no line is overwritten unread: whoever has
+/// entered s - kMaxInFlight has completed s - 2 * kMaxInFlight.
+#pragma once
+
+#include <atomic>
+#include <cstdint>
+
+#include "memory/arena.h"
+#include "transport/shm/layout.h"
+
+namespace shoal::transport::shm {
+
+inline constexpr int kMaxInFlight = 8;
+inline constexpr int kWindowSlots = 2 * kMaxInFlight;
+
+/// What a rank says when it enters a collective. One cache line, one writer.
+struct alignas(kCacheLine) EntryLine {
+  std::atomic<std::uint64_t> sequence;  ///< stored last (release): the line is valid for it
+  std::uint64_t fingerprint;            ///< of everything all ranks must agree on
+  memory::Offset input;                 ///< kNoOffset: staged, or none
+  memory::Offset output;
+  std::uint8_t flags;                   ///< EntryFlag
+  std::uint8_t payload_bytes;
+  std::uint8_t reserved[6];
+  std::byte payload[24];                ///< input of operations of up to 24 bytes
+};
+static_assert(sizeof(EntryLine) == kCacheLine);
+
+enum EntryFlag : std::uint8_t {
+  kStagedInput = 1,   ///< the input is not in the arena: `input` is a staging tile
+  kStagedOutput = 2,  ///< likewise
+};
+
+struct alignas(kCacheLine) PhaseLine {
+  std::atomic<std::uint64_t> value;  ///< sequence << 20 | phase
+};
+
+/// Bytes of control memory for a group of `ranks` (allocated by one rank from its pool, zeroed).
+constexpr std::int64_t control_bytes(int ranks) noexcept {
+  return static_cast<std::int64_t>(kWindowSlots) * ranks *
+         (sizeof(EntryLine) + sizeof(PhaseLine));
+}
+
+/// A view of that memory. Any thread for reading; each rank writes its own lines only.
+/// Sequence numbers start at 1.
+class NodeGroup {
+ public:
+  NodeGroup() noexcept = default;
+  NodeGroup(std::byte* control, int ranks, int self) noexcept
+      : entries_(reinterpret_cast<EntryLine*>(control)),
+        phases_(reinterpret_cast<PhaseLine*>(control + static_cast<std::int64_t>(kWindowSlots) *
+                                                           ranks * sizeof(EntryLine))),
+        ranks_(ranks),
+        self_(self) {}
+
+  [[nodiscard]] int ranks() const noexcept { return ranks_; }
+  [[nodiscard]] int self() const noexcept { return self_; }
+
+  [[nodiscard]] EntryLine& entry(std::uint64_t sequence, int rank) const noexcept {
+    return entries_[static_cast<std::int64_t>(sequence % kWindowSlots) * ranks_ + rank];
+  }
+  /// Makes this rank's line (filled but for `sequence`) visible.
+  void enter(std::uint64_t sequence) const noexcept {
+    // release: pairs with the acquire in entered()
+    entry(sequence, self_).sequence.store(sequence, std::memory_order_release);
+  }
+  [[nodiscard]] bool entered(std::uint64_t sequence, int rank) const noexcept {
+    // acquire: pairs with the release in enter()
+    return entry(sequence, rank).sequence.load(std::memory_order_acquire) >= sequence;
+  }
+  /// Phases count from 1 within an operation.
+  void post(std::uint64_t sequence, std::uint32_t phase) const noexcept {
+    // release: pairs with the acquire in posted()
+    phase_line(sequence, self_).value.store(sequence << 20 | phase, std::memory_order_release);
+  }
+  [[nodiscard]] bool posted(std::uint64_t sequence, int rank, std::uint32_t phase) const noexcept {
+    // acquire: pairs with the release in post()
+    return phase_line(sequence, rank).value.load(std::memory_order_acquire) >=
+           (sequence << 20 | phase);
+  }
+
+ private:
+  [[nodiscard]] PhaseLine& phase_line(std::uint64_t sequence, int rank) const noexcept {
+    return phases_[static_cast<std::int64_t>(sequence % kWindowSlots) * ranks_ + rank];
+  }
+
+  EntryLine* entries_ = nullptr;
+  PhaseLine* phases_ = nullptr;
+  int ranks_ = 0;
+  int self_ = 0;
+};
+
+}  // namespace shoal::transport::shm

@@ -1,0 +1,72 @@
+/// Layout of the page every rank keeps about itself, for readers outside the process: `shoal ps`,
+/// the tracer in bpf/, a debugger. Plain C++/C types, fixed widths; append only, bump the version.
+///
+/// Finding it: a process that is a rank maps a memfd named "shoal-arena" (/proc/PID/maps,
+/// /proc/PID/fd). The arena begins with an ArenaHeader; the page of local rank r lies at
+/// r * slice_bytes + kProgressPageOffset. Readable also when the rank is stopped.
+/// One writer (the owner), relaxed stores: a reader may see an operation half updated, and reads
+/// `operations[i].sequence` before and after if that matters.
+#ifndef SHOAL_ABI_PROGRESS_PAGE_H_
+#define SHOAL_ABI_PROGRESS_PAGE_H_
+
+#include <atomic>
+#include <cstdint>
+
+namespace shoal::abi {
+
+inline constexpr std::uint64_t kArenaMagic = 0x616e6572616c6f68;  // "holarena"
+inline constexpr std::uint32_t kAbiVersion = 1;
+inline constexpr std::int64_t kProgressPageOffset = 4096;
+inline constexpr std::int64_t kProgressPageBytes = 4096;
+inline constexpr int kPageOperations = 16;
+
+/// At offset 0 of the arena (and of no other slice). Written once by the creator.
+struct ArenaHeader {
+  std::uint64_t magic;
+  std::uint32_t version;
+  std::int32_t ranks;         ///< local ranks
+  std::int64_t slice_bytes;
+  char job[64];               ///< job id, NUL-terminated
+};
+static_assert(sizeof(ArenaHeader) == 88);
+
+enum class OperationState : std::uint32_t { kFree, kEntering, kRunning, kDone, kFailed };
+
+/// An operation in flight, or the last one that used this place.
+struct OperationRecord {
+  std::atomic<std::uint64_t> sequence;
+  std::atomic<std::uint32_t> communicator;
+  std::atomic<std::uint32_t> state;         ///< OperationState
+  std::atomic<std::uint32_t> collective;    ///< shoal::Collective
+  std::atomic<std::uint32_t> algorithm;     ///< schedule::Algorithm
+  std::atomic<std::uint32_t> dtype;         ///< shoal::DataType
+  std::atomic<std::uint32_t> op;            ///< shoal::ReduceOp
+  std::atomic<std::int64_t> count;          ///< elements
+  std::atomic<std::int64_t> begin_ns;       ///< CLOCK_MONOTONIC
+  std::atomic<std::uint32_t> step;          ///< steps begun
+  std::atomic<std::int32_t> awaited_peer;   ///< world rank; -1: none
+  std::atomic<std::uint64_t> reserved;
+};
+static_assert(sizeof(OperationRecord) == 64);
+
+struct ProgressPage {
+  std::uint32_t version;
+  std::int32_t pid;
+  std::int32_t rank;         ///< in the world
+  std::int32_t ranks;
+  std::int32_t local_rank;
+  std::int32_t reserved;
+  char host[64];
+  std::atomic<std::int64_t> heartbeat_ns;   ///< CLOCK_MONOTONIC, every 100 ms; stands still: stopped
+  std::atomic<std::int32_t> thread_id;      ///< of the thread that last drove progress
+  std::atomic<std::uint32_t> reserved2;
+  std::atomic<std::uint64_t> posted;        ///< operations begun, all communicators
+  std::atomic<std::uint64_t> completed;     ///< operations ended
+  std::atomic<std::uint64_t> failed;        ///< operations ended by an error
+  OperationRecord operations[kPageOperations];
+};
+static_assert(sizeof(ProgressPage) <= kProgressPageBytes);
+
+}  // namespace shoal::abi
+
+#endif  // SHOAL_ABI_PROGRESS_PAGE_H_
