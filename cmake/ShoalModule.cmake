@@ -15,7 +15,7 @@ endif()
 # The words every layer speaks: of include/shoal/ the layers below comm/ see these only.
 set(SHOAL_VOCABULARY ${CMAKE_BINARY_DIR}/modules/vocabulary)
 file(MAKE_DIRECTORY ${SHOAL_VOCABULARY}/shoal)
-foreach(item types.h error.h abi)
+foreach(item types.h error.h export.h abi)
   file(CREATE_LINK ${PROJECT_SOURCE_DIR}/include/shoal/${item} ${SHOAL_VOCABULARY}/shoal/${item} SYMBOLIC)
 endforeach()
 target_include_directories(shoal_options INTERFACE $<BUILD_INTERFACE:${SHOAL_VOCABULARY}>)

@@ -26,7 +26,8 @@ struct Peer {
 /// Called on the control thread; must not block.
 struct Listener {
   std::function<void()> tick;  ///< every 100 ms
-  /// A rank is gone, e.g. "killed by signal 9" or "exited with code 1"; once per rank.
+  /// A rank is gone, e.g. "killed by signal 9" or "exited with code 1"; once per rank. Our own rank:
+  /// the store, and with it the launcher, is gone.
   std::function<void(Rank, const std::string& cause)> failed;
   /// What another rank has published to this one.
   std::function<void(Rank from, const std::string& message)> message;

@@ -6,6 +6,8 @@
 #include <string>
 #include <vector>
 
+#include "core/clock.h"
+#include "shoal/export.h"
 #include "shoal/types.h"
 
 namespace shoal::bootstrap {
@@ -21,13 +23,16 @@ struct StoreOptions {
   bool launcher_reports_exits = false;
 };
 
-/// A thread of its own (epoll). Start it before the ranks.
-class Store {
+/// A thread of its own (epoll). Start it before the ranks. Raises the process's soft limit of open
+/// files where it is too low for one connection per rank.
+class SHOAL_API Store {
  public:
   /// Throws Error(kBootstrap): address in use, no such address, ...
   explicit Store(const StoreOptions& options);
-  ~Store();
+  ~Store();  ///< tells those still joined that it ends in order
   [[nodiscard]] std::uint16_t port() const noexcept;
+  /// Waits until no rank is joined any more; false: the deadline passed first. Any thread.
+  bool wait_until_empty(Deadline deadline);
   /// Tells every rank that `rank` has ended, e.g. cause = "killed by signal 9". Any thread.
   void report_exit(Rank rank, const std::string& cause);
   /// Ranks that have not come yet (for the launcher's report).

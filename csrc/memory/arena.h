@@ -3,11 +3,14 @@
 ///   | slice of local rank 0 | slice of local rank 1 | ... |      slice = | header | pool ... |
 ///
 /// An address is base + offset; offsets mean the same in every rank's mapping. The header of a
-/// slice (kHeaderBytes) belongs to transport/shm and the progress page; the rest is the rank's pool.
+/// slice (kHeaderBytes) belongs to transport/shm and the progress page; the rest is the rank's
+/// pool.
 #pragma once
 
+#include <atomic>
 #include <cstddef>
 #include <cstdint>
+#include <string_view>
 
 #include "core/fd.h"
 #include "core/status.h"
@@ -19,8 +22,8 @@ using Offset = std::int64_t;
 inline constexpr Offset kNoOffset = -1;
 
 struct ArenaShape {
-  int ranks = 1;                  ///< local ranks
-  std::int64_t slice_bytes = 0;   ///< multiple of kSlabBytes; kHeaderBytes of it are the header
+  int ranks = 1;                 ///< local ranks
+  std::int64_t slice_bytes = 0;  ///< multiple of kSlabBytes; kHeaderBytes of it are the header
 };
 
 /// Unit of commitment and registration.
@@ -29,11 +32,18 @@ inline constexpr std::int64_t kSlabBytes = 2 << 20;
 inline constexpr std::int64_t kHeaderBytes = 8 << 20;
 
 /// Owns one mapping of the arena. Any thread, after construction; cut_off() one thread at a time.
+///
+/// The memfd has no name in any file system and goes with its last mapping and fd: nothing stays
+/// behind after kill -9. Pages come from the NUMA node of the thread that commits them; huge where
+/// the system grants them (huge_pages() in host_room.h says which setting to change if not).
 class Arena {
  public:
-  /// Creates the memfd (sealed against shrinking), sized and sparse. The creator passes fd() on.
-  static Result<Arena> create(const ArenaShape& shape) noexcept;
-  /// Maps an arena that another rank has created. Takes the fd.
+  /// Creates the memfd (sealed: its size never changes), sparse, with an abi::ArenaHeader that
+  /// carries `job` (cut at 63 bytes). The creator passes fd() on. kInvalidArgument: shape;
+  /// kSystem: detail = errno.
+  static Result<Arena> create(const ArenaShape& shape, std::string_view job = {}) noexcept;
+  /// Maps an arena that another rank has created. Takes the fd. kBootstrap: it is not a sealed
+  /// arena of that shape and version.
   static Result<Arena> open(Fd fd, const ArenaShape& shape) noexcept;
 
   Arena() noexcept = default;
@@ -53,25 +63,41 @@ class Arena {
   }
   /// Offset of [data, data + bytes) if it lies wholly inside and has not been cut off, else
   /// kNoOffset.
-  [[nodiscard]] Offset offset_of(const void* data, std::int64_t bytes) const noexcept;
+  [[nodiscard]] Offset offset_of(const void* data, std::int64_t bytes) const noexcept {
+    const std::uint64_t begin =
+        reinterpret_cast<std::uintptr_t>(data) - reinterpret_cast<std::uintptr_t>(base_);
+    const std::uint64_t length = static_cast<std::uint64_t>(bytes);
+    if (begin >= size_ || length > size_ - begin) return kNoOffset;
+    // acquire: pairs with the release in cut_off()
+    const CutOff* cuts = cut_off_.load(std::memory_order_acquire);
+    const Offset offset = static_cast<Offset>(begin);
+    return cuts == nullptr || !touches(cuts, offset, bytes) ? offset : kNoOffset;
+  }
 
   /// Gives pages to [offset, offset + bytes) before anyone touches them, so that a full node is an
-  /// error here and never SIGBUS later. detail = errno.
+  /// error here and never SIGBUS later. Asking for more than the node or a cgroup has left is
+  /// refused before it could end in the OOM killer. kOutOfMemory or kSystem, detail = errno.
   [[nodiscard]] Status commit(Offset offset, std::int64_t bytes) noexcept;
   /// Gives the pages back; their content is lost.
   void decommit(Offset offset, std::int64_t bytes) noexcept;
 
   /// Replaces the pages of [offset, offset + bytes) in *this* mapping by private copies of them:
-  /// what other ranks store there later does not arrive here. The range leaves the arena for good
-  /// (offset_of() no longer finds it) and must not be handed out again.
+  /// what other ranks store there later does not arrive here. The range, rounded outward to whole
+  /// pages, leaves the arena for good (offset_of() no longer finds it) and must not be handed out
+  /// again. About 0.5 ms a MiB. kOutOfMemory or kSystem, detail = errno: nothing has changed.
   [[nodiscard]] Status cut_off(Offset offset, std::int64_t bytes) noexcept;
 
  private:
-  struct CutOff;  // ranges that were cut off
+  struct CutOff;  // one range that was cut off, and the next; immutable once linked
+  static bool touches(const CutOff* cuts, Offset offset, std::int64_t bytes) noexcept;
+  static Result<Arena> map(Fd fd, const ArenaShape& shape) noexcept;
+  void unmap() noexcept;
+
   Fd fd_;
   ArenaShape shape_{};
   std::byte* base_ = nullptr;
-  CutOff* cut_off_ = nullptr;
+  std::uint64_t size_ = 0;
+  std::atomic<CutOff*> cut_off_{nullptr};
 };
 
 }  // namespace shoal::memory

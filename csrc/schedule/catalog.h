@@ -7,6 +7,7 @@
 
 #include "schedule/shape.h"
 #include "schedule/step.h"
+#include "shoal/export.h"
 
 namespace shoal::schedule {
 
@@ -24,7 +25,7 @@ enum class Algorithm : std::uint8_t {
 };
 inline constexpr int kAlgorithms = 10;
 
-std::string_view name_of(Algorithm algorithm) noexcept;
+SHOAL_API std::string_view name_of(Algorithm algorithm) noexcept;
 
 /// One row of the catalog.
 struct Entry {
@@ -37,12 +38,12 @@ struct Entry {
 };
 
 /// Every row, ordered by collective. Immutable.
-std::span<const Entry> catalog() noexcept;
-const Entry* find(Collective collective, Algorithm algorithm) noexcept;
+SHOAL_API std::span<const Entry> catalog() noexcept;
+SHOAL_API const Entry* find(Collective collective, Algorithm algorithm) noexcept;
 
 /// True if the algorithm can run this shape (e.g. kDirect needs node_ranks == ranks;
 /// kHierarchical needs more than one node).
-bool supports(const Entry& entry, const Shape& shape) noexcept;
+SHOAL_API bool supports(const Entry& entry, const Shape& shape) noexcept;
 
 /// Elements of kScratch the schedule needs at this rank.
 std::int64_t scratch_count(Algorithm algorithm, const Shape& shape) noexcept;
@@ -60,7 +61,7 @@ class Schedule {
   static constexpr std::size_t kStateBytes = 512;
   static Step ended(void*) noexcept { return Step::end(); }
   template <class Generator>
-  void emplace(const Generator& generator) noexcept;
+  void emplace(const Shape& shape) noexcept;
 
   Step (*next_)(void*) noexcept = &ended;
   alignas(16) std::byte state_[kStateBytes];

@@ -8,6 +8,8 @@
 #include <string>
 #include <string_view>
 
+#include "shoal/export.h"
+
 namespace shoal {
 
 enum class ErrorCode : std::uint8_t {
@@ -33,7 +35,7 @@ constexpr std::string_view name_of(ErrorCode code) noexcept {
 }
 
 /// The one exception type of the C++ API. Python sees a subclass for each code.
-class Error : public std::runtime_error {
+class SHOAL_API Error : public std::runtime_error {
  public:
   Error(ErrorCode code, const std::string& message) : std::runtime_error(message), code_(code) {}
   [[nodiscard]] ErrorCode code() const noexcept { return code_; }

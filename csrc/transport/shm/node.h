@@ -3,6 +3,7 @@
 
 #include <cstdint>
 
+#include "core/status.h"
 #include "memory/arena.h"
 #include "shoal/abi/progress_page.h"
 #include "transport/shm/layout.h"
@@ -14,11 +15,16 @@ class Node {
  public:
   Node(memory::Arena& arena, int self) noexcept;
 
+  /// Gives pages to this rank's control memory, near the calling thread. Optional: without it they
+  /// come at the first touch, from whichever rank touches first.
+  [[nodiscard]] Status commit_header() noexcept;
+
   [[nodiscard]] memory::Arena& arena() const noexcept { return *arena_; }
   [[nodiscard]] int self() const noexcept { return self_; }
   [[nodiscard]] int ranks() const noexcept { return arena_->shape().ranks; }
 
-  /// After a store that `local_rank` may sleep for. A system call only if it does sleep.
+  /// After a store that `local_rank` may sleep for. A system call only if it does sleep; else about
+  /// 10 ns.
   void ring(int local_rank) noexcept;
   /// The same for every rank of the node but this one.
   void ring_every() noexcept;
@@ -26,7 +32,8 @@ class Node {
   void ring_self() noexcept { ring(self_); }
 
   /// Sleep protocol: token = prepare_sleep(); look once more at what is awaited; if it is still not
-  /// there sleep(token, ...), else cancel_sleep(). A ring after prepare_sleep() ends the sleep.
+  /// there sleep(token, ...), else cancel_sleep(). A ring after prepare_sleep() ends the sleep; it
+  /// may also end early for no reason. No wake-up is lost: see node.cc.
   [[nodiscard]] std::uint32_t prepare_sleep() noexcept;
   void sleep(std::uint32_t token, std::int64_t timeout_ns) noexcept;
   void cancel_sleep() noexcept;
@@ -34,7 +41,7 @@ class Node {
   [[nodiscard]] abi::ProgressPage& page(int local_rank) const noexcept;
 
  private:
-  [[nodiscard]] Doorbell& doorbell(int local_rank) const noexcept;
+  void wake_sleepers(Doorbell& doorbell) noexcept;
   memory::Arena* arena_;
   int self_;
 };

@@ -23,10 +23,10 @@ struct alignas(kCacheLine) EntryLine {
   std::uint64_t fingerprint;            ///< of everything all ranks must agree on
   memory::Offset input;                 ///< kNoOffset: staged, or none
   memory::Offset output;
-  std::uint8_t flags;                   ///< EntryFlag
+  std::uint8_t flags;  ///< EntryFlag
   std::uint8_t payload_bytes;
   std::uint8_t reserved[6];
-  std::byte payload[24];                ///< input of operations of up to 24 bytes
+  std::byte payload[24];  ///< input of operations of up to 24 bytes
 };
 static_assert(sizeof(EntryLine) == kCacheLine);
 
@@ -41,8 +41,7 @@ struct alignas(kCacheLine) PhaseLine {
 
 /// Bytes of control memory for a group of `ranks` (allocated by one rank from its pool, zeroed).
 constexpr std::int64_t control_bytes(int ranks) noexcept {
-  return static_cast<std::int64_t>(kWindowSlots) * ranks *
-         (sizeof(EntryLine) + sizeof(PhaseLine));
+  return static_cast<std::int64_t>(kWindowSlots) * ranks * (sizeof(EntryLine) + sizeof(PhaseLine));
 }
 
 /// A view of that memory. Any thread for reading; each rank writes its own lines only.

@@ -1,0 +1,90 @@
+# What a person types. The build itself is described in CMakeLists.txt; this file only calls it.
+#
+#   PYTHON=python3.12   the interpreter .venv is made with (>= 3.10)
+#   CXX=g++-13          the compiler (g++ >= 12)
+#   RANKS=4             how many ranks `make demo` and `make bench` start
+
+SHELL := /bin/bash
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+
+VENV := .venv
+BUILD := build/release
+REPORTS := $(CURDIR)/build/reports
+JOBS := $(shell nproc)
+SHOAL := $(VENV)/bin/shoal
+
+# cmake and ninja come from PyPI like the rest, so that they are the same everywhere.
+export PATH := $(CURDIR)/$(VENV)/bin:$(PATH)
+ifneq ($(shell command -v ccache),)
+  export CMAKE_CXX_COMPILER_LAUNCHER := ccache
+endif
+ifneq ($(origin CXX),default)
+  export CXX
+endif
+WITH_CXX = CXX="$$(scripts/find-cxx.sh)"
+CONFIGURE = $(WITH_CXX) cmake --log-level=WARNING
+CTEST = ctest --no-tests=error --timeout 300 -j $(JOBS)
+
+.PHONY: help demo test bench build package format lint clean test-cpp test-python test-asan test-tsan
+
+help: ## this list
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+demo: package ## train a network on real data with four ranks
+	$(SHOAL) run -n $(or $(RANKS),4) $(VENV)/bin/python examples/train_digits.py
+
+test: $(VENV)/.ready-for-test ## all that CI runs: C++ and Python tests, sanitizers, lint
+	@scripts/test.sh
+
+bench: package ## shoal's operations beside the machine's floors
+	@mkdir -p build/bench
+	$(SHOAL) run -n $(or $(RANKS),2) $(VENV)/bin/python benchmarks/ops.py --json build/bench/ops.json
+
+build: $(VENV)/.ready-for-test configure ## the C++ libraries and tests, in build/release
+	cmake --build $(BUILD)
+
+package: $(VENV)/.ready-for-demo ## the Python package, into .venv
+	$(WITH_CXX) SHOAL_BUILD_DIR=$(CURDIR)/$(BUILD) $(VENV)/bin/python -m pip install --quiet \
+	  --disable-pip-version-check --no-build-isolation --no-deps .
+
+format: $(VENV)/.ready-for-test ## rewrite sources as the formatters want them
+	find csrc include tests -name '*.h' -o -name '*.cc' -o -name '*.inc' | xargs $(VENV)/bin/clang-format -i
+	$(VENV)/bin/ruff check --quiet --select I --fix .
+	$(VENV)/bin/ruff format .
+
+lint: $(VENV)/.ready-for-test configure ## clang-format, clang-tidy, ruff, mypy
+	@scripts/lint.sh
+
+clean: ## remove build output (.venv stays)
+	rm -rf build python/*.egg-info
+
+# Stages of `make test`.
+
+test-cpp: build ## C++ tests, release build
+	$(CTEST) --preset release --output-junit $(REPORTS)/cpp.xml
+
+# 15 minutes bound the whole run; each test has a limit of its own.
+test-python: package ## Python tests against the installed package
+	timeout --kill-after=10 900 $(VENV)/bin/python -m pytest tests/python --junitxml=$(REPORTS)/python.xml
+
+# Not under a sanitizer: tests that measure (slow), and the installed library (install).
+test-asan: $(VENV)/.ready-for-test ## C++ tests with address and undefined-behaviour sanitizers
+	$(CONFIGURE) --preset asan
+	cmake --build build/asan
+	$(CTEST) --preset asan -LE 'slow|install' --output-junit $(REPORTS)/asan.xml
+
+# Without UCX: it is not instrumented, so its own synchronisation would look like races.
+test-tsan: $(VENV)/.ready-for-test ## C++ tests with the thread sanitizer (ranks are threads)
+	$(CONFIGURE) --preset tsan -DSHOAL_UCX=OFF
+	cmake --build build/tsan
+	$(CTEST) --preset tsan -LE 'slow|install' --output-junit $(REPORTS)/tsan.xml
+
+.PHONY: configure
+configure: $(VENV)/.ready-for-test
+	$(CONFIGURE) --preset release -DSHOAL_TESTS=ON -DSHOAL_PYTHON=ON \
+	  -DPython_EXECUTABLE=$(CURDIR)/$(VENV)/bin/python
+
+# Set-up: once, and again when what it installs has changed.
+$(VENV)/.ready-for-%: scripts/setup.sh scripts/requirements.py pyproject.toml
+	@scripts/setup.sh $*

@@ -1,0 +1,50 @@
+# What is installed, in two forms of the same build:
+#   cmake --install BUILD                     lib/libshoal.so, lib/libshoal_ucx.so, include/shoal/,
+#                                             find_package(shoal), pkg-config shoal
+#   cmake --install BUILD --component python  the binary part of the Python package, flat: _core and,
+#                                             beside it, the libraries it loads ($ORIGIN)
+# `shoal_package` builds what the second one needs and nothing else.
+
+if(NOT TARGET shoal)
+  return()
+endif()
+
+# The soname names the minor version while the major is 0. The file has no longer name than that: a
+# wheel cannot hold links, and would carry the library once for each name.
+set_property(TARGET shoal PROPERTY VERSION)
+set_target_properties(shoal PROPERTIES
+  SOVERSION ${PROJECT_VERSION_MAJOR}.${PROJECT_VERSION_MINOR} INSTALL_RPATH "$ORIGIN")
+add_custom_target(shoal_package DEPENDS shoal)
+
+install(TARGETS shoal EXPORT shoal
+  LIBRARY DESTINATION ${CMAKE_INSTALL_LIBDIR} INCLUDES DESTINATION ${CMAKE_INSTALL_INCLUDEDIR})
+install(TARGETS shoal
+  LIBRARY DESTINATION . COMPONENT python NAMELINK_SKIP EXCLUDE_FROM_ALL)
+install(DIRECTORY ${PROJECT_SOURCE_DIR}/include/shoal DESTINATION ${CMAKE_INSTALL_INCLUDEDIR}
+  FILES_MATCHING PATTERN "*.h")
+
+# Loaded by libshoal.so when the first remote peer appears; found beside it.
+foreach(plugin shoal_ucx)
+  if(TARGET ${plugin})
+    add_dependencies(shoal_package ${plugin})
+    install(TARGETS ${plugin} LIBRARY DESTINATION ${CMAKE_INSTALL_LIBDIR})
+    install(TARGETS ${plugin} LIBRARY DESTINATION . COMPONENT python EXCLUDE_FROM_ALL)
+  endif()
+endforeach()
+
+if(TARGET shoal_python)
+  set_target_properties(shoal_python PROPERTIES INSTALL_RPATH "$ORIGIN")
+  add_dependencies(shoal_package shoal_python)
+  install(TARGETS shoal_python LIBRARY DESTINATION . COMPONENT python EXCLUDE_FROM_ALL)
+endif()
+
+include(CMakePackageConfigHelpers)
+set(package_dir ${CMAKE_INSTALL_LIBDIR}/cmake/shoal)
+install(EXPORT shoal NAMESPACE shoal:: FILE shoalConfig.cmake DESTINATION ${package_dir})
+write_basic_package_version_file(${CMAKE_BINARY_DIR}/shoalConfigVersion.cmake
+  COMPATIBILITY SameMinorVersion)
+install(FILES ${CMAKE_BINARY_DIR}/shoalConfigVersion.cmake DESTINATION ${package_dir})
+
+file(RELATIVE_PATH SHOAL_PREFIX_FROM_PC "/${CMAKE_INSTALL_LIBDIR}/pkgconfig" "/")
+configure_file(${PROJECT_SOURCE_DIR}/cmake/shoal.pc.in ${CMAKE_BINARY_DIR}/shoal.pc @ONLY)
+install(FILES ${CMAKE_BINARY_DIR}/shoal.pc DESTINATION ${CMAKE_INSTALL_LIBDIR}/pkgconfig)

@@ -1,0 +1,438 @@
+#include "shoal/communicator.h"
+
+#include <algorithm>
+#include <array>
+#include <cstring>
+#include <utility>
+
+#include "comm/impl.h"
+#include "comm/report.h"
+#include "comm/selector.h"
+#include "core/assert.h"
+#include "core/clock.h"
+
+namespace shoal {
+
+// --- Work --------------------------------------------------------------------------------------
+
+Work::Work() noexcept = default;
+Work::Work(std::shared_ptr<CommunicatorImpl> impl, exec::Task& task) noexcept
+    : impl_(std::move(impl)), task_(&task) {}
+Work::Work(Work&& other) noexcept
+    : impl_(std::move(other.impl_)), task_(std::exchange(other.task_, nullptr)) {}
+
+Work& Work::operator=(Work&& other) noexcept {
+  std::swap(impl_, other.impl_);
+  std::swap(task_, other.task_);
+  return *this;
+}
+
+Work::~Work() {
+  if (task_ == nullptr || !impl_->context->in_its_process()) return;
+  exec::Engine& engine = impl_->context->engine();
+  engine.wait(*task_, {});
+  engine.release(*task_);
+}
+
+void Work::wait(const Interrupt& interrupt) {
+  if (task_ == nullptr) return;
+  exec::Engine& engine = impl_->context->engine();
+  try {
+    engine.wait(*task_, interrupt);
+  } catch (...) {
+    // The caller is leaving: its buffers must be left alone first.
+    engine.synchronised([&] {
+      impl_->group->fail({ErrorCode::kAborted, impl_->rank, 0}, nullptr,
+                         "rank " + std::to_string(impl_->rank) + " was interrupted", true);
+    });
+    engine.wait(*task_, {});
+    throw;
+  }
+  if (code() != ErrorCode::kOk) throw Error(code(), message());
+}
+
+bool Work::test() { return task_ == nullptr || impl_->context->engine().test(*task_); }
+
+ErrorCode Work::code() const noexcept {
+  return task_ == nullptr ? ErrorCode::kOk : task_->status().code;
+}
+
+const std::string& Work::message() const noexcept {
+  static const std::string kNone;
+  return task_ == nullptr ? kNone : task_->text();
+}
+
+// --- PoolBlock ---------------------------------------------------------------------------------
+
+struct PoolBlock::State {
+  std::shared_ptr<comm::Context> context;
+  memory::Offset offset = 0;
+  std::int64_t bytes = 0;
+};
+
+PoolBlock::PoolBlock() noexcept = default;
+PoolBlock::PoolBlock(std::unique_ptr<State> state) noexcept : state_(std::move(state)) {}
+PoolBlock::PoolBlock(PoolBlock&&) noexcept = default;
+
+PoolBlock& PoolBlock::operator=(PoolBlock&& other) noexcept {
+  std::swap(state_, other.state_);
+  return *this;
+}
+
+PoolBlock::~PoolBlock() {
+  if (state_ == nullptr || !state_->context->in_its_process()) return;
+  memory::Pool& pool = state_->context->pool();
+  const bool cut_off =
+      state_->context->arena().offset_of(data(), state_->bytes) == memory::kNoOffset;
+  if (cut_off) {
+    pool.retire(state_->offset);  // its pages are no longer the node's
+  } else {
+    pool.free(state_->offset);
+  }
+}
+
+void* PoolBlock::data() const noexcept {
+  return state_ == nullptr ? nullptr : state_->context->arena().at(state_->offset);
+}
+
+Bytes PoolBlock::bytes() const noexcept { return {state_ == nullptr ? 0 : state_->bytes}; }
+
+// --- arguments ---------------------------------------------------------------------------------
+
+namespace {
+
+using Impl = CommunicatorImpl;
+
+[[noreturn]] void refuse(const Impl& impl, Collective collective, const std::string& what) {
+  throw Error(ErrorCode::kInvalidArgument,
+              std::string(name_of(collective)) + ": " + what + impl.describe_self());
+}
+
+void check_buffer(const Impl& impl, const exec::PlanKey& key, const char* which, const void* data,
+                  std::int64_t given, std::int64_t needed) {
+  if (given != needed) {
+    refuse(impl, key.collective,
+           std::string(which) + " has " + std::to_string(given) + " bytes, needs " +
+               std::to_string(needed) + " (count " + std::to_string(key.count) + " x " +
+               std::string(name_of(key.dtype)) + ")");
+  }
+  if (needed > 0 && data == nullptr) refuse(impl, key.collective, std::string(which) + " is null");
+}
+
+/// Where in the output the input may lie, or in the input the output: exactly, or not at all.
+void check_overlap(const Impl& impl, const exec::Plan& plan, const void* input,
+                   const void* output) {
+  if (plan.input_bytes == 0 || plan.output_bytes == 0) return;
+  const auto in = reinterpret_cast<std::uintptr_t>(input);
+  const auto out = reinterpret_cast<std::uintptr_t>(output);
+  if (in + plan.input_bytes <= out || out + plan.output_bytes <= in) return;
+  const std::int64_t block = plan.key.count * plan.element_bytes;
+  const auto mine = static_cast<std::uintptr_t>(plan.shape.rank * block);
+  const Collective collective = plan.key.collective;
+  const bool gathers = collective == Collective::kAllGather || collective == Collective::kGather;
+  const bool scatters =
+      collective == Collective::kReduceScatter || collective == Collective::kScatter;
+  const bool in_place = gathers                                  ? in == out + mine
+                        : scatters                               ? out == in + mine
+                        : collective == Collective::kAllToAll    ? false
+                                                                 : in == out;
+  if (in_place) return;
+  const std::string form = gathers      ? "in place means input == output[rank]"
+                           : scatters   ? "in place means output == input[rank]"
+                           : collective == Collective::kAllToAll ? "it has no in-place form"
+                                                                 : "in place means input == output";
+  refuse(impl, collective, "input and output overlap; " + form + "; otherwise give separate memory");
+}
+
+exec::PlanKey make_key(const Impl& impl, Collective collective, Count count, DataType dtype,
+                       ReduceOp op, Rank root, bool deterministic) {
+  const auto ranks = static_cast<Rank>(impl.members.size());
+  if (count.value < 0 || count.value > exec::kMaxCount) {
+    refuse(impl, collective, "count " + std::to_string(count.value) + " is not in [0, 2^36)");
+  }
+  if (root < 0 || root >= ranks) {
+    refuse(impl, collective, "root " + std::to_string(root) + " is not in [0, " +
+                                 std::to_string(ranks) + ")");
+  }
+  if (reduces(collective) && op == ReduceOp::kAvg && is_integer(dtype)) {
+    refuse(impl, collective, "avg of " + std::string(name_of(dtype)) +
+                                 " is not defined; use sum and divide, or a floating type");
+  }
+  exec::PlanKey key;
+  key.collective = collective;
+  key.dtype = dtype;
+  key.op = reduces(collective) ? op : ReduceOp::kSum;
+  key.deterministic = deterministic && reduces(collective);
+  key.root = static_cast<std::uint16_t>(root);
+  key.count = count.value;
+  return key;
+}
+
+std::int64_t timeout_ms(const Impl& impl, const CallOptions& options) {
+  return options.timeout_ms > 0 ? options.timeout_ms : impl.context->options().timeout_ms;
+}
+
+}  // namespace
+
+// --- Communicator ------------------------------------------------------------------------------
+
+Communicator Communicator::init(const Options& options) {
+  auto context = std::make_shared<comm::Context>(options);
+  std::vector<Rank> members(static_cast<std::size_t>(context->ranks()));
+  for (Rank r = 0; r < context->ranks(); ++r) members[r] = r;
+  const memory::Offset control = context->world_control();
+  return Communicator(std::make_shared<CommunicatorImpl>(std::move(context), 0, std::move(members), control));
+}
+
+Rank Communicator::rank() const noexcept { return impl_->rank; }
+Rank Communicator::size() const noexcept { return static_cast<Rank>(impl_->members.size()); }
+std::uint32_t Communicator::id() const noexcept { return impl_->group->binding().communicator; }
+const std::string& Communicator::job() const noexcept { return impl_->context->job(); }
+
+int Communicator::nodes() const noexcept {
+  std::vector<int> nodes;
+  for (const Rank world : impl_->members) nodes.push_back(impl_->context->peers()[world].node);
+  std::sort(nodes.begin(), nodes.end());
+  return static_cast<int>(std::unique(nodes.begin(), nodes.end()) - nodes.begin());
+}
+
+std::string Communicator::explain(Collective collective, Count count, DataType dtype,
+                                  bool deterministic) const {
+  const exec::Binding& binding = impl_->group->binding();
+  const exec::PlanKey key =
+      make_key(*impl_, collective, count, dtype, ReduceOp::kSum, 0, deterministic);
+  schedule::Shape shape;
+  shape.rank = impl_->rank;
+  shape.ranks = binding.ranks;
+  shape.node_ranks = binding.one_node() ? binding.ranks : binding.node_ranks;
+  const comm::Choice choice = comm::choose(key, shape, binding.one_node());
+  return comm::describe(key) + ": " + std::string(schedule::name_of(choice.algorithm)) + " (" +
+         std::string(choice.reason) + "); " + std::to_string(binding.ranks) + " ranks on " +
+         std::to_string(nodes()) + " node(s); network: " + impl_->context->describe_network();
+}
+
+Work Communicator::collective(Collective collective, ConstBuffer input, Buffer output, Count count,
+                              DataType dtype, ReduceOp op, Rank root, const CallOptions& options) {
+  impl_->require_running();
+  const exec::PlanKey key =
+      make_key(*impl_, collective, count, dtype, op, root, options.deterministic);
+  const exec::Plan& plan = impl_->plan(key);
+  // Where a rank has no input (or output) what it gives is not looked at.
+  if (plan.input_bytes > 0) {
+    check_buffer(*impl_, key, "input", input.data, input.bytes.value, plan.input_bytes);
+  }
+  if (plan.output_bytes > 0) {
+    check_buffer(*impl_, key, "output", output.data, output.bytes.value, plan.output_bytes);
+  }
+  check_overlap(*impl_, plan, input.data, output.data);
+  const std::int64_t timeout = timeout_ms(*impl_, options);
+  exec::Call call{&plan, input.data, output.data, Deadline::after_ms(timeout).at_ns(), timeout};
+  return Work(impl_, impl_->context->engine().start(*impl_->group, call));
+}
+
+Work Communicator::barrier(const CallOptions& options) {
+  return collective(Collective::kBarrier, {}, {}, Count{0}, DataType::kUint8, ReduceOp::kSum, 0,
+                    options);
+}
+
+Work Communicator::broadcast(ConstBuffer input, Buffer output, Count count, DataType dtype,
+                             Rank root, const CallOptions& options) {
+  return collective(Collective::kBroadcast, input, output, count, dtype, ReduceOp::kSum, root,
+                    options);
+}
+
+Work Communicator::reduce(ConstBuffer input, Buffer output, Count count, DataType dtype,
+                          ReduceOp op, Rank root, const CallOptions& options) {
+  return collective(Collective::kReduce, input, output, count, dtype, op, root, options);
+}
+
+Work Communicator::all_reduce(ConstBuffer input, Buffer output, Count count, DataType dtype,
+                              ReduceOp op, const CallOptions& options) {
+  return collective(Collective::kAllReduce, input, output, count, dtype, op, 0, options);
+}
+
+Work Communicator::all_gather(ConstBuffer input, Buffer output, Count count, DataType dtype,
+                              const CallOptions& options) {
+  return collective(Collective::kAllGather, input, output, count, dtype, ReduceOp::kSum, 0,
+                    options);
+}
+
+Work Communicator::reduce_scatter(ConstBuffer input, Buffer output, Count count, DataType dtype,
+                                  ReduceOp op, const CallOptions& options) {
+  return collective(Collective::kReduceScatter, input, output, count, dtype, op, 0, options);
+}
+
+Work Communicator::all_to_all(ConstBuffer input, Buffer output, Count count, DataType dtype,
+                              const CallOptions& options) {
+  return collective(Collective::kAllToAll, input, output, count, dtype, ReduceOp::kSum, 0, options);
+}
+
+Work Communicator::gather(ConstBuffer input, Buffer output, Count count, DataType dtype, Rank root,
+                          const CallOptions& options) {
+  return collective(Collective::kGather, input, output, count, dtype, ReduceOp::kSum, root,
+                    options);
+}
+
+Work Communicator::scatter(ConstBuffer input, Buffer output, Count count, DataType dtype, Rank root,
+                           const CallOptions& options) {
+  return collective(Collective::kScatter, input, output, count, dtype, ReduceOp::kSum, root,
+                    options);
+}
+
+std::vector<Work> Communicator::batch(std::span<const Message> messages,
+                                      const CallOptions& options) {
+  impl_->require_running();
+  std::vector<exec::TransferCall> calls;
+  calls.reserve(messages.size());
+  const std::int64_t deadline_ns = Deadline::after_ms(timeout_ms(*impl_, options)).at_ns();
+  for (const Message& message : messages) {
+    const char* what = message.sends ? "send" : "recv";
+    if (message.peer < 0 || message.peer >= size()) {
+      throw Error(ErrorCode::kInvalidArgument,
+                  std::string(what) + ": rank " + std::to_string(message.peer) + " is not in [0, " +
+                      std::to_string(size()) + ")" + impl_->describe_self());
+    }
+    if (message.tag < 0 || message.tag > transport::kMaxTag) {
+      throw Error(ErrorCode::kInvalidArgument,
+                  std::string(what) + ": tag " + std::to_string(message.tag) +
+                      " is not in [0, 2^24)" + impl_->describe_self());
+    }
+    const std::int64_t bytes =
+        message.sends ? message.source.bytes.value : message.target.bytes.value;
+    const void* data = message.sends ? message.source.data : message.target.data;
+    if (bytes < 0 || (bytes > 0 && data == nullptr)) {
+      throw Error(ErrorCode::kInvalidArgument,
+                  std::string(what) + ": the buffer is null" + impl_->describe_self());
+    }
+    exec::TransferCall call;
+    call.peer = message.peer;
+    call.tag = static_cast<std::uint32_t>(message.tag);
+    call.dtype = message.dtype;
+    call.bytes = bytes;
+    call.source = message.source.data;
+    call.target = message.target.data;
+    call.sends = message.sends;
+    call.deadline_ns = deadline_ns;
+    calls.push_back(call);
+  }
+  std::vector<exec::Transfer*> transfers(calls.size());
+  std::vector<Work> works;
+  works.reserve(calls.size());
+  impl_->context->engine().start(*impl_->group, calls, transfers);
+  for (exec::Transfer* transfer : transfers) works.emplace_back(impl_, *transfer);
+  return works;
+}
+
+// --- groups ------------------------------------------------------------------------------------
+
+namespace {
+
+/// What each rank says in split(): 24 bytes, one entry line.
+struct SplitLine {
+  std::int64_t color;
+  std::int64_t key;
+  std::int64_t next_id;
+};
+
+template <class T>
+std::vector<T> gather_all(Communicator& comm, const T& mine) {
+  std::vector<T> all(static_cast<std::size_t>(comm.size()));
+  constexpr std::int64_t kBytes = sizeof(T);
+  comm.all_gather({&mine, {kBytes}}, {all.data(), {kBytes * comm.size()}}, Count{kBytes},
+                  DataType::kUint8)
+      .wait();
+  return all;
+}
+
+}  // namespace
+
+Communicator Communicator::split(int color, int key) {
+  impl_->require_running();
+  comm::Context& context = *impl_->context;
+  const std::vector<SplitLine> lines =
+      gather_all(*this, SplitLine{color, key, context.next_communicator()});
+  std::vector<std::int64_t> colors;
+  std::int64_t first_id = 0;
+  for (const SplitLine& line : lines) {
+    first_id = std::max(first_id, line.next_id);
+    if (line.color >= 0) colors.push_back(line.color);
+  }
+  std::sort(colors.begin(), colors.end());
+  colors.erase(std::unique(colors.begin(), colors.end()), colors.end());
+  const std::int64_t after = first_id + static_cast<std::int64_t>(colors.size());
+  if (after > transport::kMaxCommunicators) {
+    throw Error(ErrorCode::kInvalidArgument,
+                "split: a job has at most " + std::to_string(transport::kMaxCommunicators) +
+                    " communicators over its life; keep and re-use them");
+  }
+  context.set_next_communicator(static_cast<std::uint32_t>(after));
+
+  std::vector<Rank> ranks;  // of this communicator, in the order of the new one
+  for (Rank r = 0; r < size() && color >= 0; ++r) {
+    if (lines[r].color == color) ranks.push_back(r);
+  }
+  std::stable_sort(ranks.begin(), ranks.end(),
+                   [&](Rank a, Rank b) { return lines[a].key < lines[b].key; });
+
+  // The first rank of each node makes the control memory of the ranks beside it.
+  const auto node_of = [&](Rank r) { return context.peers()[impl_->members[r]].node; };
+  const auto beside = [&](Rank r) { return node_of(r) == node_of(rank()); };
+  const auto leader = std::find_if(ranks.begin(), ranks.end(), beside);
+  memory::Offset control = memory::kNoOffset;
+  if (leader != ranks.end() && *leader == rank()) {
+    const int locals = static_cast<int>(std::count_if(ranks.begin(), ranks.end(), beside));
+    const std::int64_t bytes =
+        transport::shm::control_bytes(locals) + exec::AbortBoard::bytes(locals);
+    const auto block = context.pool().allocate(bytes, 4096);
+    if (block.ok()) {
+      control = block.value();
+      std::memset(context.arena().at(control), 0, static_cast<std::size_t>(bytes));
+    }
+  }
+  const std::vector<memory::Offset> controls = gather_all(*this, control);
+  if (color < 0) return Communicator(nullptr);
+  if (controls[*leader] == memory::kNoOffset) {
+    throw Error(ErrorCode::kOutOfMemory,
+                "split: rank " + std::to_string(*leader) + " has no pool memory left");
+  }
+  const auto id = static_cast<std::uint32_t>(
+      first_id + (std::lower_bound(colors.begin(), colors.end(), color) - colors.begin()));
+  std::vector<Rank> members;
+  for (const Rank r : ranks) members.push_back(impl_->members[r]);
+  return Communicator(std::make_shared<CommunicatorImpl>(impl_->context, id, std::move(members),
+                                             controls[*leader]));
+}
+
+void Communicator::abort(const std::string& reason) {
+  const std::string text = "rank " + std::to_string(rank()) + " called abort: " + reason;
+  impl_->context->engine().synchronised([&] {
+    impl_->group->fail({ErrorCode::kAborted, rank(), 0}, nullptr, text, true);
+  });
+  impl_->context->engine().wake();
+}
+
+void Communicator::finalize() { impl_->context->leave(); }
+
+PoolBlock Communicator::allocate(Bytes bytes, std::int64_t alignment) {
+  const auto block = impl_->context->pool().allocate(bytes.value, alignment);
+  if (!block.ok()) {
+    throw Error(ErrorCode::kOutOfMemory,
+                impl_->context->pool().explain_out_of_memory(bytes.value));
+  }
+  auto state = std::make_unique<PoolBlock::State>();
+  state->context = impl_->context;
+  state->offset = block.value();
+  state->bytes = bytes.value;
+  return PoolBlock(std::move(state));
+}
+
+PoolStatistics Communicator::pool() const noexcept {
+  const memory::PoolUse use = impl_->context->pool().use();
+  return {{use.used_bytes}, {use.committed_bytes}, {use.peak_bytes}, {use.limit_bytes}, use.blocks};
+}
+
+bool Communicator::in_pool(const void* data, Bytes bytes) const noexcept {
+  return impl_->context->arena().offset_of(data, bytes.value) != memory::kNoOffset;
+}
+
+}  // namespace shoal

@@ -1,0 +1,277 @@
+#include "comm/context.h"
+
+#include <sys/sysinfo.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <cstdlib>
+#include <cstring>
+
+#include "bootstrap/identity.h"
+#include "comm/report.h"
+#include "transport/ucx/loader.h"
+
+namespace shoal::comm {
+
+namespace {
+
+/// All local slices together: 2^46 leaves half of a 47-bit address space to the program.
+constexpr std::int64_t kArenaBytes = std::int64_t{1} << 45;
+
+std::int64_t node_memory_bytes() noexcept {
+  struct sysinfo info {};
+  ::sysinfo(&info);
+  return static_cast<std::int64_t>(info.totalram) * info.mem_unit;
+}
+
+std::int64_t pool_limit(const Options& options) {
+  if (options.pool_bytes > 0) return options.pool_bytes;
+  const char* text = std::getenv("SHOAL_POOL_BYTES");
+  if (text == nullptr || *text == '\0') return node_memory_bytes();
+  char* end = nullptr;
+  const long long value = std::strtoll(text, &end, 10);
+  if (value <= 0 || *end != '\0') {
+    throw Error(ErrorCode::kInvalidArgument, std::string("SHOAL_POOL_BYTES=") + text +
+                                                 ": expected a positive number of bytes");
+  }
+  return value;
+}
+
+memory::ArenaShape arena_shape(int local_ranks, std::int64_t limit_bytes) noexcept {
+  const std::int64_t slab = memory::kSlabBytes;
+  const std::int64_t pool = (limit_bytes + slab - 1) / slab * slab;
+  const std::int64_t most = kArenaBytes / local_ranks / slab * slab;
+  return {local_ranks, std::min(memory::kHeaderBytes + pool, most)};
+}
+
+bootstrap::Identity identify(const Options& options) {
+  if (options.rank < 0 && options.size < 0 && options.store.empty()) {
+    return bootstrap::identity_from_environment();
+  }
+  const std::size_t colon = options.store.rfind(':');
+  const bool needs_store = options.size > 1;
+  if (options.rank < 0 || options.size < 1 || options.rank >= options.size ||
+      (needs_store && (colon == std::string::npos || options.secret.empty()))) {
+    throw Error(ErrorCode::kInvalidArgument,
+                "init: explicit arguments need 0 <= rank < size, store=\"host:port\" and secret; got "
+                "rank " + std::to_string(options.rank) + ", size " + std::to_string(options.size) +
+                    ", store \"" + options.store + "\"; or start the program with `shoal run`");
+  }
+  bootstrap::Identity identity;
+  identity.rank = options.rank;
+  identity.ranks = options.size;
+  identity.secret = options.secret;
+  identity.source = "arguments";
+  if (needs_store) {
+    identity.store_host = options.store.substr(0, colon);
+    identity.store_port =
+        static_cast<std::uint16_t>(std::strtoul(options.store.c_str() + colon + 1, nullptr, 10));
+    identity.serves_store = options.rank == 0;
+  }
+  identity.job = "job-" + (needs_store ? options.store : std::to_string(::getpid()));
+  return identity;
+}
+
+int usable_cores() noexcept {
+  // The node's, not this process's: a launcher may have bound each rank to one.
+  const long online = ::sysconf(_SC_NPROCESSORS_ONLN);
+  return online > 0 ? static_cast<int>(online) : 1;
+}
+
+}  // namespace
+
+Context::Context(const Options& options)
+    : options_(options),
+      identity_(identify(options)),
+      owner_pid_(::getpid()),
+      health_(identity_.ranks) {
+  const Deadline deadline = Deadline::after_ms(options_.init_timeout_ms);
+  session_ = std::make_unique<bootstrap::Session>(identity_, deadline);
+  const std::int64_t limit = pool_limit(options_);
+  Fd fd = session_->join_node(
+      [&](int local_ranks) {
+        auto arena = memory::Arena::create(arena_shape(local_ranks, limit), identity_.job);
+        if (!arena.ok()) {
+          throw Error(ErrorCode::kOutOfMemory,
+                      "init: cannot create the node's arena: " +
+                          std::string(std::strerror(static_cast<int>(arena.status().detail))));
+        }
+        return Fd(::dup(arena.value().fd()));
+      },
+      deadline);
+  peers_ = session_->peers();
+  for (const bootstrap::Peer& peer : peers_) nodes_ = std::max(nodes_, peer.node + 1);
+  const bootstrap::Peer& self = peers_[identity_.rank];
+  const int local_ranks = static_cast<int>(std::count_if(
+      peers_.begin(), peers_.end(), [&](const auto& peer) { return peer.node == self.node; }));
+  const memory::ArenaShape shape = arena_shape(local_ranks, limit);
+  auto arena = memory::Arena::open(std::move(fd), shape);
+  if (!arena.ok()) {
+    throw Error(ErrorCode::kBootstrap,
+                "init: the node's arena does not fit; give all ranks the same pool_bytes / "
+                "SHOAL_POOL_BYTES (this rank: " + describe_bytes(limit) + ")");
+  }
+  arena_ = std::move(arena.value());
+  pool_ = std::make_unique<memory::Pool>(
+      arena_, self.local_rank, std::min(limit, shape.slice_bytes - memory::kHeaderBytes));
+  node_ = std::make_unique<transport::shm::Node>(arena_, self.local_rank);
+  shm_ = std::make_unique<transport::shm::ShmTransport>(*node_, *pool_);
+  engine_ = std::make_unique<exec::Engine>(*node_, *pool_, local_ranks > usable_cores());
+  engine_->add_transport(*shm_, false);
+  write_page();
+  connect(deadline);
+  listen();
+  if (options_.progress_thread) engine_->start_progress_thread();
+}
+
+Context::~Context() {
+  if (!in_its_process()) {
+    // A forked child: everything belongs to the parent; only memory is left to the kernel.
+    (void)session_.release();
+    (void)engine_.release();
+    (void)network_.release();
+    (void)shm_.release();
+    (void)pool_.release();
+    return;
+  }
+  leave();
+  engine_.reset();
+  if (network_ != nullptr) pool_->set_registrar(nullptr);
+  network_.reset();
+}
+
+bool Context::in_its_process() const noexcept { return ::getpid() == owner_pid_; }
+
+void Context::leave() noexcept {
+  std::call_once(left_, [this] {
+    if (!in_its_process()) return;
+    session_.reset();
+  });
+}
+
+void Context::write_page() {
+  abi::ProgressPage& page = node_->page(node_->self());
+  page.version = abi::kAbiVersion;
+  page.pid = static_cast<std::int32_t>(::getpid());
+  page.rank = identity_.rank;
+  page.ranks = identity_.ranks;
+  page.local_rank = node_->self();
+  std::strncpy(page.host, peers_[identity_.rank].host.c_str(), sizeof page.host - 1);
+  page.heartbeat_ns.store(now_ns(), std::memory_order_relaxed);
+}
+
+/// Agrees on the control memory of the world communicator and, where there are other nodes, on the
+/// network's addresses: one exchange.
+void Context::connect(Deadline deadline) {
+  const bootstrap::Peer& self = peers_[identity_.rank];
+  memory::Offset control = memory::kNoOffset;
+  if (self.local_rank == 0) {
+    const std::int64_t bytes = transport::shm::control_bytes(node_->ranks()) +
+                               exec::AbortBoard::bytes(node_->ranks());
+    const auto block = pool_->allocate(bytes, 4096);
+    if (!block.ok()) throw Error(ErrorCode::kOutOfMemory, pool_->explain_out_of_memory(bytes));
+    control = block.value();
+    std::memset(arena_.at(control), 0, static_cast<std::size_t>(bytes));
+  }
+  std::string mine(sizeof control, '\0');
+  std::memcpy(mine.data(), &control, sizeof control);
+  if (nodes_ > 1) {
+    open_network();
+    const auto& address = network_->address();
+    mine.append(reinterpret_cast<const char*>(address.data()), address.size());
+  }
+  const std::vector<std::string> all = session_->all_gather(mine, deadline);
+  for (Rank r = 0; r < identity_.ranks; ++r) {
+    if (peers_[r].node == self.node && peers_[r].local_rank == 0) {
+      std::memcpy(&world_control_, all[r].data(), sizeof world_control_);
+    }
+    if (network_ != nullptr && peers_[r].node != self.node) {
+      const auto* bytes = reinterpret_cast<const std::byte*>(all[r].data());
+      network_->set_peer_address(r, {bytes + sizeof control, all[r].size() - sizeof control});
+    }
+  }
+  if (network_ != nullptr) engine_->add_transport(*network_, true);
+}
+
+/// The first remote peer has appeared: UCX is loaded here and in no job of one node.
+void Context::open_network() {
+  transport::ucx::UcxOptions options;
+  options.self = identity_.rank;
+  options.peers = identity_.ranks;
+  options.registration = [this](const void* data, std::int64_t bytes) {
+    return pool_->registration(data, bytes);
+  };
+  network_ = transport::ucx::make_ucx(options, {options_.ucx_directory, {}});
+  pool_->set_registrar(network_.get());
+}
+
+exec::Route Context::route(Rank world) noexcept {
+  const bootstrap::Peer& peer = peers_[world];
+  if (peer.node == peers_[identity_.rank].node) return {shm_.get(), peer.local_rank, -1, world};
+  return {network_.get(), world, -1, world};
+}
+
+std::string Context::describe_network() const {
+  return network_ == nullptr ? "none needed: all ranks in one node" : network_->describe();
+}
+
+std::string Context::name(Rank rank, Rank world) const {
+  std::string text = "rank " + std::to_string(rank);
+  if (rank != world) text += " (rank " + std::to_string(world) + " of the job)";
+  return text + " (" + peers_[world].host + ", pid " + std::to_string(peers_[world].pid) + ")";
+}
+
+std::string Context::cause(Rank world) const {
+  const std::lock_guard lock(causes_mutex_);
+  const auto found = causes_.find(world);
+  return found == causes_.end() ? "died" : found->second;
+}
+
+// --- the control thread ------------------------------------------------------------------------
+
+void Context::listen() {
+  bootstrap::Listener listener;
+  listener.tick = [this] {
+    node_->page(node_->self()).heartbeat_ns.store(now_ns(), std::memory_order_relaxed);
+    engine_->tick();
+  };
+  listener.failed = [this](Rank world, const std::string& cause) { on_failed(world, cause); };
+  listener.message = [this](Rank from, const std::string& message) { on_message(from, message); };
+  session_->listen(std::move(listener));
+}
+
+void Context::on_failed(Rank world, const std::string& cause) {
+  if (world < 0 || world >= identity_.ranks || world == identity_.rank) return;
+  {
+    const std::lock_guard lock(causes_mutex_);
+    causes_.emplace(world, cause);
+  }
+  health_.set_failed(world);
+  engine_->wake();
+}
+
+void Context::on_message(Rank from, const std::string& message) {
+  ControlHead head;
+  std::string text;
+  if (!unpack(message, head, text)) return;
+  const std::lock_guard lock(receivers_mutex_);
+  const auto receiver = receivers_.find(head.communicator);
+  if (receiver != receivers_.end()) receiver->second->receive(from, head, text);
+}
+
+void Context::attach(std::uint32_t communicator, ControlReceiver& receiver) {
+  const std::lock_guard lock(receivers_mutex_);
+  receivers_[communicator] = &receiver;
+}
+
+void Context::detach(std::uint32_t communicator) {
+  const std::lock_guard lock(receivers_mutex_);
+  receivers_.erase(communicator);
+}
+
+void Context::publish(const std::vector<Rank>& world_ranks, const ControlHead& head,
+                      const std::string& text) {
+  if (session_ != nullptr) session_->publish(world_ranks, pack(head, text));
+}
+
+}  // namespace shoal::comm

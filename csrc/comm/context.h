@@ -1,0 +1,106 @@
+/// One rank's place in a job: everything that exists once, however many communicators there are.
+#pragma once
+
+#include <cstdint>
+#include <map>
+#include <memory>
+#include <mutex>
+#include <string>
+#include <vector>
+
+#include "bootstrap/session.h"
+#include "comm/control.h"
+#include "exec/engine.h"
+#include "memory/arena.h"
+#include "memory/pool.h"
+#include "shoal/communicator.h"
+#include "transport/shm/node.h"
+#include "transport/shm/shm_transport.h"
+#include "transport/ucx/ucx_transport.h"
+
+namespace shoal::comm {
+
+/// What control messages of one communicator are delivered to. Control thread.
+class ControlReceiver {
+ public:
+  virtual ~ControlReceiver() = default;
+  virtual void receive(Rank from_world, const ControlHead& head, const std::string& text) = 0;
+};
+
+/// Any thread. Not process-wide: several may live in one process (ranks as threads).
+class Context {
+ public:
+  explicit Context(const Options& options);
+  ~Context();
+  Context(const Context&) = delete;
+  Context& operator=(const Context&) = delete;
+
+  [[nodiscard]] const Options& options() const noexcept { return options_; }
+  [[nodiscard]] Rank rank() const noexcept { return identity_.rank; }
+  [[nodiscard]] Rank ranks() const noexcept { return identity_.ranks; }
+  [[nodiscard]] const std::string& job() const noexcept { return identity_.job; }
+  [[nodiscard]] const std::vector<bootstrap::Peer>& peers() const noexcept { return peers_; }
+  [[nodiscard]] int nodes() const noexcept { return nodes_; }
+
+  [[nodiscard]] memory::Pool& pool() noexcept { return *pool_; }
+  [[nodiscard]] memory::Arena& arena() noexcept { return arena_; }
+  [[nodiscard]] transport::shm::Node& node() noexcept { return *node_; }
+  [[nodiscard]] exec::Engine& engine() noexcept { return *engine_; }
+  [[nodiscard]] exec::Health& health() noexcept { return health_; }
+  /// How this rank reaches a rank of the world.
+  [[nodiscard]] exec::Route route(Rank world) noexcept;
+  [[nodiscard]] std::string describe_network() const;
+
+  /// "rank 3 (host, pid 4711)"; `rank` is what the caller's communicator calls it.
+  [[nodiscard]] std::string name(Rank rank, Rank world) const;
+  /// Why a rank of the world is gone, e.g. "killed by signal 9".
+  [[nodiscard]] std::string cause(Rank world) const;
+
+  /// Offset of the control memory that the lowest local rank made for the world communicator.
+  [[nodiscard]] memory::Offset world_control() const noexcept { return world_control_; }
+  [[nodiscard]] std::uint32_t next_communicator() const noexcept { return next_communicator_; }
+  void set_next_communicator(std::uint32_t id) noexcept { next_communicator_ = id; }
+
+  void attach(std::uint32_t communicator, ControlReceiver& receiver);
+  void detach(std::uint32_t communicator);
+  void publish(const std::vector<Rank>& world_ranks, const ControlHead& head,
+               const std::string& text = {});
+
+  /// Says goodbye; deaths are not watched any more. Memory stays. Idempotent.
+  void leave() noexcept;
+  /// True in the process that made it; a forked child may only read pool memory.
+  [[nodiscard]] bool in_its_process() const noexcept;
+
+ private:
+  void listen();
+  void on_failed(Rank world, const std::string& cause);
+  void on_message(Rank from, const std::string& message);
+  void write_page();
+  void connect(Deadline deadline);
+  void open_network();
+
+  Options options_;
+  bootstrap::Identity identity_;
+  std::int64_t owner_pid_;
+  exec::Health health_;
+  std::unique_ptr<bootstrap::Session> session_;
+  std::vector<bootstrap::Peer> peers_;
+  int nodes_ = 1;
+  memory::Arena arena_;
+  std::unique_ptr<memory::Pool> pool_;
+  std::unique_ptr<transport::shm::Node> node_;
+  std::unique_ptr<transport::shm::ShmTransport> shm_;
+  std::unique_ptr<transport::ucx::UcxTransport> network_;
+  std::unique_ptr<exec::Engine> engine_;
+  memory::Offset world_control_ = memory::kNoOffset;
+  std::uint32_t next_communicator_ = 1;
+
+  // Two locks: a receiver takes the engine's lock, and under that lock causes are looked up.
+  mutable std::mutex causes_mutex_;
+  std::map<Rank, std::string> causes_;
+  std::mutex receivers_mutex_;
+  std::map<std::uint32_t, ControlReceiver*> receivers_;
+  std::once_flag left_;
+};
+
+}  // namespace shoal::comm

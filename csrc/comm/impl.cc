@@ -1,0 +1,284 @@
+#include "comm/impl.h"
+
+#include <algorithm>
+
+#include "comm/report.h"
+#include "comm/selector.h"
+#include "core/clock.h"
+
+namespace shoal {
+
+using comm::ControlHead;
+using comm::ControlKind;
+
+namespace {
+
+/// Ranks of one node if every node has the same number of them and they are numbered node by node;
+/// 1 where that is not so (then schedules know nothing of locality).
+Rank uniform_node_ranks(const std::vector<int>& node_of) {
+  const auto ranks = static_cast<Rank>(node_of.size());
+  Rank width = 1;
+  while (width < ranks && node_of[width] == node_of[0]) ++width;
+  if (ranks % width != 0) return 1;
+  for (Rank r = 0; r < ranks; ++r) {
+    const Rank first = r / width * width;
+    if (node_of[r] != node_of[first]) return 1;
+    if (r == first && std::find(node_of.begin(), node_of.begin() + r, node_of[r]) !=
+                          node_of.begin() + r) {
+      return 1;
+    }
+  }
+  return width;
+}
+
+}  // namespace
+
+CommunicatorImpl::CommunicatorImpl(std::shared_ptr<comm::Context> owner, std::uint32_t id,
+                         std::vector<Rank> world_ranks, memory::Offset control)
+    : context(std::move(owner)), members(std::move(world_ranks)), heard_(members.size()) {
+  rank = static_cast<Rank>(std::find(members.begin(), members.end(), context->rank()) -
+                           members.begin());
+  group = std::make_unique<exec::Group>(bind(id, control), events());
+  context->engine().add_group(*group);
+  context->attach(id, *this);
+}
+
+CommunicatorImpl::~CommunicatorImpl() {
+  if (!context->in_its_process()) return;
+  context->detach(group->binding().communicator);
+  context->engine().remove_group(*group);
+}
+
+exec::Binding CommunicatorImpl::bind(std::uint32_t id, memory::Offset control) {
+  exec::Binding binding;
+  binding.communicator = id;
+  binding.rank = rank;
+  binding.ranks = static_cast<Rank>(members.size());
+  std::vector<int> node_of;
+  for (const Rank world : members) node_of.push_back(context->peers()[world].node);
+  binding.node_ranks = uniform_node_ranks(node_of);
+  int self = 0;
+  for (Rank r = 0; r < binding.ranks; ++r) {
+    exec::Route route = context->route(members[r]);
+    if (node_of[r] == node_of[rank]) {
+      route.node_index = static_cast<int>(binding.node_members.size());
+      if (r == rank) self = route.node_index;
+      binding.node_members.push_back(r);
+      binding.local_ranks.push_back(context->peers()[members[r]].local_rank);
+    }
+    binding.routes.push_back(route);
+  }
+  const int locals = static_cast<int>(binding.node_members.size());
+  std::byte* memory = context->arena().at(control);
+  binding.node = transport::shm::NodeGroup(memory, locals, self);
+  binding.board = exec::AbortBoard(memory + transport::shm::control_bytes(locals), self);
+  binding.shm = &context->node();
+  binding.pool = &context->pool();
+  binding.health = &context->health();
+  return binding;
+}
+
+const exec::Plan& CommunicatorImpl::plan(const exec::PlanKey& key) {
+  const std::lock_guard lock(plans_mutex_);
+  const auto found = plans_.find(key);
+  if (found != plans_.end()) return found->second;
+  const exec::Binding& binding = group->binding();
+  schedule::Shape shape;
+  shape.rank = rank;
+  shape.ranks = binding.ranks;
+  shape.node_ranks = binding.one_node() ? binding.ranks : binding.node_ranks;
+  const auto choice = comm::choose(key, shape, binding.one_node());
+  return plans_.emplace(key, exec::make_plan(key, choice.algorithm, shape, binding.one_node()))
+      .first->second;
+}
+
+void CommunicatorImpl::require_running() const {
+  if (!context->in_its_process()) {
+    throw Error(ErrorCode::kInvalidArgument,
+                "a forked child of a rank may only read pool memory; make collective calls in the "
+                "parent, or start processes with `shoal run`");
+  }
+  if (group->failure().ok()) return;
+  throw Error(group->failure().code,
+              "communicator " + std::to_string(group->binding().communicator) +
+                  " has ended by an earlier error: " + group->failure_text());
+}
+
+std::string CommunicatorImpl::describe_self() const {
+  return "; this is rank " + std::to_string(rank) + " of " + std::to_string(members.size());
+}
+
+std::vector<Rank> CommunicatorImpl::others() const {
+  std::vector<Rank> ranks = members;
+  std::erase(ranks, context->rank());
+  return ranks;
+}
+
+// --- texts -------------------------------------------------------------------------------------
+
+exec::GroupEvents CommunicatorImpl::events() {
+  exec::GroupEvents events;
+  events.explain = [this](const exec::Run* run, Status status) { return explain(run, status); };
+  events.suspect_mismatch = [this](const exec::Run& run) { ask(run); };
+  events.announce = [this](Status status, const std::string& text) {
+    ControlHead head;
+    head.kind = ControlKind::kFailed;
+    head.code = static_cast<std::uint8_t>(status.code);
+    head.communicator = group->binding().communicator;
+    head.rank = status.rank;
+    context->publish(others(), head, text);
+  };
+  return events;
+}
+
+/// Engine's lock.
+std::string CommunicatorImpl::explain(const exec::Run* run, Status status) {
+  const exec::Binding& binding = group->binding();
+  std::string during;
+  if (run != nullptr) {
+    during = " during " + std::string(name_of(run->plan().key.collective)) + " #" +
+             std::to_string(run->sequence());
+  }
+  const std::string who =
+      status.rank >= 0 && status.rank < binding.ranks
+          ? context->name(status.rank, members[status.rank])
+          : "a rank";
+  switch (status.code) {
+    case ErrorCode::kPeerFailed:
+      return who + " " + context->cause(members[status.rank]) + during + describe_self();
+    case ErrorCode::kMismatch:
+      return run != nullptr ? explain_mismatch(*run, status) : "ranks called different things";
+    case ErrorCode::kTimeout:
+      return run != nullptr && status.detail > 0
+                 ? explain_timeout(*run, status)
+                 : "an operation of another rank timed out, waiting for " + who + during +
+                       describe_self();
+    case ErrorCode::kOutOfMemory:
+      return status.rank == rank ? context->pool().explain_out_of_memory(status.detail)
+                                 : who + " has no pool memory left to stage its buffers" + during;
+    case ErrorCode::kTransport:
+      return "the network failed towards " + who + during + " (" + context->describe_network() +
+             ")" + describe_self();
+    default:
+      return std::string(name_of(status.code)) + " by " + who + during + describe_self();
+  }
+}
+
+std::string CommunicatorImpl::explain_mismatch(const exec::Run& run, Status status) const {
+  const exec::Binding& binding = group->binding();
+  const Rank first = binding.node_members[0];
+  const int index = binding.routes[status.rank].node_index;
+  if (index < 0) return "rank " + std::to_string(status.rank) + " called something else";
+  return comm::describe_mismatch(binding.communicator, run.sequence(), first,
+                                 binding.node.entry(run.sequence(), 0).fingerprint, status.rank,
+                                 binding.node.entry(run.sequence(), index).fingerprint);
+}
+
+/// What is known of a rank that is waited for.
+std::string CommunicatorImpl::standing(const exec::Run& run, Rank of) {
+  const exec::Binding& binding = group->binding();
+  const exec::Route& route = binding.routes[of];
+  const std::int64_t now = now_ns();
+  if (route.node_index < 0) {
+    if (asked_ns_ != 0 && heard_[of].at_ns < asked_ns_ - comm::kAnswerNs) {
+      return "does not answer: stopped, hung, or cut off from the network";
+    }
+    return heard_[of].issued < run.sequence() ? "has not called it yet" : "has called it";
+  }
+  const auto& page = context->node().page(binding.local_ranks[route.node_index]);
+  const std::int64_t silent_ms =
+      (now - page.heartbeat_ns.load(std::memory_order_relaxed)) / kNsPerMs;
+  if (silent_ms > 1000) {
+    return "is stopped or hung: no heartbeat for " + comm::describe_ms(silent_ms);
+  }
+  return binding.node.entered(run.sequence(), route.node_index) ? "has called it and not finished"
+                                                                : "has not called it yet";
+}
+
+std::string CommunicatorImpl::explain_timeout(const exec::Run& run, Status status) {
+  const exec::Binding& binding = group->binding();
+  std::string text = comm::describe(run.plan().key) + " #" + std::to_string(run.sequence()) +
+                     " has not finished after " +
+                     comm::describe_ms(status.detail / kNsPerMs) + ": ";
+  std::string late;
+  int named = 0;
+  for (Rank r = 0; r < binding.ranks; ++r) {
+    if (r == rank) continue;
+    const std::string state = standing(run, r);
+    const bool suspicious = r == status.rank || state.starts_with("is stopped") ||
+                            state.starts_with("does not answer") || state.starts_with("has not");
+    if (!suspicious || ++named > 8) continue;
+    late += (late.empty() ? "" : "; ") + context->name(r, members[r]) + " " + state;
+  }
+  if (named > 8) late += "; and " + std::to_string(named - 8) + " more";
+  if (late.empty()) late = "all ranks have called it, none has finished";
+  return text + late + describe_self();
+}
+
+// --- control messages --------------------------------------------------------------------------
+
+/// Engine's lock.
+void CommunicatorImpl::ask(const exec::Run& run) {
+  ControlHead head;
+  head.kind = ControlKind::kQuery;
+  head.communicator = group->binding().communicator;
+  head.sequence = run.sequence();
+  head.fingerprint = run.plan().fingerprint;
+  head.rank = rank;
+  asked_ns_ = now_ns();
+  context->publish(others(), head);
+}
+
+/// Control thread.
+void CommunicatorImpl::receive(Rank from_world, const ControlHead& head,
+                                 const std::string& text) {
+  context->engine().synchronised([&] {
+    switch (head.kind) {
+      case ControlKind::kQuery:
+        answer(from_world, head);
+        return;
+      case ControlKind::kStanding:
+        if (head.rank >= 0 && head.rank < static_cast<Rank>(heard_.size())) {
+          heard_[head.rank] = {now_ns(), head.sequence};
+        }
+        return;
+      case ControlKind::kMismatch:
+        group->fail({ErrorCode::kMismatch, head.rank, 0}, nullptr,
+                    comm::describe_mismatch(head.communicator, head.sequence, head.rank,
+                                            head.fingerprint, head.other, head.other_fingerprint),
+                    false);
+        return;
+      case ControlKind::kFailed:
+        group->fail({static_cast<ErrorCode>(head.code), head.rank, 0}, nullptr, text, false);
+        return;
+    }
+  });
+  context->engine().wake();
+}
+
+/// Another rank does not get on with #sequence. If this one has issued something else under that
+/// number, all are told; if it has not issued it yet, it is late, which is no mismatch.
+void CommunicatorImpl::answer(Rank from_world, const ControlHead& query) {
+  ControlHead head;
+  head.communicator = query.communicator;
+  head.rank = rank;
+  const std::uint64_t mine = group->fingerprint_of(query.sequence);
+  if (mine == 0 || mine == query.fingerprint) {
+    head.kind = ControlKind::kStanding;
+    head.sequence = group->issued();
+    context->publish({from_world}, head);
+    return;
+  }
+  head.kind = ControlKind::kMismatch;
+  head.sequence = query.sequence;
+  head.fingerprint = mine;
+  head.other = query.rank;
+  head.other_fingerprint = query.fingerprint;
+  context->publish(others(), head);
+  group->fail({ErrorCode::kMismatch, rank, 0}, nullptr,
+              comm::describe_mismatch(head.communicator, head.sequence, head.rank, mine,
+                                      head.other, head.other_fingerprint),
+              false);
+}
+
+}  // namespace shoal

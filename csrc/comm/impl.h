@@ -1,0 +1,56 @@
+/// Behind the public handles.
+#pragma once
+
+#include <memory>
+#include <string>
+#include <unordered_map>
+#include <vector>
+
+#include "comm/context.h"
+#include "exec/plan.h"
+#include "shoal/communicator.h"
+
+namespace shoal {
+
+/// One communicator of this rank. Any thread.
+struct CommunicatorImpl final : comm::ControlReceiver {
+  /// `members`: world ranks, in rank order. `control`: the node group's control memory.
+  CommunicatorImpl(std::shared_ptr<comm::Context> context, std::uint32_t id, std::vector<Rank> members,
+       memory::Offset control);
+  ~CommunicatorImpl() override;
+
+  const exec::Plan& plan(const exec::PlanKey& key);
+  void require_running() const;
+  [[nodiscard]] std::string describe_self() const;
+  [[nodiscard]] std::vector<Rank> others() const;
+
+  void receive(Rank from_world, const comm::ControlHead& head, const std::string& text) override;
+
+  // shared_ptr: works, pool blocks and sub-communicators keep the one context alive
+  std::shared_ptr<comm::Context> context;
+  std::vector<Rank> members;
+  Rank rank = 0;
+  std::unique_ptr<exec::Group> group;
+
+ private:
+  exec::Binding bind(std::uint32_t id, memory::Offset control);
+  exec::GroupEvents events();
+  std::string explain(const exec::Run* run, Status status);
+  std::string explain_mismatch(const exec::Run& run, Status status) const;
+  std::string explain_timeout(const exec::Run& run, Status status);
+  std::string standing(const exec::Run& run, Rank rank);
+  void ask(const exec::Run& run);
+  void answer(Rank from_world, const comm::ControlHead& query);
+
+  std::mutex plans_mutex_;
+  std::unordered_map<exec::PlanKey, exec::Plan, exec::KeyHash> plans_;  // nodes: stable addresses
+  // What ranks of other nodes have last said of themselves; engine's lock.
+  struct Heard {
+    std::int64_t at_ns = 0;
+    std::uint64_t issued = 0;
+  };
+  std::vector<Heard> heard_;
+  std::int64_t asked_ns_ = 0;
+};
+
+}  // namespace shoal

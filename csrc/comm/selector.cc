@@ -1,0 +1,67 @@
+#include "comm/selector.h"
+
+#include "core/assert.h"
+
+namespace shoal::comm {
+
+namespace {
+
+using schedule::Algorithm;
+
+// Up to here a message's latency outweighs its bytes (TCP: 5 us against 9 GB/s; docs/decisions/0003).
+constexpr std::int64_t kLatencyBytes = 32 << 10;
+// Above this, ring's nearest-neighbour traffic wins over Rabenseifner's long distances.
+constexpr std::int64_t kRingBytes = 4 << 20;
+// Blocks up to here are worth Bruck's log2 P rounds of combined, repeatedly forwarded blocks.
+constexpr std::int64_t kBruckBlockBytes = 256;
+
+Choice over_messages(const exec::PlanKey& key, const schedule::Shape& shape) noexcept {
+  const std::int64_t bytes = key.count * size_of(key.dtype);
+  switch (key.collective) {
+    case Collective::kBarrier:
+      return {Algorithm::kDissemination, "ceil(log2 P) rounds"};
+    case Collective::kBroadcast:
+    case Collective::kGather:
+    case Collective::kScatter:
+      return {Algorithm::kBinomial, "ceil(log2 P) rounds"};
+    case Collective::kReduce:
+      if (key.deterministic) return {Algorithm::kOrdered, "deterministic: folds in rank order"};
+      return {Algorithm::kBinomial, "ceil(log2 P) rounds"};
+    case Collective::kAllReduce:
+      if (key.deterministic) return {Algorithm::kOrdered, "deterministic: folds in rank order"};
+      if (bytes <= kLatencyBytes) return {Algorithm::kRecursiveDoubling, "small: fewest rounds"};
+      if (bytes <= kRingBytes) return {Algorithm::kRabenseifner, "medium: log2 P rounds, 2 N bytes"};
+      return {Algorithm::kRing, "large: 2 N bytes to neighbours only"};
+    case Collective::kAllGather:
+      if (bytes * shape.ranks <= kLatencyBytes) return {Algorithm::kBruck, "small: fewest rounds"};
+      return {Algorithm::kRing, "large: neighbours only"};
+    case Collective::kReduceScatter:
+      if (key.deterministic) return {Algorithm::kOrdered, "deterministic: folds in rank order"};
+      if (bytes <= kLatencyBytes) return {Algorithm::kPairwise, "small: all exchanges at once"};
+      return {Algorithm::kRing, "large: neighbours only"};
+    case Collective::kAllToAll:
+      if (bytes <= kBruckBlockBytes && shape.ranks >= 8) {
+        return {Algorithm::kBruck, "small blocks, many ranks: ceil(log2 P) rounds"};
+      }
+      return {Algorithm::kPairwise, "every byte travels once"};
+  }
+  return {Algorithm::kRing, ""};
+}
+
+}  // namespace
+
+Choice choose(const exec::PlanKey& key, schedule::Shape shape, bool one_node) noexcept {
+  shape.collective = key.collective;
+  shape.root = key.root;
+  shape.count = key.count;
+  if (one_node) return {Algorithm::kDirect, "one node: straight out of the ranks' buffers"};
+  const schedule::Entry* entry = schedule::find(key.collective, Algorithm::kHierarchical);
+  if (entry != nullptr && !key.deterministic && schedule::supports(*entry, shape)) {
+    return {Algorithm::kHierarchical, "several ranks a node: direct in the node, then between nodes"};
+  }
+  const Choice choice = over_messages(key, shape);
+  SHOAL_ASSERT(schedule::find(key.collective, choice.algorithm) != nullptr);
+  return choice;
+}
+
+}  // namespace shoal::comm

@@ -1,0 +1,7 @@
+#include "shoal/communicator.h"
+
+namespace shoal {
+
+const char* version() noexcept { return SHOAL_VERSION; }
+
+}  // namespace shoal

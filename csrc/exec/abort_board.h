@@ -1,0 +1,62 @@
+/// How the ranks of a node stop writing into one another's buffers after an error.
+///
+/// Whoever first knows of an error raises the flag. Every rank that sees it stops executing steps of
+/// this communicator and acknowledges; when all possible writers have acknowledged (or are dead) a
+/// rank's buffers are its own again. A rank that cannot acknowledge, because it is stopped, is cut
+/// off (Arena::cut_off). The flag is never lowered: the communicator has ended.
+#pragma once
+
+#include <atomic>
+#include <cstdint>
+
+#include "core/status.h"
+#include "transport/shm/layout.h"
+
+namespace shoal::exec {
+
+/// A view of shared control memory, zeroed before use. Any thread.
+class AbortBoard {
+ public:
+  AbortBoard() noexcept = default;
+  AbortBoard(std::byte* control, int self) noexcept
+      : lines_(reinterpret_cast<Line*>(control)), self_(self) {}
+
+  static constexpr std::int64_t bytes(int ranks) noexcept { return (1 + ranks) * sizeof(Line); }
+
+  /// The first error wins; `status.rank` is a rank of the communicator.
+  void raise(Status status) noexcept {
+    if (lines_ == nullptr) return;
+    std::uint64_t none = 0;
+    const std::uint64_t word = kRaised | std::uint64_t(status.code) << 32 |
+                               static_cast<std::uint32_t>(status.rank);
+    // seq_cst: ordered with the entry lines: either an entering rank sees this flag, or this rank
+    // sees that it has entered
+    lines_[0].word.compare_exchange_strong(none, word, std::memory_order_seq_cst);
+  }
+  [[nodiscard]] Status raised() const noexcept {
+    if (lines_ == nullptr) return kOkStatus;
+    const std::uint64_t word = lines_[0].word.load(std::memory_order_seq_cst);
+    if (word == 0) return kOkStatus;
+    return {static_cast<ErrorCode>(word >> 32 & 0xff),
+            static_cast<std::int32_t>(static_cast<std::uint32_t>(word)), 0};
+  }
+  /// This rank executes no step of this communicator any more.
+  void acknowledge() noexcept {
+    // release: pairs with the acquire in acknowledged(); its earlier stores have happened
+    if (lines_ != nullptr) lines_[1 + self_].word.store(1, std::memory_order_release);
+  }
+  [[nodiscard]] bool acknowledged(int node_index) const noexcept {
+    // acquire: pairs with the release in acknowledge()
+    return lines_ == nullptr || lines_[1 + node_index].word.load(std::memory_order_acquire) != 0;
+  }
+
+ private:
+  static constexpr std::uint64_t kRaised = std::uint64_t{1} << 63;
+  struct alignas(transport::shm::kCacheLine) Line {
+    std::atomic<std::uint64_t> word;
+  };
+  Line* lines_ = nullptr;
+  int self_ = 0;
+};
+
+}  // namespace shoal::exec

@@ -1,0 +1,198 @@
+#include "exec/engine.h"
+
+#include <poll.h>
+#include <sched.h>
+#include <unistd.h>
+
+#include <algorithm>
+
+#include "core/assert.h"
+#include "core/clock.h"
+
+namespace shoal::exec {
+
+namespace {
+
+/// With a network, events of the node and of the network have to be looked at in turn.
+constexpr std::int64_t kMixedSleepNs = 1 * kNsPerMs;
+/// Every sleep ends, to look at the clock and at signals.
+constexpr std::int64_t kLongSleepNs = 20 * kNsPerMs;
+
+inline void relax() noexcept {
+#if defined(__x86_64__)
+  __builtin_ia32_pause();
+#elif defined(__aarch64__)
+  asm volatile("yield");
+#endif
+}
+
+}  // namespace
+
+Engine::Engine(transport::shm::Node& node, memory::Pool& pool, bool crowded)
+    : node_(&node), crowded_(crowded), runs_(pool), transfers_(pool) {}
+
+Engine::~Engine() {
+  stopping_.store(true, std::memory_order_relaxed);
+  if (progress_thread_.joinable()) {
+    wake();
+    progress_thread_.join();
+  }
+  SHOAL_ASSERT(active_.empty());
+}
+
+void Engine::add_transport(transport::Transport& transport, bool network) {
+  const std::lock_guard lock(mutex_);
+  transports_.push_back(&transport);
+  if (network) network_ = &transport;
+}
+
+void Engine::add_group(Group& group) {
+  const std::lock_guard lock(mutex_);
+  groups_.push_back(&group);
+}
+
+void Engine::remove_group(Group& group) {
+  const std::lock_guard lock(mutex_);
+  std::erase(groups_, &group);
+}
+
+Run& Engine::start(Group& group, const Call& call) {
+  const std::lock_guard lock(mutex_);
+  Run& run = runs_.acquire();
+  active_.reserve(active_.size() + 1);
+  run.start(group, call);
+  run.poll(0);
+  if (!run.done()) active_.push_back(&run);
+  return run;
+}
+
+void Engine::start(Group& group, std::span<const TransferCall> calls,
+                   std::span<Transfer*> transfers) {
+  const std::lock_guard lock(mutex_);
+  active_.reserve(active_.size() + calls.size());
+  for (std::size_t i = 0; i < calls.size(); ++i) {
+    Transfer& transfer = transfers_.acquire();
+    transfers[i] = &transfer;
+    transfer.start(group, calls[i]);
+    transfer.poll(0);
+    if (!transfer.done()) active_.push_back(&transfer);
+  }
+}
+
+void Engine::release(Task& task) {
+  SHOAL_ASSERT(task.done());
+  const std::lock_guard lock(mutex_);
+  task.recycle();
+}
+
+void Engine::synchronised(const std::function<void()>& action) {
+  const std::lock_guard lock(mutex_);
+  action();
+}
+
+void Engine::tick() noexcept {
+  const std::unique_lock lock(mutex_, std::try_to_lock);
+  if (!lock.owns_lock()) return;  // whoever has it looks at the same things
+  for (Group* group : groups_) group->check(nullptr);
+}
+
+/// Every transport and every task once, in the order in which they were started.
+bool Engine::round(std::int64_t now_ns) noexcept {
+  bool moved = false;
+  for (transport::Transport* transport : transports_) moved = transport->progress() || moved;
+  std::size_t kept = 0;
+  for (std::size_t i = 0; i < active_.size(); ++i) {
+    Task* task = active_[i];
+    moved = task->poll(now_ns) || moved;
+    if (!task->done()) active_[kept++] = task;
+  }
+  const bool completed = kept < active_.size();
+  active_.resize(kept);
+  if (completed && waiters_.load(std::memory_order_relaxed) > 1) wake();
+  return moved;
+}
+
+bool Engine::try_round(bool look_at_clock) noexcept {
+  const std::unique_lock lock(mutex_, std::try_to_lock);
+  return lock.owns_lock() && round(look_at_clock ? now_ns() : 0);
+}
+
+bool Engine::test(Task& task) {
+  if (!task.done()) try_round(true);
+  return task.done();
+}
+
+void Engine::wait(Task& task, const Interrupt& interrupt) {
+  if (task.done()) return;
+  struct Waiting {
+    explicit Waiting(std::atomic<int>& waiters) : count(waiters) { ++count; }
+    ~Waiting() { --count; }
+    std::atomic<int>& count;
+  } const waiting(waiters_);
+  node_->page(node_->self()).thread_id.store(::gettid(), std::memory_order_relaxed);
+  WaitPolicy policy(crowded_);
+  while (true) {
+    const bool moved = try_round(policy.slow());
+    if (task.done()) return;
+    if (moved) {
+      policy.moved();
+      continue;
+    }
+    rest(policy, &task);
+    if (interrupt && policy.slow()) interrupt();
+  }
+}
+
+void Engine::rest(WaitPolicy& policy, const Task* task) noexcept {
+  switch (policy.next()) {
+    case WaitPolicy::Action::kSpin: relax(); return;
+    case WaitPolicy::Action::kYield: ::sched_yield(); return;
+    case WaitPolicy::Action::kSleep: sleep(task); return;
+  }
+}
+
+/// Announces that it will sleep, looks once more, sleeps. `task` null: any event will do.
+void Engine::sleep(const Task* task) noexcept {
+  const std::uint32_t token = node_->prepare_sleep();
+  int fd = -2;
+  bool moved = false;
+  {
+    const std::lock_guard lock(mutex_);
+    moved = round(now_ns());
+    const bool done = task != nullptr && task->done();
+    if (!moved && !done && network_ != nullptr) fd = network_->arm();
+    moved = moved || done || fd == -1;
+    const bool network_only = node_->ranks() == 1;
+    if (fd >= 0 && task != nullptr && !network_only && !task->waits_for_network()) fd = -2;
+  }
+  if (moved) {
+    node_->cancel_sleep();
+    return;
+  }
+  if (fd < 0) {
+    node_->sleep(token, network_ != nullptr ? kMixedSleepNs : kLongSleepNs);
+    return;
+  }
+  node_->cancel_sleep();
+  pollfd event{fd, POLLIN, 0};
+  ::poll(&event, 1, static_cast<int>(kMixedSleepNs / kNsPerMs));
+}
+
+void Engine::start_progress_thread() {
+  if (!progress_thread_.joinable()) progress_thread_ = std::thread([this] { progress_loop(); });
+}
+
+void Engine::progress_loop() noexcept {
+  waiters_.fetch_add(1);
+  WaitPolicy policy(true);  // never spins against the application
+  while (!stopping_.load(std::memory_order_relaxed)) {
+    if (try_round(true)) {
+      policy.moved();
+    } else {
+      rest(policy, nullptr);
+    }
+  }
+  waiters_.fetch_sub(1);
+}
+
+}  // namespace shoal::exec

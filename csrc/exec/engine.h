@@ -1,0 +1,77 @@
+/// Drives every task of one rank: whoever waits gives all of them a turn.
+#pragma once
+
+#include <atomic>
+#include <cstdint>
+#include <functional>
+#include <mutex>
+#include <span>
+#include <thread>
+#include <vector>
+
+#include "exec/group.h"
+#include "exec/run.h"
+#include "exec/transfer.h"
+#include "exec/wait_policy.h"
+
+namespace shoal::exec {
+
+/// Called now and then by a waiting thread, without the lock. May throw: the wait ends with it.
+using Interrupt = std::function<void()>;
+
+/// Any thread. Its lock is private to the process: no rank can hold it for another.
+class Engine {
+ public:
+  /// `crowded`: more ranks than cores on this node.
+  Engine(transport::shm::Node& node, memory::Pool& pool, bool crowded);
+  ~Engine();
+  Engine(const Engine&) = delete;
+  Engine& operator=(const Engine&) = delete;
+
+  /// A transport to give turns to; `network`: it has an fd to sleep on. Before the first task.
+  void add_transport(transport::Transport& transport, bool network);
+  void add_group(Group& group);
+  /// The group has no task in flight any more.
+  void remove_group(Group& group);
+
+  /// The task is driven from here on by wait(), by other waits, or by the progress thread. Give it
+  /// back by release() when it is done.
+  Run& start(Group& group, const Call& call);
+  /// All of them are posted before any is waited for, so that exchanges cannot deadlock.
+  void start(Group& group, std::span<const TransferCall> calls, std::span<Transfer*> transfers);
+  void wait(Task& task, const Interrupt& interrupt);
+  /// One round without waiting; then tells whether the task is done.
+  bool test(Task& task);
+  void release(Task& task);
+
+  /// Runs `action` under the lock, between two rounds.
+  void synchronised(const std::function<void()>& action);
+  /// From the control thread: acknowledges errors on behalf of threads that are outside a call.
+  void tick() noexcept;
+  /// Wakes sleeping waiters: something they look at has changed.
+  void wake() noexcept { node_->ring_self(); }
+
+  void start_progress_thread();
+
+ private:
+  bool round(std::int64_t now_ns) noexcept;
+  bool try_round(bool look_at_clock) noexcept;
+  void rest(WaitPolicy& policy, const Task* task) noexcept;
+  void sleep(const Task* task) noexcept;
+  void progress_loop() noexcept;
+
+  transport::shm::Node* node_;
+  bool crowded_;
+  std::mutex mutex_;
+  std::vector<transport::Transport*> transports_;
+  transport::Transport* network_ = nullptr;
+  std::vector<Group*> groups_;
+  std::vector<Task*> active_;
+  TaskPool<Run> runs_;
+  TaskPool<Transfer> transfers_;
+  std::atomic<int> waiters_{0};
+  std::atomic<bool> stopping_{false};
+  std::thread progress_thread_;
+};
+
+}  // namespace shoal::exec

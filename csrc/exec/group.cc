@@ -1,0 +1,42 @@
+#include "exec/group.h"
+
+#include "core/clock.h"
+
+namespace shoal::exec {
+
+void Group::complete(std::uint64_t sequence) noexcept {
+  beyond_ |= 1u << (sequence - completed_ - 1);
+  while ((beyond_ & 1u) != 0) {
+    beyond_ >>= 1;
+    ++completed_;
+  }
+}
+
+void Group::fail(Status status, const Run* run, std::string text, bool announce) noexcept {
+  if (!failure_.ok()) return;
+  failure_ = status;
+  failed_ns_ = now_ns();
+  binding_.board.raise(status);
+  binding_.board.acknowledge();
+  for (const int local : binding_.local_ranks) {
+    if (binding_.shm != nullptr && local != binding_.shm->self()) binding_.shm->ring(local);
+  }
+  failure_text_ = text.empty() && events_.explain ? events_.explain(run, status) : std::move(text);
+  if (announce && events_.announce) events_.announce(status, failure_text_);
+}
+
+void Group::check(const Run* run) noexcept {
+  if (!failure_.ok()) return;
+  if (const std::uint32_t changes = binding_.health->changes(); changes != seen_changes_) {
+    seen_changes_ = changes;
+    for (Rank r = 0; r < binding_.ranks; ++r) {
+      if (!binding_.health->failed(binding_.routes[r].world)) continue;
+      fail({ErrorCode::kPeerFailed, r, 0}, run, {}, false);
+      return;
+    }
+  }
+  // The flag of another rank of the node; it has told the other nodes.
+  if (const Status raised = binding_.board.raised(); !raised.ok()) fail(raised, run, {}, false);
+}
+
+}  // namespace shoal::exec

@@ -1,0 +1,112 @@
+/// A communicator as the executor sees it: where its ranks are, and what has become of it.
+#pragma once
+
+#include <array>
+#include <cstdint>
+#include <functional>
+#include <string>
+#include <vector>
+
+#include "core/status.h"
+#include "exec/abort_board.h"
+#include "exec/health.h"
+#include "memory/pool.h"
+#include "shoal/types.h"
+#include "transport/shm/node.h"
+#include "transport/shm/node_group.h"
+#include "transport/transport.h"
+
+namespace shoal::exec {
+
+class Run;
+
+/// How one rank of the communicator is reached.
+struct Route {
+  transport::Transport* transport = nullptr;
+  int peer = 0;         ///< the transport's number for it
+  int node_index = -1;  ///< in the node group; -1: another node
+  Rank world = 0;
+};
+
+/// Resolved once per communicator; immutable.
+struct Binding {
+  std::uint32_t communicator = 0;
+  Rank rank = 0;
+  Rank ranks = 1;
+  Rank node_ranks = 1;  ///< as schedule::Shape has it
+  std::vector<Route> routes;
+  transport::shm::NodeGroup node;    ///< the ranks on this node; at least this one
+  std::vector<Rank> node_members;    ///< node index -> rank of the communicator
+  std::vector<int> local_ranks;      ///< node index -> local rank in the arena
+  AbortBoard board;
+  transport::shm::Node* shm = nullptr;
+  memory::Pool* pool = nullptr;
+  Health* health = nullptr;
+
+  [[nodiscard]] bool one_node() const noexcept { return node.ranks() == ranks; }
+  [[nodiscard]] memory::Arena& arena() const noexcept { return shm->arena(); }
+};
+
+/// What comm/ does on the executor's rare events. Called with the engine's lock held; may allocate,
+/// must not wait.
+struct GroupEvents {
+  /// Once, when the group fails: makes the text users read. `run` may be null.
+  std::function<std::string(const Run* run, Status status)> explain;
+  /// A run has not moved for a while, or a message of another collective came: ask the others.
+  std::function<void(const Run& run)> suspect_mismatch;
+  /// Once, when this rank finds the error first: tell ranks on other nodes.
+  std::function<void(Status status, const std::string& text)> announce;
+};
+
+/// Sequence numbers, window and failure of one communicator. Under the engine's lock.
+class Group {
+ public:
+  Group(Binding binding, GroupEvents events)
+      : binding_(std::move(binding)), events_(std::move(events)) {}
+
+  [[nodiscard]] const Binding& binding() const noexcept { return binding_; }
+  [[nodiscard]] const GroupEvents& events() const noexcept { return events_; }
+
+  /// Takes the next sequence number (from 1) for a collective with this fingerprint.
+  std::uint64_t issue(std::uint64_t fingerprint) noexcept {
+    history_[++issued_ % kHistory] = fingerprint;
+    return issued_;
+  }
+  [[nodiscard]] std::uint64_t issued() const noexcept { return issued_; }
+  /// Fingerprint of an issued sequence number; 0 if it is not known (any more).
+  [[nodiscard]] std::uint64_t fingerprint_of(std::uint64_t sequence) const noexcept {
+    const bool known = sequence > 0 && sequence <= issued_ && issued_ - sequence < kHistory;
+    return known ? history_[sequence % kHistory] : 0;
+  }
+
+  /// At most kMaxInFlight sequence numbers are under way; see node_group.h.
+  [[nodiscard]] bool may_enter(std::uint64_t sequence) const noexcept {
+    return sequence <= completed_ + transport::shm::kMaxInFlight;
+  }
+  void complete(std::uint64_t sequence) noexcept;
+
+  /// Ends the communicator: no run executes a step any more. The first call counts.
+  void fail(Status status, const Run* run, std::string text, bool announce) noexcept;
+  [[nodiscard]] const Status& failure() const noexcept { return failure_; }
+  [[nodiscard]] const std::string& failure_text() const noexcept { return failure_text_; }
+  [[nodiscard]] std::int64_t failed_ns() const noexcept { return failed_ns_; }
+
+  /// Looks at the node's abort flag and at dead ranks; fails the group on either.
+  /// `run`: on whose behalf, for the message; may be null.
+  void check(const Run* run) noexcept;
+
+ private:
+  static constexpr std::uint64_t kHistory = 64;
+  Binding binding_;
+  GroupEvents events_;
+  std::uint64_t issued_ = 0;
+  std::uint64_t completed_ = 0;   ///< every sequence number up to this one is complete
+  std::uint32_t beyond_ = 0;      ///< bit i: completed_ + 1 + i is complete
+  std::array<std::uint64_t, kHistory> history_{};
+  std::uint32_t seen_changes_ = 0;
+  Status failure_{};
+  std::string failure_text_;
+  std::int64_t failed_ns_ = 0;
+};
+
+}  // namespace shoal::exec

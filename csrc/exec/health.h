@@ -1,0 +1,34 @@
+#pragma once
+
+#include <atomic>
+#include <memory>
+
+#include "shoal/types.h"
+
+namespace shoal::exec {
+
+/// Which ranks of the world are gone. Any thread: the control thread writes, the engine reads.
+class Health {
+ public:
+  explicit Health(Rank ranks) : failed_(new std::atomic<bool>[static_cast<std::size_t>(ranks)]()) {}
+
+  void set_failed(Rank world) noexcept {
+    failed_[world].store(true, std::memory_order_relaxed);
+    // release: pairs with the acquire in changes()
+    changes_.fetch_add(1, std::memory_order_release);
+  }
+  [[nodiscard]] bool failed(Rank world) const noexcept {
+    return failed_[world].load(std::memory_order_relaxed);
+  }
+  /// Grows with every failure; a reader that sees it also sees which rank failed.
+  [[nodiscard]] std::uint32_t changes() const noexcept {
+    // acquire: pairs with the release in set_failed()
+    return changes_.load(std::memory_order_acquire);
+  }
+
+ private:
+  std::unique_ptr<std::atomic<bool>[]> failed_;
+  std::atomic<std::uint32_t> changes_{0};
+};
+
+}  // namespace shoal::exec

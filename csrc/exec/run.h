@@ -1,0 +1,129 @@
+/// One collective in flight: enters, runs its schedule, leaves.
+///
+///   queued -> staging -> entering -> running -> unstaging -> done
+///                            \__________\____ (error) -> fencing -> done
+///
+/// Staging: memory that is not in the arena is copied into pool blocks before and out of them after,
+/// so that schedules see arena memory only. Entering: the entry line. Fencing: after an error, wait
+/// until nobody writes our buffers any more (abort_board.h).
+#pragma once
+
+#include <cstdint>
+
+#include "exec/group.h"
+#include "exec/plan.h"
+#include "exec/task.h"
+#include "schedule/catalog.h"
+#include "shoal/abi/progress_page.h"
+
+namespace shoal::exec {
+
+/// What the user called. Pointers may be null where the plan's byte counts are 0.
+struct Call {
+  const Plan* plan = nullptr;
+  const void* input = nullptr;
+  void* output = nullptr;
+  std::int64_t deadline_ns = 0;
+  std::int64_t timeout_ms = 0;  ///< what the deadline was made of, for messages
+};
+
+class Run final : public Task {
+ public:
+  explicit Run(TaskPool<Run>& home) noexcept : home_(&home) {}
+  ~Run() override;
+
+  /// Under the engine's lock. The plan and the group outlive the run.
+  void start(Group& group, const Call& call) noexcept;
+  bool poll(std::int64_t now_ns) noexcept override;
+  void recycle() noexcept override;
+  [[nodiscard]] bool waits_for_network() const noexcept override;
+
+  [[nodiscard]] const Plan& plan() const noexcept { return *call_.plan; }
+  [[nodiscard]] const Call& call() const noexcept { return call_; }
+  [[nodiscard]] Group& group() const noexcept { return *group_; }
+  [[nodiscard]] std::uint64_t sequence() const noexcept { return sequence_; }
+  [[nodiscard]] bool entering() const noexcept { return stage_ == Stage::kEntering; }
+  /// Rank of the communicator that the run waits for; -1: none.
+  [[nodiscard]] Rank awaited() const noexcept;
+  [[nodiscard]] std::uint32_t steps_begun() const noexcept { return steps_; }
+
+ private:
+  enum class Stage : std::uint8_t {
+    kQueued,
+    kStaging,
+    kEntering,
+    kRunning,
+    kUnstaging,
+    kFencing,
+    kDone
+  };
+  /// A pool block this run keeps from one use to the next.
+  struct Block {
+    memory::Offset offset = memory::kNoOffset;
+    std::int64_t bytes = 0;
+  };
+
+  bool advance() noexcept;
+  bool prepare() noexcept;
+  bool copy_some(void* to, const void* from, std::int64_t bytes) noexcept;
+  void enter() noexcept;
+  bool check_entries() noexcept;
+  void run_in_line() noexcept;
+  void begin_schedule() noexcept;
+  bool run_steps() noexcept;
+  bool execute() noexcept;
+  bool execute_wait(int slot) noexcept;
+  bool execute_await() noexcept;
+  bool execute_elements() noexcept;
+  void fold_range(std::int64_t from, std::int64_t n) noexcept;
+  void post() noexcept;
+  void leave() noexcept;
+  void fail(Status status) noexcept;
+  void begin_fencing() noexcept;
+  bool fence(std::int64_t now_ns) noexcept;
+  bool quiet(int node_index) const noexcept;
+  void watch(std::int64_t now_ns) noexcept;
+  void record(abi::OperationState state) noexcept;
+
+  bool reserve(Block& block, std::int64_t bytes) noexcept;
+  void drop(Block& block, bool retire) noexcept;
+  [[nodiscard]] std::byte* address(const schedule::Ref& ref, Rank rank) const noexcept;
+  [[nodiscard]] std::byte* own(const schedule::Ref& ref) const noexcept;
+  [[nodiscard]] std::int64_t bytes(std::int64_t elements) const noexcept {
+    return elements * call_.plan->element_bytes;
+  }
+
+  TaskPool<Run>* home_;
+  Group* group_ = nullptr;
+  Call call_{};
+  std::uint64_t sequence_ = 0;
+  Stage stage_ = Stage::kDone;
+  bool moved_ = false;
+  bool stage_input_ = false;
+  bool stage_output_ = false;
+  std::byte* input_ = nullptr;
+  std::byte* output_ = nullptr;
+  std::byte* scratch_ = nullptr;
+  Block input_block_, output_block_, scratch_block_;
+
+  schedule::Schedule schedule_;
+  schedule::Step step_{};
+  bool step_pending_ = false;
+  std::int64_t cursor_ = 0;       ///< elements (or bytes, when staging) of the step that are done
+  std::int32_t awaited_index_ = 0;
+  std::uint32_t phase_ = 0;
+  std::uint32_t steps_ = 0;
+  std::uint8_t active_slots_ = 0;  ///< bit per slot
+  transport::Operation slots_[schedule::kMaxSlots];
+  Rank slot_peer_[schedule::kMaxSlots] = {};
+  std::int64_t slot_bytes_[schedule::kMaxSlots] = {};
+
+  std::int64_t begin_ns_ = 0;
+  std::int64_t ask_ns_ = 0;        ///< when to ask the others, if nothing moves until then
+  std::int64_t ask_after_ns_ = 0;  ///< silence before that
+  bool suspect_ = false;           ///< a message of another collective came
+  bool asked_ = false;             ///< the others have been asked at least once
+  abi::OperationRecord* record_ = nullptr;
+};
+
+}  // namespace shoal::exec

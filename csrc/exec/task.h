@@ -1,0 +1,80 @@
+#pragma once
+
+#include <atomic>
+#include <cstdint>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "core/status.h"
+#include "memory/pool.h"
+
+namespace shoal::exec {
+
+/// Something the engine drives until it is done. poll() and everything it touches are under the
+/// engine's lock; done() may be asked by any thread.
+class Task {
+ public:
+  virtual ~Task() = default;
+
+  /// Goes as far as it can without waiting. `now_ns` is 0 in rounds that do not look at the clock.
+  /// True if anything moved.
+  virtual bool poll(std::int64_t now_ns) noexcept = 0;
+  /// Back to its pool.
+  virtual void recycle() noexcept = 0;
+
+  [[nodiscard]] bool done() const noexcept {
+    // acquire: pairs with the release in finish(); buffers and status are visible
+    return done_.load(std::memory_order_acquire);
+  }
+  /// Valid when done.
+  [[nodiscard]] Status status() const noexcept { return status_; }
+  [[nodiscard]] const std::string& text() const noexcept { return text_; }
+  /// The next event it needs can only come from this node (so that the doorbell wakes it).
+  [[nodiscard]] virtual bool waits_for_network() const noexcept = 0;
+
+ protected:
+  void restart() noexcept {
+    status_ = kOkStatus;
+    text_.clear();
+    done_.store(false, std::memory_order_relaxed);
+  }
+  void finish(Status status) noexcept {
+    status_ = status;
+    done_.store(true, std::memory_order_release);  // pairs with the acquire in done()
+  }
+  void set_text(const std::string& text) { text_ = text; }
+
+ private:
+  std::atomic<bool> done_{true};
+  Status status_{};
+  std::string text_;
+};
+
+/// Tasks are kept and used again: nothing is allocated after the first use. Under the engine's lock.
+template <class T>
+class TaskPool {
+ public:
+  explicit TaskPool(memory::Pool& pool) noexcept : pool_(&pool) {}
+
+  T& acquire() {
+    if (free_.empty()) {
+      all_.push_back(std::make_unique<T>(*this));
+      free_.reserve(all_.size());
+      free_.push_back(all_.back().get());
+    }
+    T* task = free_.back();
+    free_.pop_back();
+    return *task;
+  }
+  void release(T& task) noexcept { free_.push_back(&task); }
+  /// Where tasks take staging and scratch blocks from.
+  [[nodiscard]] memory::Pool& pool() const noexcept { return *pool_; }
+
+ private:
+  memory::Pool* pool_;
+  std::vector<std::unique_ptr<T>> all_;
+  std::vector<T*> free_;
+};
+
+}  // namespace shoal::exec

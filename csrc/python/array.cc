@@ -1,0 +1,108 @@
+#include "python/array.h"
+
+#include <memory>
+#include <optional>
+
+#include "python/errors.h"
+
+namespace shoal::python {
+
+namespace {
+
+constexpr const char* kSupported =
+    "float32, float64, int32, int64, uint8, float16 and bfloat16 (ml_dtypes)";
+
+/// numpy's stable type numbers; extension types (bfloat16) have larger ones and go by name.
+std::optional<DataType> data_type(const py::dtype& dtype) {
+  switch (dtype.num()) {
+    case 2: return DataType::kUint8;
+    case 5: return DataType::kInt32;
+    case 7:
+    case 9: return sizeof(long) == 8 || dtype.num() == 9 ? DataType::kInt64 : DataType::kInt32;
+    case 11: return DataType::kFloat32;
+    case 12: return DataType::kFloat64;
+    case 23: return DataType::kFloat16;
+    default: break;
+  }
+  if (dtype.itemsize() == 2 && py::str(dtype.attr("name")).cast<std::string>() == "bfloat16") {
+    return DataType::kBfloat16;
+  }
+  return std::nullopt;
+}
+
+py::array as_numpy(const py::object& object, const std::string& what) {
+  if (py::isinstance<py::array>(object)) return py::reinterpret_borrow<py::array>(object);
+  py::module_ numpy = py::module_::import("numpy");
+  try {
+    if (PyObject_CheckBuffer(object.ptr()) != 0) {
+      return numpy.attr("asarray")(py::memoryview(object)).cast<py::array>();
+    }
+    if (py::hasattr(object, "__dlpack__")) return numpy.attr("from_dlpack")(object).cast<py::array>();
+  } catch (const py::error_already_set& error) {
+    invalid(what + ": numpy cannot look at this " +
+            std::string(py::str(py::type::of(object))) + " without a copy: " + error.what());
+  }
+  invalid(what + ": expected an array (numpy, buffer protocol or DLPack on the CPU), got " +
+          std::string(py::str(py::type::of(object))));
+}
+
+}  // namespace
+
+Array view(const py::object& object, const std::string& what, bool written) {
+  Array result;
+  result.object = object;
+  result.array = as_numpy(object, what);
+  const py::array& array = result.array;
+  const std::optional<DataType> dtype = data_type(array.dtype());
+  if (!dtype.has_value()) {
+    invalid(what + ": dtype " + std::string(py::str(array.dtype())) + " is not supported; " +
+            kSupported + " are");
+  }
+  if (array.dtype().byteorder() == '>') {
+    invalid(what + ": the bytes are swapped (big-endian); pass x.astype(x.dtype.newbyteorder('='))");
+  }
+  if ((array.flags() & py::array::c_style) == 0) {
+    invalid(what + ": the array is not C-contiguous (shape " + describe_shape(result) + ", strides " +
+            std::string(py::str(array.attr("strides"))) + "); pass np.ascontiguousarray(x)");
+  }
+  if (written && !array.writeable()) {
+    invalid(what + ": the array is read-only and would be written; pass a copy or another out=");
+  }
+  result.dtype = *dtype;
+  result.data = const_cast<void*>(array.data());
+  result.count = array.size();
+  return result;
+}
+
+Array empty(Communicator& comm, const std::vector<py::ssize_t>& shape, const py::dtype& dtype) {
+  py::ssize_t count = 1;
+  for (const py::ssize_t extent : shape) {
+    if (extent < 0) invalid("empty: negative extent in the shape");
+    count *= extent;
+  }
+  const std::optional<DataType> type = data_type(dtype);
+  if (!type.has_value()) {
+    invalid("empty: dtype " + std::string(py::str(dtype)) + " is not supported; " + kSupported +
+            " are");
+  }
+  auto block = std::make_unique<PoolBlock>(comm.allocate({count * dtype.itemsize()}, 64));
+  void* data = block->data();
+  py::capsule owner(block.release(), [](void* pointer) { delete static_cast<PoolBlock*>(pointer); });
+  Array result;
+  result.array = py::array(dtype, shape, data, owner);
+  result.object = result.array;
+  result.dtype = *type;
+  result.data = data;
+  result.count = count;
+  return result;
+}
+
+std::vector<py::ssize_t> shape_of(const Array& array) {
+  return {array.array.shape(), array.array.shape() + array.array.ndim()};
+}
+
+std::string describe_shape(const Array& array) {
+  return std::string(py::str(array.array.attr("shape")));
+}
+
+}  // namespace shoal::python

@@ -1,0 +1,37 @@
+/// Arrays in and out: numpy arrays, and whatever numpy can look at without a copy (the buffer
+/// protocol, DLPack on the CPU).
+#pragma once
+
+#include <cstdint>
+#include <string>
+#include <vector>
+
+#include "python/module.h"
+#include "shoal/communicator.h"
+
+namespace shoal::python {
+
+/// A C-contiguous array. Holds a reference to the object whose memory it is.
+struct Array {
+  py::object object;  ///< what the user gave
+  py::array array;    ///< numpy's view of it
+  DataType dtype = DataType::kUint8;
+  void* data = nullptr;
+  std::int64_t count = 0;  ///< elements
+
+  [[nodiscard]] Bytes bytes() const { return {count * size_of(dtype)}; }
+  [[nodiscard]] ConstBuffer in() const { return {data, bytes()}; }
+  [[nodiscard]] Buffer out() const { return {data, bytes()}; }
+};
+
+/// `what` names the argument in errors, e.g. "all_reduce: x". Throws InvalidArgument that says what
+/// to do: unsupported type or dtype, not contiguous, read-only where it is written.
+Array view(const py::object& object, const std::string& what, bool written);
+
+/// A new array in the communicator's pool.
+Array empty(Communicator& comm, const std::vector<py::ssize_t>& shape, const py::dtype& dtype);
+
+std::vector<py::ssize_t> shape_of(const Array& array);
+std::string describe_shape(const Array& array);
+
+}  // namespace shoal::python

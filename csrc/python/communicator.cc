@@ -1,0 +1,375 @@
+#include "shoal/communicator.h"
+
+#include <pybind11/stl.h>
+
+#include <optional>
+
+#include "python/array.h"
+#include "python/errors.h"
+#include "python/work.h"
+
+namespace shoal::python {
+
+namespace {
+
+using Shape = std::vector<py::ssize_t>;
+
+ReduceOp parse_op(const std::string& name) {
+  for (int i = 0; i < kReduceOps; ++i) {
+    if (name_of(static_cast<ReduceOp>(i)) == name) return static_cast<ReduceOp>(i);
+  }
+  invalid("op \"" + name + "\" is not known; sum, prod, min, max and avg are");
+}
+
+CallOptions call_options(const std::optional<double>& timeout, bool deterministic = false) {
+  CallOptions options;
+  if (timeout.has_value()) {
+    if (!(*timeout > 0)) invalid("timeout is in seconds and must be positive");
+    options.timeout_ms = std::max<std::int64_t>(1, static_cast<std::int64_t>(*timeout * 1000));
+  }
+  options.deterministic = deterministic;
+  return options;
+}
+
+void require_same_dtype(const char* call, const Array& input, const Array& output) {
+  if (input.dtype == output.dtype) return;
+  invalid(std::string(call) + ": x is " + std::string(name_of(input.dtype)) + ", out is " +
+          std::string(name_of(output.dtype)) + "; they must be the same");
+}
+
+void require_count(const char* call, const char* which, const Array& array, std::int64_t count) {
+  if (array.count == count) return;
+  invalid(std::string(call) + ": " + which + " has shape " + describe_shape(array) + " = " +
+          std::to_string(array.count) + " elements, needs " + std::to_string(count));
+}
+
+/// Elements of one of `ranks` equal blocks along the first dimension.
+std::int64_t block_count(const char* call, const Array& array, Rank ranks) {
+  const py::ssize_t rows = array.array.ndim() > 0 ? array.array.shape(0) : 0;
+  if (rows % ranks != 0 || array.array.ndim() == 0) {
+    invalid(std::string(call) + ": the first dimension of shape " + describe_shape(array) +
+            " is not divisible by the number of ranks, " + std::to_string(ranks));
+  }
+  return array.count / ranks;
+}
+
+Shape grown(const Array& array, Rank ranks) {
+  Shape shape = shape_of(array);
+  if (shape.empty()) return {ranks};
+  shape[0] *= ranks;
+  return shape;
+}
+
+Shape shrunk(const Array& array, Rank ranks) {
+  Shape shape = shape_of(array);
+  shape[0] /= ranks;
+  return shape;
+}
+
+/// `out` as the user gave it, or a new pool array.
+Array output_or_new(Communicator& comm, const char* call, const py::object& out, const Shape& shape,
+                    const Array& like) {
+  if (out.is_none()) return empty(comm, shape, like.array.dtype());
+  Array output = view(out, std::string(call) + ": out", true);
+  require_same_dtype(call, like, output);
+  return output;
+}
+
+py::object finish(Work work, const Array& output, std::vector<py::object> held, bool async_op) {
+  return complete(PyWork(std::move(work), output.object, std::move(held)), async_op);
+}
+
+py::object barrier(Communicator& comm, bool async_op, std::optional<double> timeout) {
+  return complete(PyWork(comm.barrier(call_options(timeout)), py::none(), {}), async_op);
+}
+
+py::object all_reduce(Communicator& comm, const py::object& x, const std::string& op,
+                      const py::object& out, bool async_op, std::optional<double> timeout,
+                      bool deterministic) {
+  const Array input = view(x, "all_reduce: x", out.is_none());
+  const Array output = out.is_none() ? input : view(out, "all_reduce: out", true);
+  require_same_dtype("all_reduce", input, output);
+  require_count("all_reduce", "out", output, input.count);
+  return finish(comm.all_reduce(input.in(), output.out(), {input.count}, input.dtype, parse_op(op),
+                                call_options(timeout, deterministic)),
+                output, {input.object, output.object}, async_op);
+}
+
+py::object broadcast(Communicator& comm, const py::object& x, Rank root, const py::object& out,
+                     bool async_op, std::optional<double> timeout) {
+  const bool is_root = comm.rank() == root;
+  const Array input = view(x, "broadcast: x", out.is_none() && !is_root);
+  const Array output = out.is_none() ? input : view(out, "broadcast: out", true);
+  require_same_dtype("broadcast", input, output);
+  require_count("broadcast", "out", output, input.count);
+  return finish(comm.broadcast(input.in(), output.out(), {input.count}, input.dtype, root,
+                               call_options(timeout)),
+                output, {input.object, output.object}, async_op);
+}
+
+py::object reduce(Communicator& comm, const py::object& x, Rank root, const std::string& op,
+                  const py::object& out, bool async_op, std::optional<double> timeout,
+                  bool deterministic) {
+  const bool is_root = comm.rank() == root;
+  const Array input = view(x, "reduce: x", is_root && out.is_none());
+  const Array output = !is_root || out.is_none() ? input : view(out, "reduce: out", true);
+  require_same_dtype("reduce", input, output);
+  require_count("reduce", "out", output, input.count);
+  Work work = comm.reduce(input.in(), output.out(), {input.count}, input.dtype, parse_op(op), root,
+                          call_options(timeout, deterministic));
+  return complete(PyWork(std::move(work), is_root ? output.object : py::none(),
+                         {input.object, output.object}),
+                  async_op);
+}
+
+py::object all_gather(Communicator& comm, const py::object& x, const py::object& out, bool async_op,
+                      std::optional<double> timeout) {
+  const Array input = view(x, "all_gather: x", false);
+  const Array output = output_or_new(comm, "all_gather", out, grown(input, comm.size()), input);
+  require_count("all_gather", "out", output, input.count * comm.size());
+  return finish(comm.all_gather(input.in(), output.out(), {input.count}, input.dtype,
+                                call_options(timeout)),
+                output, {input.object, output.object}, async_op);
+}
+
+py::object reduce_scatter(Communicator& comm, const py::object& x, const std::string& op,
+                          const py::object& out, bool async_op, std::optional<double> timeout,
+                          bool deterministic) {
+  const Array input = view(x, "reduce_scatter: x", false);
+  const std::int64_t count = block_count("reduce_scatter", input, comm.size());
+  const Array output = output_or_new(comm, "reduce_scatter", out, shrunk(input, comm.size()), input);
+  require_count("reduce_scatter", "out", output, count);
+  return finish(comm.reduce_scatter(input.in(), output.out(), {count}, input.dtype, parse_op(op),
+                                    call_options(timeout, deterministic)),
+                output, {input.object, output.object}, async_op);
+}
+
+py::object all_to_all(Communicator& comm, const py::object& x, const py::object& out, bool async_op,
+                      std::optional<double> timeout) {
+  const Array input = view(x, "all_to_all: x", false);
+  const std::int64_t count = block_count("all_to_all", input, comm.size());
+  const Array output = output_or_new(comm, "all_to_all", out, shape_of(input), input);
+  require_count("all_to_all", "out", output, input.count);
+  return finish(
+      comm.all_to_all(input.in(), output.out(), {count}, input.dtype, call_options(timeout)),
+      output, {input.object, output.object}, async_op);
+}
+
+py::object gather(Communicator& comm, const py::object& x, Rank root, const py::object& out,
+                  bool async_op, std::optional<double> timeout) {
+  const Array input = view(x, "gather: x", false);
+  Work work;
+  py::object result = py::none();
+  if (comm.rank() == root) {
+    const Array output = output_or_new(comm, "gather", out, grown(input, comm.size()), input);
+    require_count("gather", "out", output, input.count * comm.size());
+    result = output.object;
+    work = comm.gather(input.in(), output.out(), {input.count}, input.dtype, root,
+                       call_options(timeout));
+  } else {
+    work = comm.gather(input.in(), {}, {input.count}, input.dtype, root, call_options(timeout));
+  }
+  return complete(PyWork(std::move(work), result, {input.object, result}), async_op);
+}
+
+py::object scatter(Communicator& comm, const py::object& x, Rank root, const py::object& out,
+                   bool async_op, std::optional<double> timeout) {
+  if (comm.rank() != root) {
+    if (out.is_none()) {
+      invalid("scatter: ranks other than root need out=, an array of the block they receive");
+    }
+    const Array output = view(out, "scatter: out", true);
+    return finish(comm.scatter({}, output.out(), {output.count}, output.dtype, root,
+                               call_options(timeout)),
+                  output, {output.object}, async_op);
+  }
+  if (x.is_none()) invalid("scatter: root needs x, an array of one block per rank");
+  const Array input = view(x, "scatter: x", false);
+  const std::int64_t count = block_count("scatter", input, comm.size());
+  const Array output = output_or_new(comm, "scatter", out, shrunk(input, comm.size()), input);
+  require_count("scatter", "out", output, count);
+  return finish(comm.scatter(input.in(), output.out(), {count}, input.dtype, root,
+                             call_options(timeout)),
+                output, {input.object, output.object}, async_op);
+}
+
+Message send_message(const Array& array, Rank to, std::int64_t tag) {
+  Message message;
+  message.peer = to;
+  message.tag = tag;
+  message.source = array.in();
+  message.dtype = array.dtype;
+  message.sends = true;
+  return message;
+}
+
+Message recv_message(const Array& array, Rank from, std::int64_t tag) {
+  Message message;
+  message.peer = from;
+  message.tag = tag;
+  message.target = array.out();
+  message.dtype = array.dtype;
+  message.sends = false;
+  return message;
+}
+
+py::object transfer(Communicator& comm, const Message& message, const Array& array, bool async_op,
+                    std::optional<double> timeout) {
+  std::vector<Work> works = comm.batch({&message, 1}, call_options(timeout));
+  return finish(std::move(works[0]), array, {array.object}, async_op);
+}
+
+py::object send(Communicator& comm, const py::object& x, Rank to, std::int64_t tag, bool async_op,
+                std::optional<double> timeout) {
+  const Array array = view(x, "send: x", false);
+  return transfer(comm, send_message(array, to, tag), array, async_op, timeout);
+}
+
+py::object recv(Communicator& comm, const py::object& out, Rank from, std::int64_t tag,
+                bool async_op, std::optional<double> timeout) {
+  const Array array = view(out, "recv: out", true);
+  return transfer(comm, recv_message(array, from, tag), array, async_op, timeout);
+}
+
+/// Items are ("send" | "recv", array, peer, tag).
+py::list batch(Communicator& comm, const py::iterable& items, bool async_op,
+               std::optional<double> timeout) {
+  std::vector<Array> arrays;
+  std::vector<Message> messages;
+  for (const py::handle item : items) {
+    const auto parts = py::cast<py::tuple>(item);
+    if (parts.size() != 4) invalid("batch: items are (\"send\" or \"recv\", array, peer, tag)");
+    const auto kind = parts[0].cast<std::string>();
+    if (kind != "send" && kind != "recv") invalid("batch: \"" + kind + "\" is neither send nor recv");
+    const bool sends = kind == "send";
+    arrays.push_back(view(parts[1], "batch: " + kind, !sends));
+    const auto peer = parts[2].cast<Rank>();
+    const auto tag = parts[3].cast<std::int64_t>();
+    messages.push_back(sends ? send_message(arrays.back(), peer, tag)
+                             : recv_message(arrays.back(), peer, tag));
+  }
+  std::vector<Work> works = comm.batch(messages, call_options(timeout));
+  py::list results;
+  for (std::size_t i = 0; i < works.size(); ++i) {
+    results.append(py::cast(
+        PyWork(std::move(works[i]), arrays[i].object, {arrays[i].object})));
+  }
+  if (async_op) return results;
+  py::list waited;
+  for (const py::handle work : results) waited.append(work.attr("wait")());
+  return waited;
+}
+
+py::array empty_array(Communicator& comm, const py::object& shape, const py::object& dtype) {
+  Shape extents;
+  if (py::isinstance<py::int_>(shape)) {
+    extents.push_back(shape.cast<py::ssize_t>());
+  } else {
+    extents = shape.cast<Shape>();
+  }
+  return empty(comm, extents, py::dtype::from_args(dtype)).array;
+}
+
+py::dict pool(const Communicator& comm) {
+  const PoolStatistics use = comm.pool();
+  py::dict result;
+  result["used_bytes"] = use.used.value;
+  result["committed_bytes"] = use.committed.value;
+  result["peak_bytes"] = use.peak.value;
+  result["limit_bytes"] = use.limit.value;
+  result["blocks"] = use.blocks;
+  return result;
+}
+
+std::string explain(const Communicator& comm, const std::string& collective, std::int64_t count,
+                    const py::object& dtype, bool deterministic) {
+  for (int i = 0; i < kCollectives; ++i) {
+    if (name_of(static_cast<Collective>(i)) != collective) continue;
+    for (int d = 0; d < kDataTypes; ++d) {
+      if (name_of(static_cast<DataType>(d)) != py::str(dtype).cast<std::string>()) continue;
+      return comm.explain(static_cast<Collective>(i), {count}, static_cast<DataType>(d),
+                          deterministic);
+    }
+    invalid("explain: dtype \"" + py::str(dtype).cast<std::string>() + "\" is not known");
+  }
+  invalid("explain: collective \"" + collective + "\" is not known");
+}
+
+Communicator init(Rank rank, Rank size, const std::string& store, const std::string& secret,
+                  double timeout, double init_timeout, std::int64_t pool_bytes,
+                  bool progress_thread, const std::string& ucx_directory) {
+  Options options;
+  options.rank = rank;
+  options.size = size;
+  options.store = store;
+  options.secret = secret;
+  options.timeout_ms = static_cast<std::int64_t>(timeout * 1000);
+  options.init_timeout_ms = static_cast<std::int64_t>(init_timeout * 1000);
+  options.pool_bytes = pool_bytes;
+  options.progress_thread = progress_thread;
+  options.ucx_directory = ucx_directory;
+  if (options.timeout_ms <= 0 || options.init_timeout_ms <= 0) {
+    invalid("init: timeout and init_timeout are in seconds and must be positive");
+  }
+  return Communicator::init(options);
+}
+
+}  // namespace
+
+void register_communicator(py::module_& module) {
+  using py::arg;
+  const auto none = py::none();
+  const auto released = py::call_guard<py::gil_scoped_release>();
+  module.def("init", &init, released, arg("rank"), arg("size"), arg("store"), arg("secret"),
+             arg("timeout"), arg("init_timeout"), arg("pool_bytes"), arg("progress_thread"),
+             arg("ucx_directory"));
+  py::class_<Communicator>(module, "Communicator")
+      .def_property_readonly("rank", &Communicator::rank)
+      .def_property_readonly("size", &Communicator::size)
+      .def_property_readonly("nodes", &Communicator::nodes)
+      .def_property_readonly("id", &Communicator::id)
+      .def_property_readonly("job", &Communicator::job)
+      .def("barrier", &barrier, arg("async_op") = false, arg("timeout") = none)
+      .def("all_reduce", &all_reduce, arg("x"), arg("op") = "sum", arg("out") = none,
+           arg("async_op") = false, arg("timeout") = none, arg("deterministic") = false)
+      .def("broadcast", &broadcast, arg("x"), arg("root") = 0, arg("out") = none,
+           arg("async_op") = false, arg("timeout") = none)
+      .def("reduce", &reduce, arg("x"), arg("root") = 0, arg("op") = "sum", arg("out") = none,
+           arg("async_op") = false, arg("timeout") = none, arg("deterministic") = false)
+      .def("all_gather", &all_gather, arg("x"), arg("out") = none, arg("async_op") = false,
+           arg("timeout") = none)
+      .def("reduce_scatter", &reduce_scatter, arg("x"), arg("op") = "sum", arg("out") = none,
+           arg("async_op") = false, arg("timeout") = none, arg("deterministic") = false)
+      .def("all_to_all", &all_to_all, arg("x"), arg("out") = none, arg("async_op") = false,
+           arg("timeout") = none)
+      .def("gather", &gather, arg("x"), arg("root") = 0, arg("out") = none,
+           arg("async_op") = false, arg("timeout") = none)
+      .def("scatter", &scatter, arg("x"), arg("root") = 0, arg("out") = none,
+           arg("async_op") = false, arg("timeout") = none)
+      .def("send", &send, arg("x"), arg("to"), arg("tag") = 0, arg("async_op") = false,
+           arg("timeout") = none)
+      .def("recv", &recv, arg("out"), arg("source"), arg("tag") = 0, arg("async_op") = false,
+           arg("timeout") = none)
+      .def("batch", &batch, arg("items"), arg("async_op") = false, arg("timeout") = none)
+      .def("empty", &empty_array, arg("shape"), arg("dtype") = "float32")
+      .def("pool", &pool)
+      .def("in_pool",
+           [](const Communicator& comm, const py::object& x) {
+             const Array array = view(x, "in_pool: x", false);
+             return comm.in_pool(array.data, array.bytes());
+           },
+           arg("x"))
+      .def("explain", &explain, arg("collective"), arg("count"), arg("dtype") = "float32",
+           arg("deterministic") = false)
+      .def("split",
+           [](Communicator& comm, int color, int key) -> std::optional<Communicator> {
+             Communicator part = comm.split(color, key);
+             if (!part) return std::nullopt;
+             return part;
+           },
+           released, arg("color"), arg("key") = 0)
+      .def("abort", &Communicator::abort, released, arg("reason") = "")
+      .def("finalize", &Communicator::finalize, released);
+}
+
+}  // namespace shoal::python

@@ -1,0 +1,104 @@
+#include <cstddef>
+#include <string>
+
+#include "core/probes.h"
+#include "memory/host_room.h"
+#include "python/module.h"
+#include "reduce/reduce.h"
+#include "shoal/abi/progress_page.h"
+#include "transport/ucx/loader.h"
+
+namespace shoal::python {
+
+namespace {
+
+py::dict ucx_info(const std::string& directory) {
+  const auto& found = transport::ucx::find_ucx({directory, {}});
+  py::dict ucx;
+  ucx["found"] = !found.path.empty();
+  ucx["path"] = found.path;
+  ucx["version"] = found.version;
+  py::list transports;
+  for (const std::string& name : found.transports) transports.append(name);
+  ucx["transports"] = transports;
+  ucx["verbs"] = found.verbs;
+  ucx["reason"] = found.reason;
+  return ucx;
+}
+
+std::string sanitizers() {
+  std::string names;
+#if defined(__SANITIZE_ADDRESS__)
+  names += "address";
+#endif
+#if defined(__SANITIZE_THREAD__)
+  names += "thread";
+#endif
+  return names;
+}
+
+py::dict info(const std::string& ucx_directory) {
+  const memory::HugePages huge = memory::huge_pages();
+  py::dict result;
+  result["version"] = SHOAL_VERSION;
+  result["compiler"] = std::string("g++ ") + __VERSION__;
+  result["sanitizers"] = sanitizers();
+  result["isa"] = reduce::instruction_set();
+  result["probes"] = probes_available();
+  result["huge_pages"] = huge.advice;
+  result["huge_pages_granted"] = huge.granted;
+  result["ucx"] = ucx_info(ucx_directory);
+  return result;
+}
+
+/// Sizes and offsets of the progress page, for readers in other languages to check themselves by.
+py::dict abi_layout() {
+  py::dict layout;
+#define SHOAL_SIZE(type) layout[#type] = sizeof(abi::type)
+#define SHOAL_OFFSET(type, member) layout[#type "." #member] = offsetof(abi::type, member)
+  SHOAL_SIZE(ArenaHeader);
+  SHOAL_OFFSET(ArenaHeader, magic);
+  SHOAL_OFFSET(ArenaHeader, version);
+  SHOAL_OFFSET(ArenaHeader, ranks);
+  SHOAL_OFFSET(ArenaHeader, slice_bytes);
+  SHOAL_OFFSET(ArenaHeader, job);
+  SHOAL_SIZE(OperationRecord);
+  SHOAL_OFFSET(OperationRecord, sequence);
+  SHOAL_OFFSET(OperationRecord, communicator);
+  SHOAL_OFFSET(OperationRecord, state);
+  SHOAL_OFFSET(OperationRecord, collective);
+  SHOAL_OFFSET(OperationRecord, algorithm);
+  SHOAL_OFFSET(OperationRecord, dtype);
+  SHOAL_OFFSET(OperationRecord, op);
+  SHOAL_OFFSET(OperationRecord, count);
+  SHOAL_OFFSET(OperationRecord, begin_ns);
+  SHOAL_OFFSET(OperationRecord, step);
+  SHOAL_OFFSET(OperationRecord, awaited_peer);
+  SHOAL_SIZE(ProgressPage);
+  SHOAL_OFFSET(ProgressPage, version);
+  SHOAL_OFFSET(ProgressPage, pid);
+  SHOAL_OFFSET(ProgressPage, rank);
+  SHOAL_OFFSET(ProgressPage, ranks);
+  SHOAL_OFFSET(ProgressPage, local_rank);
+  SHOAL_OFFSET(ProgressPage, host);
+  SHOAL_OFFSET(ProgressPage, heartbeat_ns);
+  SHOAL_OFFSET(ProgressPage, thread_id);
+  SHOAL_OFFSET(ProgressPage, posted);
+  SHOAL_OFFSET(ProgressPage, completed);
+  SHOAL_OFFSET(ProgressPage, failed);
+  SHOAL_OFFSET(ProgressPage, operations);
+#undef SHOAL_SIZE
+#undef SHOAL_OFFSET
+  layout["page_offset"] = abi::kProgressPageOffset;
+  layout["page_operations"] = abi::kPageOperations;
+  return layout;
+}
+
+}  // namespace
+
+void register_info(py::module_& module) {
+  module.def("info", &info, py::arg("ucx_directory") = "");
+  module.def("abi_layout", &abi_layout);
+}
+
+}  // namespace shoal::python

@@ -1,0 +1,12 @@
+#include "python/module.h"
+
+PYBIND11_MODULE(_core, module) {
+  using namespace shoal::python;  // NOLINT(google-build-using-namespace): the module's own
+  module.doc() = "shoal's C++ core; use it through the package `shoal`";
+  register_errors(module);
+  register_work(module);
+  register_communicator(module);
+  register_store(module);
+  register_schedules(module);
+  register_info(module);
+}

@@ -1,0 +1,18 @@
+/// Bindings are glue: no logic. One register_x() per class; the GIL is released around what waits.
+#pragma once
+
+#include <pybind11/numpy.h>
+#include <pybind11/pybind11.h>
+
+namespace shoal::python {
+
+namespace py = pybind11;
+
+void register_errors(py::module_& module);
+void register_communicator(py::module_& module);
+void register_work(py::module_& module);
+void register_store(py::module_& module);
+void register_schedules(py::module_& module);
+void register_info(py::module_& module);
+
+}  // namespace shoal::python

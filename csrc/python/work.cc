@@ -1,0 +1,67 @@
+#include "python/work.h"
+
+#include "core/clock.h"
+#include "python/errors.h"
+
+namespace shoal::python {
+
+namespace {
+
+/// Looks for signals (Ctrl-C) every 50 ms of waiting; taking the GIL more often would disturb others.
+class SignalCheck {
+ public:
+  void operator()() {
+    const std::int64_t now = now_ns();
+    if (now < next_ns_) return;
+    next_ns_ = now + 50 * kNsPerMs;
+    const py::gil_scoped_acquire gil;
+    if (PyErr_CheckSignals() != 0) throw py::error_already_set();
+  }
+
+ private:
+  std::int64_t next_ns_ = now_ns() + 50 * kNsPerMs;
+};
+
+}  // namespace
+
+PyWork::~PyWork() {
+  const py::gil_scoped_release release;  // may wait for the operation's end
+  work_ = Work();
+}
+
+py::object PyWork::wait() {
+  {
+    const py::gil_scoped_release release;
+    SignalCheck check;
+    work_.wait([&check] { check(); });
+  }
+  held_.clear();
+  return result_;
+}
+
+bool PyWork::test() {
+  const py::gil_scoped_release release;
+  return work_.test();
+}
+
+py::object PyWork::exception() {
+  if (!test() || work_.code() == ErrorCode::kOk) return py::none();
+  return make_exception(work_.code(), work_.message());
+}
+
+py::object complete(PyWork work, bool async_op) {
+  if (!async_op) return work.wait();
+  return py::cast(std::move(work));
+}
+
+void register_work(py::module_& module) {
+  py::class_<PyWork>(module, "Work", "An operation under way. Awaitable.")
+      .def("wait", &PyWork::wait,
+           "Blocks until the operation is done and returns its result; raises its error. The GIL is\n"
+           "released; Ctrl-C aborts the communicator and raises KeyboardInterrupt.")
+      .def("test", &PyWork::test, "True when done, also by an error. Never blocks.")
+      .def("exception", &PyWork::exception,
+           "The error the operation ended with, or None (also while it is under way).");
+}
+
+}  // namespace shoal::python

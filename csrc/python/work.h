@@ -1,0 +1,33 @@
+#pragma once
+
+#include <vector>
+
+#include "python/module.h"
+#include "shoal/communicator.h"
+
+namespace shoal::python {
+
+/// A Work with the arrays it reads and writes: they live as long as it is not done.
+class PyWork {
+ public:
+  PyWork(Work work, py::object result, std::vector<py::object> held)
+      : work_(std::move(work)), result_(std::move(result)), held_(std::move(held)) {}
+  PyWork(PyWork&&) noexcept = default;
+  PyWork& operator=(PyWork&&) noexcept = default;
+  ~PyWork();
+
+  /// Returns the result. GIL is released while waiting; signals are handled.
+  py::object wait();
+  bool test();
+  py::object exception();
+
+ private:
+  Work work_;
+  py::object result_;
+  std::vector<py::object> held_;
+};
+
+/// Waits here and now, or hands out the Work.
+py::object complete(PyWork work, bool async_op);
+
+}  // namespace shoal::python

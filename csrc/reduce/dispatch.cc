@@ -1,0 +1,81 @@
+#include <array>
+
+#include "core/assert.h"
+#include "reduce/kernel_table.h"
+#include "reduce/reduce.h"
+
+namespace shoal::reduce {
+
+// One line for each copy of kernels.cc that CMakeLists.txt compiles.
+#if defined(__x86_64__)
+namespace v2 {
+extern const KernelTable kTable;
+}
+namespace v3 {
+extern const KernelTable kTable;
+}
+namespace v4 {
+extern const KernelTable kTable;
+}
+#else
+namespace plain {
+extern const KernelTable kTable;
+}
+#endif
+
+namespace {
+
+constexpr int kMaxTables = 3;
+
+struct Supported {
+  std::array<const KernelTable*, kMaxTables> tables{};
+  std::size_t count = 0;
+
+  Supported() noexcept {
+#if defined(__x86_64__)
+    // Spelled out: the builtin wants a literal. It asks the operating system too (XSAVE).
+    add(true, v2::kTable);  // the oldest processor shoal runs on
+    add(__builtin_cpu_supports("x86-64-v3"), v3::kTable);
+    add(__builtin_cpu_supports("x86-64-v4"), v4::kTable);
+#else
+    add(true, plain::kTable);
+#endif
+  }
+
+  void add(bool supported, const KernelTable& table) noexcept {
+    if (supported) tables[count++] = &table;
+  }
+};
+
+const KernelTable& best() noexcept {
+  static const KernelTable& table = *supported_tables().back();
+  return table;
+}
+
+constexpr int kernel_of(ReduceOp op) noexcept {
+  return static_cast<int>(op == ReduceOp::kAvg ? ReduceOp::kSum : op);
+}
+
+}  // namespace
+
+std::span<const KernelTable* const> supported_tables() noexcept {
+  static const Supported supported;
+  return {supported.tables.data(), supported.count};
+}
+
+const char* instruction_set() noexcept { return best().instruction_set; }
+
+void fold(DataType dtype, ReduceOp op, void* dst, std::span<const void* const> sources,
+          std::int64_t count, double scale) noexcept {
+  SHOAL_ASSERT(!sources.empty() && count >= 0);
+  SHOAL_ASSERT(scale == 1.0 || !is_integer(dtype));
+  best().fold[static_cast<int>(dtype)][kernel_of(op)](
+      dst, sources.data(), static_cast<std::int64_t>(sources.size()), count, scale);
+}
+
+void scale(DataType dtype, void* dst, std::int64_t count, double scale) noexcept {
+  const void* const sources[] = {dst};
+  fold(dtype, ReduceOp::kSum, dst, sources, count, scale);
+}
+
+}  // namespace shoal::reduce

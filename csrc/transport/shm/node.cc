@@ -1,0 +1,107 @@
+/// Sleeping without lost wake-ups is Dekker's pattern, each side a store and then a load:
+///
+///   the waker    stores what is awaited    | fence |   loads `sleepers`
+///   the sleeper  raises `sleepers`         | fence |   looks at what is awaited
+///
+/// With both fences at least one of them sees the other's store: the waker sees a sleeper and makes
+/// the system call, or the sleeper sees what it awaits and does not sleep. Between looking and
+/// sleeping, futex compares `rings` with the value read first.
+#include "transport/shm/node.h"
+
+#include <errno.h>
+#include <linux/futex.h>
+#include <sys/syscall.h>
+#include <time.h>
+#include <unistd.h>
+
+#include <limits>
+
+#include "core/assert.h"
+
+namespace shoal::transport::shm {
+namespace {
+
+/// Each side's fence. Thread sanitizer does not know fences; for it, looking at `sleepers` is a
+/// read-modify-write, which orders the two sides as well but moves the cache line to every waker.
+#if defined(__SANITIZE_THREAD__)
+void fence() noexcept {}
+bool has_sleepers(Doorbell& doorbell) noexcept {
+  // seq_cst: pairs with the fetch_add in prepare_sleep()
+  return doorbell.sleepers.fetch_add(0, std::memory_order_seq_cst) != 0;
+}
+#else
+void fence() noexcept { std::atomic_thread_fence(std::memory_order_seq_cst); }
+bool has_sleepers(Doorbell& doorbell) noexcept {
+  // relaxed: ordered by fence(), which pairs with the one in prepare_sleep()
+  return doorbell.sleepers.load(std::memory_order_relaxed) != 0;
+}
+#endif
+
+/// Not PRIVATE: waker and sleeper are different processes with different mappings.
+void futex_wake_all(std::atomic<std::uint32_t>& word) noexcept {
+  ::syscall(SYS_futex, &word, FUTEX_WAKE, std::numeric_limits<int>::max(), nullptr, nullptr, 0);
+}
+
+void futex_wait(std::atomic<std::uint32_t>& word, std::uint32_t seen,
+                std::int64_t timeout_ns) noexcept {
+  constexpr std::int64_t kNsPerSecond = 1'000'000'000;
+  const timespec timeout{static_cast<time_t>(timeout_ns / kNsPerSecond),
+                         static_cast<long>(timeout_ns % kNsPerSecond)};
+  ::syscall(SYS_futex, &word, FUTEX_WAIT, seen, &timeout, nullptr, 0);
+}
+
+}  // namespace
+
+Node::Node(memory::Arena& arena, int self) noexcept : arena_(&arena), self_(self) {
+  SHOAL_ASSERT(ranks() <= kMaxLocalRanks && self >= 0 && self < ranks());
+}
+
+Status Node::commit_header() noexcept {
+  return arena_->commit(arena_->slice_begin(self_), header_bytes_used(ranks()));
+}
+
+void Node::wake_sleepers(Doorbell& doorbell) noexcept {
+  // release: pairs with the acquire in prepare_sleep()
+  doorbell.rings.fetch_add(1, std::memory_order_release);
+  futex_wake_all(doorbell.rings);
+}
+
+void Node::ring(int local_rank) noexcept {
+  Doorbell& doorbell = Header(*arena_, local_rank).doorbell();
+  fence();
+  if (has_sleepers(doorbell)) wake_sleepers(doorbell);
+}
+
+void Node::ring_every() noexcept {
+  fence();
+  for (int rank = 0; rank < ranks(); ++rank) {
+    Doorbell& doorbell = Header(*arena_, rank).doorbell();
+    if (rank != self_ && has_sleepers(doorbell)) wake_sleepers(doorbell);
+  }
+}
+
+std::uint32_t Node::prepare_sleep() noexcept {
+  Doorbell& doorbell = Header(*arena_, self_).doorbell();
+  // acquire: pairs with the release in wake_sleepers(). Before `sleepers` rises, so that no ring
+  // can come between.
+  const std::uint32_t token = doorbell.rings.load(std::memory_order_acquire);
+  doorbell.sleepers.fetch_add(1, std::memory_order_seq_cst);
+  fence();
+  return token;
+}
+
+void Node::sleep(std::uint32_t token, std::int64_t timeout_ns) noexcept {
+  if (timeout_ns > 0) futex_wait(Header(*arena_, self_).doorbell().rings, token, timeout_ns);
+  cancel_sleep();
+}
+
+void Node::cancel_sleep() noexcept {
+  // relaxed: a waker that still sees a sleeper makes one system call too many
+  Header(*arena_, self_).doorbell().sleepers.fetch_sub(1, std::memory_order_relaxed);
+}
+
+abi::ProgressPage& Node::page(int local_rank) const noexcept {
+  return Header(*arena_, local_rank).page();
+}
+
+}  // namespace shoal::transport::shm

@@ -1,0 +1,447 @@
+#include "transport/ucx/ucx_transport.h"
+
+#include <cstdio>
+#include <cstring>
+#include <deque>
+#include <exception>
+#include <memory>
+#include <utility>
+
+#include "core/assert.h"
+#include "core/clock.h"
+#include "core/log.h"
+#include "transport/ucx/context.h"
+#include "transport/ucx/wire_tag.h"
+
+namespace shoal::transport::ucx {
+namespace {
+
+constexpr int kProgressBurst = 16;          // events handled in one progress(), so that it returns
+constexpr int kCancelProgress = 64;         // rounds in which an asked-for cancel normally ends
+constexpr std::int64_t kFlushMs = 1000;     // for what was sent just before the transport is closed
+constexpr std::int64_t kRegisterBytes = 8 << 10;  // below, UCX copies: a registration gains nothing
+
+/// How operations end when there is no worker any more (kTransport).
+constexpr ucs_status_t kRetired = UCS_ERR_NO_DEVICE;
+
+class Module;
+
+/// One operation in flight: UCX's callbacks get this. Pooled, at a stable address.
+struct Slot {
+  Module* owner = nullptr;
+  Operation* operation = nullptr;  ///< nullptr: free
+  int peer = -1;
+  bool receives = false;
+  Slot* next_free = nullptr;
+};
+
+struct Peer {
+  Module* owner = nullptr;
+  std::vector<std::byte> address;
+  ucp_ep_h endpoint = nullptr;
+  bool failed = false;
+  bool cut_off = false;  ///< the failure has been dealt with
+};
+
+bool says_peer_failed(ucs_status_t status) noexcept {
+  switch (status) {
+    case UCS_ERR_CONNECTION_RESET:
+    case UCS_ERR_ENDPOINT_TIMEOUT:
+    case UCS_ERR_NOT_CONNECTED:
+    case UCS_ERR_REJECTED:
+    case UCS_ERR_UNREACHABLE:
+    case UCS_ERR_IO_ERROR: return true;
+    default: return false;
+  }
+}
+
+class Module final : public UcxTransport {
+ public:
+  /// Empty: `error` says why.
+  static std::unique_ptr<Module> open(const UcxOptions& options, std::string& error);
+  Module(const UcxOptions& options, Context context);
+  ~Module() override;
+
+  [[nodiscard]] const std::vector<std::byte>& address() const noexcept override { return address_; }
+  void set_peer_address(int peer, std::span<const std::byte> address) override;
+  [[nodiscard]] bool peer_failed(int peer) const noexcept override {
+    return peers_[static_cast<std::size_t>(peer)].failed;
+  }
+
+  bool send(int peer, Match match, const void* data, std::int64_t bytes,
+            Operation& operation) noexcept override;
+  bool receive(int peer, Match match, void* data, std::int64_t capacity,
+               Operation& operation) noexcept override;
+  bool progress() noexcept override;
+  void cancel(Operation& operation) noexcept override;
+  int arm() noexcept override;
+  [[nodiscard]] std::string describe() const override;
+
+  Result<void*> register_memory(void* base, std::int64_t bytes) noexcept override;
+  void deregister_memory(void* handle) noexcept override;
+
+ private:
+  bool open_worker(std::string& error);
+  Peer& peer_at(int peer) noexcept { return peers_[static_cast<std::size_t>(peer)]; }
+  ucs_status_t connect(Peer& peer) noexcept;
+
+  Slot& take_slot(int peer, bool receives, Operation& operation) noexcept;
+  void finish(Slot& slot, ucs_status_t status) noexcept;
+  Status status_for(const Slot& slot, ucs_status_t status) noexcept;
+  ucp_request_param_t parameters(Slot& slot, const void* data, std::int64_t bytes) noexcept;
+  void started(Slot& slot, ucs_status_ptr_t request) noexcept;
+
+  bool progress_until_done(const Operation& operation, int rounds) noexcept;
+  bool progress_until_done(const Operation& operation, Deadline deadline) noexcept;
+  void close(Peer& peer) noexcept;
+  void cut_off(Peer& peer) noexcept;
+  bool cut_off_failed() noexcept;
+  void flush() noexcept;
+  void retire() noexcept;
+
+  static void on_sent(void* request, ucs_status_t status, void* slot) noexcept;
+  static void on_received(void* request, ucs_status_t status, const ucp_tag_recv_info_t* info,
+                          void* slot) noexcept;
+  static void on_error(void* peer, ucp_ep_h endpoint, ucs_status_t status) noexcept;
+  static void on_closed(void* request, ucs_status_t status, void* unused) noexcept;
+
+  UcxOptions options_;
+  Context context_;
+  ucp_worker_h worker_ = nullptr;  ///< nullptr: retired
+  int event_fd_ = -1;
+  std::vector<std::byte> address_;
+  std::vector<Peer> peers_;
+  std::deque<Slot> slots_;  ///< grows to the most operations that were ever in flight
+  Slot* free_slots_ = nullptr;
+  bool failure_noticed_ = false;
+  const Operation* cancelling_ = nullptr;
+};
+
+Module::Module(const UcxOptions& options, Context context)
+    : options_(options),
+      context_(std::move(context)),
+      peers_(static_cast<std::size_t>(options.peers)) {
+  for (Peer& peer : peers_) peer.owner = this;
+}
+
+std::unique_ptr<Module> Module::open(const UcxOptions& options, std::string& error) {
+  if (options.peers < 1 || options.peers > kMaxPeers || options.self < 0 ||
+      options.self >= options.peers) {
+    error = "ucx: self " + std::to_string(options.self) + " of " + std::to_string(options.peers) +
+            " peers; at most " + std::to_string(kMaxPeers) + " are possible";
+    return nullptr;
+  }
+  Context context = open_context(options, error);
+  if (!context) return nullptr;
+  auto module = std::make_unique<Module>(options, std::move(context));
+  if (!module->open_worker(error)) return nullptr;
+  return module;
+}
+
+bool Module::open_worker(std::string& error) {
+  const auto failed = [&](const char* what, ucs_status_t status) {
+    if (status != UCS_OK) error = std::string("ucx: ") + what + ": " + ucs_status_string(status);
+    return status != UCS_OK;
+  };
+  ucp_worker_params_t params{};
+  params.field_mask = UCP_WORKER_PARAM_FIELD_THREAD_MODE;
+  params.thread_mode = UCS_THREAD_MODE_SERIALIZED;  // any thread, one at a time
+  if (failed("ucp_worker_create", ucp_worker_create(context_.get(), &params, &worker_))) return false;
+  if (failed("ucp_worker_get_efd", ucp_worker_get_efd(worker_, &event_fd_))) return false;
+  ucp_address_t* bytes = nullptr;
+  std::size_t length = 0;
+  if (failed("ucp_worker_get_address", ucp_worker_get_address(worker_, &bytes, &length))) return false;
+  const auto* begin = reinterpret_cast<const std::byte*>(bytes);
+  address_.assign(begin, begin + length);
+  ucp_worker_release_address(worker_, bytes);
+  return true;
+}
+
+Module::~Module() {
+  if (worker_ == nullptr) return;
+  flush();
+  retire();
+}
+
+void Module::set_peer_address(int peer, std::span<const std::byte> address) {
+  SHOAL_ASSERT(peer >= 0 && peer < options_.peers);
+  SHOAL_ASSERT(peer_at(peer).endpoint == nullptr);
+  peer_at(peer).address.assign(address.begin(), address.end());
+}
+
+ucs_status_t Module::connect(Peer& peer) noexcept {
+  if (peer.endpoint != nullptr) return UCS_OK;
+  SHOAL_ASSERT(!peer.address.empty());  // set_peer_address() comes first
+  ucp_ep_params_t params{};
+  params.field_mask = UCP_EP_PARAM_FIELD_REMOTE_ADDRESS | UCP_EP_PARAM_FIELD_ERR_HANDLING_MODE |
+                      UCP_EP_PARAM_FIELD_ERR_HANDLER;
+  params.address = reinterpret_cast<const ucp_address_t*>(peer.address.data());
+  params.err_mode = UCP_ERR_HANDLING_MODE_PEER;
+  params.err_handler = {.cb = on_error, .arg = &peer};
+  const ucs_status_t status = ucp_ep_create(worker_, &params, &peer.endpoint);
+  if (status != UCS_OK) peer.endpoint = nullptr;
+  return status;
+}
+
+// --- operations -----------------------------------------------------------------------------------
+
+Slot& Module::take_slot(int peer, bool receives, Operation& operation) noexcept {
+  if (free_slots_ == nullptr) free_slots_ = &slots_.emplace_back();
+  Slot& slot = *std::exchange(free_slots_, free_slots_->next_free);
+  slot = {this, &operation, peer, receives, nullptr};
+  operation.state = Operation::State::kActive;
+  operation.status = kOkStatus;
+  operation.bytes = 0;
+  operation.request = nullptr;
+  operation.request_id = reinterpret_cast<std::uint64_t>(&slot);
+  return slot;
+}
+
+Status Module::status_for(const Slot& slot, ucs_status_t status) noexcept {
+  if (status == UCS_OK) return kOkStatus;
+  if (status == UCS_ERR_MESSAGE_TRUNCATED) return {ErrorCode::kMismatch, slot.peer, status};
+  if (status == UCS_ERR_NO_MEMORY) return {ErrorCode::kOutOfMemory, slot.peer, status};
+  if (slot.operation == cancelling_) return {ErrorCode::kAborted, -1, 0};
+  if (peer_at(slot.peer).failed || says_peer_failed(status)) {
+    return {ErrorCode::kPeerFailed, slot.peer, status};
+  }
+  if (status == UCS_ERR_CANCELED) return {ErrorCode::kAborted, -1, 0};
+  return {ErrorCode::kTransport, slot.peer, status};
+}
+
+void Module::finish(Slot& slot, ucs_status_t status) noexcept {
+  const Status outcome = status_for(slot, status);
+  Operation& operation = *std::exchange(slot.operation, nullptr);
+  operation.status = outcome;
+  operation.request = nullptr;
+  operation.state = Operation::State::kDone;
+  slot.next_free = std::exchange(free_slots_, &slot);
+}
+
+ucp_request_param_t Module::parameters(Slot& slot, const void* data, std::int64_t bytes) noexcept {
+  ucp_request_param_t param{};
+  param.op_attr_mask = UCP_OP_ATTR_FIELD_CALLBACK | UCP_OP_ATTR_FIELD_USER_DATA |
+                       UCP_OP_ATTR_FIELD_MEMORY_TYPE;
+  param.user_data = &slot;
+  param.memory_type = UCS_MEMORY_TYPE_HOST;
+  if (bytes < kRegisterBytes || !options_.registration) return param;
+  if (void* handle = options_.registration(data, bytes)) {
+    param.op_attr_mask |= UCP_OP_ATTR_FIELD_MEMH;
+    param.memh = static_cast<ucp_mem_h>(handle);
+  }
+  return param;
+}
+
+/// What UCX has answered: done (nullptr), an error, or a request whose callback will come.
+void Module::started(Slot& slot, ucs_status_ptr_t request) noexcept {
+  if (!UCS_PTR_IS_PTR(request)) return finish(slot, UCS_PTR_STATUS(request));
+  slot.operation->request = request;
+}
+
+bool Module::send(int peer, Match match, const void* data, std::int64_t bytes,
+                  Operation& operation) noexcept {
+  Slot& slot = take_slot(peer, false, operation);
+  if (worker_ == nullptr) return finish(slot, kRetired), true;
+  Peer& to = peer_at(peer);
+  if (to.failed) return finish(slot, UCS_ERR_CONNECTION_RESET), true;
+  const ucs_status_t connected = connect(to);
+  if (connected != UCS_OK) return finish(slot, connected), true;
+  ucp_request_param_t param = parameters(slot, data, bytes);
+  param.cb.send = on_sent;
+  started(slot, ucp_tag_send_nbx(to.endpoint, data, static_cast<std::size_t>(bytes),
+                                 wire_tag(options_.self, match), &param));
+  return true;
+}
+
+bool Module::receive(int peer, Match match, void* data, std::int64_t capacity,
+                     Operation& operation) noexcept {
+  Slot& slot = take_slot(peer, true, operation);
+  if (worker_ == nullptr) return finish(slot, kRetired), true;
+  ucp_tag_recv_info_t info{};
+  ucp_request_param_t param = parameters(slot, data, capacity);
+  param.op_attr_mask |= UCP_OP_ATTR_FIELD_RECV_INFO;
+  param.cb.recv = on_received;
+  param.recv_info.tag_info = &info;  // filled only if the message was there already
+  ucs_status_ptr_t request = ucp_tag_recv_nbx(worker_, data, static_cast<std::size_t>(capacity),
+                                              wire_tag(peer, match), kMatchedBits, &param);
+  if (!UCS_PTR_IS_PTR(request)) {
+    operation.bytes = static_cast<std::int64_t>(info.length);
+    operation.fingerprint = fingerprint_of(info.sender_tag);
+  }
+  started(slot, request);
+  // What a failed peer had sent may still be received; more will not come.
+  if (peer_at(peer).failed && !operation.done()) ucp_request_cancel(worker_, operation.request);
+  return true;
+}
+
+void Module::on_sent(void* request, ucs_status_t status, void* user_data) noexcept {
+  Slot& slot = *static_cast<Slot*>(user_data);
+  slot.owner->finish(slot, status);
+  ucp_request_free(request);
+}
+
+void Module::on_received(void* request, ucs_status_t status, const ucp_tag_recv_info_t* info,
+                         void* user_data) noexcept {
+  Slot& slot = *static_cast<Slot*>(user_data);
+  if (status == UCS_OK) {
+    slot.operation->bytes = static_cast<std::int64_t>(info->length);
+    slot.operation->fingerprint = fingerprint_of(info->sender_tag);
+  }
+  slot.owner->finish(slot, status);
+  ucp_request_free(request);
+}
+
+bool Module::progress() noexcept {
+  if (worker_ == nullptr) return false;
+  int moved = 0;
+  while (moved < kProgressBurst && ucp_worker_progress(worker_) != 0) ++moved;
+  return cut_off_failed() || moved > 0;
+}
+
+int Module::arm() noexcept {
+  if (worker_ == nullptr) return -2;
+  if (ucp_worker_arm(worker_) != UCS_OK) return -1;
+  // Some transports report an event that came before arming only to whoever progresses once more.
+  return progress() ? -1 : event_fd_;
+}
+
+// --- failures -------------------------------------------------------------------------------------
+
+/// Called from within ucp_worker_progress: only notes it, cut_off_failed() acts.
+void Module::on_error(void* arg, ucp_ep_h, ucs_status_t status) noexcept {
+  Peer& peer = *static_cast<Peer*>(arg);
+  Module& self = *peer.owner;
+  peer.failed = true;
+  self.failure_noticed_ = true;
+  log(LogLevel::kInfo, "ucx: endpoint to rank %d failed: %s",
+      static_cast<int>(&peer - self.peers_.data()), ucs_status_string(status));
+}
+
+void Module::on_closed(void* request, ucs_status_t, void*) noexcept { ucp_request_free(request); }
+
+/// The peer's sends end with an error; messages from it are not accepted any more.
+void Module::close(Peer& peer) noexcept {
+  if (peer.endpoint == nullptr) return;
+  ucp_request_param_t param{};
+  param.op_attr_mask = UCP_OP_ATTR_FIELD_FLAGS | UCP_OP_ATTR_FIELD_CALLBACK;
+  param.flags = UCP_EP_CLOSE_FLAG_FORCE;
+  param.cb.send = on_closed;
+  static_cast<void>(ucp_ep_close_nbx(std::exchange(peer.endpoint, nullptr), &param));
+}
+
+void Module::cut_off(Peer& peer) noexcept {
+  peer.failed = peer.cut_off = true;
+  const int number = static_cast<int>(&peer - peers_.data());
+  for (Slot& slot : slots_) {  // receives belong to no endpoint: closing it does not end them
+    if (slot.operation == nullptr || !slot.receives || slot.peer != number) continue;
+    ucp_request_cancel(worker_, slot.operation->request);
+  }
+  close(peer);
+}
+
+bool Module::cut_off_failed() noexcept {
+  if (!std::exchange(failure_noticed_, false)) return false;
+  for (Peer& peer : peers_) {
+    if (peer.failed && !peer.cut_off) cut_off(peer);
+  }
+  return true;
+}
+
+bool Module::progress_until_done(const Operation& operation, int rounds) noexcept {
+  for (int i = 0; i < rounds && !operation.done(); ++i) progress();
+  return operation.done();
+}
+
+bool Module::progress_until_done(const Operation& operation, Deadline deadline) noexcept {
+  while (!operation.done() && !deadline.passed()) progress();
+  return operation.done();
+}
+
+void Module::cancel(Operation& operation) noexcept {
+  if (operation.state != Operation::State::kActive) return;
+  Slot& slot = *reinterpret_cast<Slot*>(operation.request_id);
+  Peer& peer = peer_at(slot.peer);
+  cancelling_ = &operation;
+  ucp_request_cancel(worker_, operation.request);
+  if (!progress_until_done(operation, kCancelProgress)) {
+    // A send, or a receive of which data is coming. The endpoint may be UCX's own, made when the
+    // peer connected to us: connect() then hands it out.
+    if (!peer.failed) static_cast<void>(connect(peer));
+    cut_off(peer);
+    if (!progress_until_done(operation, Deadline::after_ms(kCancelMs))) retire();
+  }
+  cancelling_ = nullptr;
+}
+
+/// Lets what has been sent leave. Bounded: a peer that does not read does not hold us.
+void Module::flush() noexcept {
+  const Deadline deadline = Deadline::after_ms(kFlushMs);
+  ucp_request_param_t param{};
+  void* request = ucp_worker_flush_nbx(worker_, &param);
+  if (!UCS_PTR_IS_PTR(request)) return;
+  while (ucp_request_check_status(request) == UCS_INPROGRESS && !deadline.passed()) progress();
+  ucp_request_free(request);
+}
+
+/// Ends everything: without the worker nothing of ours is written or read any more.
+void Module::retire() noexcept {
+  for (Peer& peer : peers_) close(peer);
+  const Deadline deadline = Deadline::after_ms(kFlushMs);
+  for (int quiet = 0; quiet < kCancelProgress && !deadline.passed(); ++quiet) {
+    if (ucp_worker_progress(worker_) != 0) quiet = 0;
+  }
+  ucp_worker_destroy(std::exchange(worker_, nullptr));
+  for (Slot& slot : slots_) {
+    if (slot.operation != nullptr) finish(slot, kRetired);
+  }
+}
+
+// --- memory ---------------------------------------------------------------------------------------
+
+Result<void*> Module::register_memory(void* base, std::int64_t bytes) noexcept {
+  ucp_mem_map_params_t params{};
+  params.field_mask = UCP_MEM_MAP_PARAM_FIELD_ADDRESS | UCP_MEM_MAP_PARAM_FIELD_LENGTH |
+                      UCP_MEM_MAP_PARAM_FIELD_MEMORY_TYPE;
+  params.address = base;
+  params.length = static_cast<std::size_t>(bytes);
+  params.memory_type = UCS_MEMORY_TYPE_HOST;
+  ucp_mem_h handle = nullptr;
+  const ucs_status_t status = ucp_mem_map(context_.get(), &params, &handle);
+  if (status != UCS_OK) return Status{ErrorCode::kTransport, -1, status};
+  return static_cast<void*>(handle);
+}
+
+void Module::deregister_memory(void* handle) noexcept {
+  static_cast<void>(ucp_mem_unmap(context_.get(), static_cast<ucp_mem_h>(handle)));
+}
+
+std::string Module::describe() const {
+  const char* tls = std::getenv("UCX_TLS");
+  return std::string("ucx ") + ucp_get_version_string() + ", transports " +
+         (!options_.transports.empty() ? options_.transports
+          : tls != nullptr             ? tls
+                                       : "all but shared memory") +
+         (worker_ == nullptr ? ", retired after an operation that UCX could not end" : "");
+}
+
+}  // namespace
+}  // namespace shoal::transport::ucx
+
+extern "C" {
+
+__attribute__((visibility("default"))) int shoal_ucx_abi_version() {
+  return shoal::transport::ucx::kModuleAbi;
+}
+
+__attribute__((visibility("default"))) shoal::transport::ucx::UcxTransport* shoal_ucx_create(
+    const shoal::transport::ucx::UcxOptions& options, char* error, std::size_t error_bytes) {
+  std::string why;
+  try {
+    if (auto module = shoal::transport::ucx::Module::open(options, why)) return module.release();
+  } catch (const std::exception& exception) {  // out of memory; nothing passes a C entry
+    why = std::string("ucx: ") + exception.what();
+  }
+  std::snprintf(error, error_bytes, "%s", why.c_str());
+  return nullptr;
+}
+}

@@ -1,0 +1,218 @@
+/// Collectives over a group of ranks. The one header a program needs.
+///
+///   auto comm = shoal::Communicator::init();            // rank and size come from the launcher
+///   auto block = comm.allocate(shoal::Bytes{4096});     // pool memory: moved without a copy
+///   comm.all_reduce({block.data(), {4096}}, {block.data(), {4096}}, shoal::Count{1024},
+///                   shoal::DataType::kFloat32, shoal::ReduceOp::kSum).wait();
+///
+/// Threads  any thread; one communicator's collectives are issued in the same order on all ranks.
+/// Errors   InvalidArgument is thrown by the call, before anything is posted. Mismatch, PeerFailed,
+///          Timeout, Aborted, OutOfMemory, TransportError are thrown by Work::wait(). After one of
+///          them (Mismatch in one node excepted) the communicator has ended: later calls throw it
+///          again. After an error has been thrown no buffer of the operation is written any more.
+/// Buffers  stay valid and untouched (inputs: unchanged) until the Work is done. In place: see each
+///          call; any other overlap of input and output is an error.
+#ifndef SHOAL_COMMUNICATOR_H_
+#define SHOAL_COMMUNICATOR_H_
+
+#include <cstdint>
+#include <functional>
+#include <memory>
+#include <span>
+#include <string>
+#include <vector>
+
+#include "shoal/error.h"
+#include "shoal/export.h"
+#include "shoal/types.h"
+
+namespace shoal {
+
+struct CommunicatorImpl;  // opaque
+namespace exec {
+class Task;
+}
+
+/// Memory that a call reads, or writes. Never owns.
+struct ConstBuffer {
+  const void* data = nullptr;
+  Bytes bytes{};
+};
+struct Buffer {
+  void* data = nullptr;
+  Bytes bytes{};
+};
+
+/// How a process joins its job. What is left as it is comes from the launcher's environment.
+struct Options {
+  Rank rank = -1;              ///< with `size` and `store`: no launcher
+  Rank size = -1;
+  std::string store;           ///< "host:port" of the rendezvous store; rank 0 serves it
+  std::string secret;          ///< shared by the job's ranks; needed with `store`
+  std::int64_t timeout_ms = 30 * 60 * 1000;      ///< of each operation
+  std::int64_t init_timeout_ms = 5 * 60 * 1000;  ///< until all ranks have come
+  /// Limit of this rank's pool; 0: SHOAL_POOL_BYTES, else the size of the node's memory.
+  std::int64_t pool_bytes = 0;
+  bool progress_thread = false;  ///< drives asynchronous operations while nobody waits
+  std::string ucx_directory;     ///< where to look for libucp first; "": the usual places
+};
+
+/// Of one call.
+struct CallOptions {
+  std::int64_t timeout_ms = 0;  ///< 0: the communicator's
+  /// Same bits for any size split, algorithm and arrival order.
+  bool deterministic = false;
+};
+
+/// Called now and then by a thread that waits, e.g. to look for signals. If it throws, the
+/// communicator is aborted, and the exception goes to the caller.
+using Interrupt = std::function<void()>;
+
+/// An operation under way. Move-only; the destructor waits (its end is bounded by the deadline) and
+/// swallows the error.
+class SHOAL_API Work {
+ public:
+  Work() noexcept;
+  Work(Work&&) noexcept;
+  Work& operator=(Work&&) noexcept;
+  ~Work();
+
+  /// Blocks until the operation is done; throws Error. A second call returns or throws the same.
+  void wait(const Interrupt& interrupt = {});
+  /// True when done, also by an error. Gives pending operations a turn.
+  [[nodiscard]] bool test();
+  /// After test() was true or wait() returned or threw: the error's code and text, kOk if none.
+  [[nodiscard]] ErrorCode code() const noexcept;
+  [[nodiscard]] const std::string& message() const noexcept;
+
+  Work(std::shared_ptr<CommunicatorImpl> impl, exec::Task& task) noexcept;  ///< shoal's own
+
+ private:
+  std::shared_ptr<CommunicatorImpl> impl_;  // shared_ptr: outlives the handles it came from
+  exec::Task* task_ = nullptr;
+};
+
+/// A block of pool memory. Move-only; given back by the destructor, after every Work that uses it.
+class SHOAL_API PoolBlock {
+ public:
+  PoolBlock() noexcept;
+  PoolBlock(PoolBlock&&) noexcept;
+  PoolBlock& operator=(PoolBlock&&) noexcept;
+  ~PoolBlock();
+
+  [[nodiscard]] void* data() const noexcept;
+  [[nodiscard]] Bytes bytes() const noexcept;
+
+  struct State;
+  explicit PoolBlock(std::unique_ptr<State> state) noexcept;
+
+ private:
+  std::unique_ptr<State> state_;
+};
+
+struct PoolStatistics {
+  Bytes used, committed, peak, limit;
+  std::int64_t blocks = 0;
+};
+
+/// One message of a batch: a send (`source`) or a receive (`target`).
+struct Message {
+  Rank peer = 0;
+  std::int64_t tag = 0;  ///< 0 <= tag < 2^24
+  ConstBuffer source{};
+  Buffer target{};
+  DataType dtype = DataType::kUint8;
+  bool sends = true;
+};
+
+/// "0.1.0".
+SHOAL_API const char* version() noexcept;
+
+/// A handle; copies mean the same communicator. The last handle of a job's communicators leaves the
+/// job in order (a shared_ptr inside: works, blocks and sub-communicators need the same context).
+class SHOAL_API Communicator {
+ public:
+  /// Joins the job. Collective over all its ranks. Throws BootstrapError, Timeout naming who is
+  /// missing, InvalidArgument.
+  static Communicator init(const Options& options = {});
+
+  [[nodiscard]] Rank rank() const noexcept;
+  [[nodiscard]] Rank size() const noexcept;
+  /// Number of nodes the ranks stand on, and this rank's.
+  [[nodiscard]] int nodes() const noexcept;
+  [[nodiscard]] std::uint32_t id() const noexcept;
+  [[nodiscard]] const std::string& job() const noexcept;
+  /// Which algorithm over which transport a call of this shape would use, and why.
+  [[nodiscard]] std::string explain(Collective collective, Count count, DataType dtype,
+                                    bool deterministic = false) const;
+
+  Work barrier(const CallOptions& options = {});
+
+  /// Shapes  input [count] at root, output [count] at every rank. In place: input == output at root.
+  Work broadcast(ConstBuffer input, Buffer output, Count count, DataType dtype, Rank root,
+                 const CallOptions& options = {});
+
+  /// Shapes  input [count], output [count] at root. In place: input == output at root.
+  Work reduce(ConstBuffer input, Buffer output, Count count, DataType dtype, ReduceOp op, Rank root,
+              const CallOptions& options = {});
+
+  /// Reduces element-wise over all ranks; every rank receives the whole result.
+  ///
+  /// Shapes  input [count], output [count]. In place: input == output.
+  /// Units   `count` is elements of `dtype`, not bytes.
+  /// Cost    up to 24 bytes in a node: one flag round; no allocation after the first call of a shape.
+  /// Source  Thakur, Rabenseifner, Gropp, IJHPCA 19(1), 2005.
+  Work all_reduce(ConstBuffer input, Buffer output, Count count, DataType dtype, ReduceOp op,
+                  const CallOptions& options = {});
+
+  /// Shapes  input [count], output [size, count]. In place: input == output[rank].
+  Work all_gather(ConstBuffer input, Buffer output, Count count, DataType dtype,
+                  const CallOptions& options = {});
+
+  /// Shapes  input [size, count], output [count]. In place: output == input[rank].
+  Work reduce_scatter(ConstBuffer input, Buffer output, Count count, DataType dtype, ReduceOp op,
+                      const CallOptions& options = {});
+
+  /// Shapes  input [size, count], output [size, count]. Not in place.
+  Work all_to_all(ConstBuffer input, Buffer output, Count count, DataType dtype,
+                  const CallOptions& options = {});
+
+  /// Shapes  input [count], output [size, count] at root. In place: input == output[root] at root.
+  Work gather(ConstBuffer input, Buffer output, Count count, DataType dtype, Rank root,
+              const CallOptions& options = {});
+
+  /// Shapes  input [size, count] at root, output [count]. In place: output == input[root] at root.
+  Work scatter(ConstBuffer input, Buffer output, Count count, DataType dtype, Rank root,
+               const CallOptions& options = {});
+
+  /// Starts all messages before it waits for any. Between one pair of ranks, messages of one tag
+  /// arrive in order. A receive of another size or dtype than was sent ends with Mismatch.
+  std::vector<Work> batch(std::span<const Message> messages, const CallOptions& options = {});
+
+  /// Ranks of one colour form a communicator, ordered by (key, rank). A negative colour joins none:
+  /// the handle returned is empty. Collective.
+  [[nodiscard]] Communicator split(int color, int key);
+  explicit operator bool() const noexcept { return impl_ != nullptr; }
+
+  /// Ends this communicator on all ranks: whoever waits throws Aborted with this reason.
+  void abort(const std::string& reason);
+  /// Leaves the job in order. The last handle's destructor does the same. No collective follows.
+  void finalize();
+
+  /// Throws OutOfMemory that says what was asked, the limit, and how to raise it.
+  [[nodiscard]] PoolBlock allocate(Bytes bytes, std::int64_t alignment = 64);
+  [[nodiscard]] PoolStatistics pool() const noexcept;
+  /// True if [data, data + bytes) is pool memory that the ranks of the node share.
+  [[nodiscard]] bool in_pool(const void* data, Bytes bytes) const noexcept;
+
+
+ private:
+  explicit Communicator(std::shared_ptr<CommunicatorImpl> impl) noexcept : impl_(std::move(impl)) {}
+  Work collective(Collective collective, ConstBuffer input, Buffer output, Count count,
+                  DataType dtype, ReduceOp op, Rank root, const CallOptions& options);
+  std::shared_ptr<CommunicatorImpl> impl_;
+};
+
+}  // namespace shoal
+
+#endif  // SHOAL_COMMUNICATOR_H_

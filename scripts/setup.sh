@@ -1,0 +1,100 @@
+#!/usr/bin/env bash
+# Installs what is missing, and says what it does.
+#
+#   scripts/setup.sh demo   what building the package and running the demo needs
+#   scripts/setup.sh test   that, and what the tests and linters need
+#
+# PyPI packages go into .venv. Debian packages are installed when this runs as root; otherwise the one
+# line that installs them is printed, and this stops if one of them is required. PYTHON and CXX choose
+# another interpreter (>= 3.10) and compiler (g++ >= 12).
+set -euo pipefail
+cd "$(dirname "$0")/.."
+
+readonly level=${1:-}
+case $level in
+  demo) readonly extras=(build run demo) ;;
+  test) readonly extras=(build run demo test dev) ;;
+  *) echo "usage: scripts/setup.sh demo|test" >&2; exit 2 ;;
+esac
+
+say() { printf '==> %s\n' "$*"; }
+fail() { printf 'setup: %s\n' "$*" >&2; exit 1; }
+
+find_python() {
+  local candidate
+  for candidate in ${PYTHON:-} python3 python3.14 python3.13 python3.12 python3.11 python3.10; do
+    if "$candidate" -c 'import sys; sys.exit(sys.version_info < (3, 10))' 2>/dev/null; then
+      command -v "$candidate"
+      return
+    fi
+  done
+  fail "no Python >= 3.10 found (python3 is $(python3 --version 2>&1 || true));" \
+    "install one, or name it: make PYTHON=/path/to/python3.11 ..."
+}
+
+has_header() { printf '#include <%s>\n' "$1" | "${cxx:-false}" -E -x c++ - >/dev/null 2>&1; }
+has_python_h() { [[ -e $("$python" -c 'import sysconfig; print(sysconfig.get_path("include"))')/Python.h ]]; }
+has_venv() { [[ -x .venv/bin/python ]] || "$python" -c 'import ensurepip, venv' 2>/dev/null; }
+
+# require PACKAGE PROBE...: PACKAGE joins the list when the probe fails. wish: the same, but optional.
+require() { "${@:2}" >/dev/null 2>&1 || required+=("$1"); }
+wish() { "${@:2}" >/dev/null 2>&1 || optional+=("$1"); }
+
+# Probes look for the thing itself, so that one that came another way is as good as a package.
+find_missing() {
+  local version
+  version=$("$python" -c 'import sys; print("python%d.%d" % sys.version_info[:2])')
+  required=() optional=()
+  cxx=$(scripts/find-cxx.sh) || required+=(g++-12)
+  require "$version-venv" has_venv
+  require "$version-dev" has_python_h
+  require libssl-dev has_header openssl/evp.h    # HMAC of the rendezvous
+  wish systemtap-sdt-dev has_header sys/sdt.h    # USDT probes: without it they are left out
+  if [[ $level == test ]]; then
+    require libgtest-dev has_header gtest/gtest.h
+    require pkg-config command -v pkg-config
+    require iproute2 command -v ip               # two hosts as network namespaces
+  fi
+}
+
+install_debian_packages() {
+  if ! command -v apt-get >/dev/null; then
+    ((${#required[@]} == 0)) || fail "no apt-get here; install what Debian calls: ${required[*]}"
+    return 0
+  fi
+  local line="apt-get install -y --no-install-recommends ${required[*]} ${optional[*]}"
+  if ((EUID != 0)); then
+    say "Debian packages are missing; to install them: sudo ${line% }"
+    ((${#required[@]} == 0)) || fail "missing and required: ${required[*]}"
+    return 0
+  fi
+  say "installing Debian packages: ${required[*]} ${optional[*]}"
+  export DEBIAN_FRONTEND=noninteractive
+  apt-get update -qq || say "apt-get update failed; going on with the lists there are"
+  apt-get install -y -qq --no-install-recommends "${required[@]}" "${optional[@]}" >/dev/null \
+    || fail "could not be installed; see apt-get's message above. The command was: $line"
+}
+
+install_python_packages() {
+  if [[ ! -x .venv/bin/python ]]; then
+    say "making .venv with $python"
+    "$python" -m venv .venv
+  fi
+  .venv/bin/python -c 'import sys; sys.exit(sys.version_info < (3, 10))' \
+    || fail ".venv has $(.venv/bin/python --version), 3.10 is needed: remove .venv and try again"
+  local wanted
+  wanted=$(.venv/bin/python scripts/requirements.py "${extras[@]}")
+  say "PyPI packages into .venv: ${wanted//$'\n'/ }"
+  .venv/bin/python -m pip install --quiet --disable-pip-version-check -r /dev/stdin <<<"$wanted"
+}
+
+python=$(find_python)
+find_missing
+if ((${#required[@]} + ${#optional[@]} > 0)); then
+  install_debian_packages
+  find_missing
+  ((${#required[@]} == 0)) || fail "still missing after installation: ${required[*]}"
+fi
+install_python_packages
+touch .venv/.ready-for-demo ".venv/.ready-for-$level"
+say "ready for $level: $("$cxx" --version | head -n1); $(.venv/bin/python --version)"

@@ -1,0 +1,415 @@
+// Every kernel of every instruction set this processor has, against arithmetic written another way:
+// doubles rounded by nearbyint() to the format's grid, integers in 128 bits.
+#include "reduce/reduce.h"
+
+#include <gtest/gtest.h>
+
+#include <cmath>
+#include <cstring>
+#include <limits>
+#include <random>
+#include <string>
+#include <vector>
+
+#include "reduce/kernel_table.h"
+
+namespace shoal::reduce {
+namespace {
+
+using Array = std::vector<unsigned char>;  // elements as bytes: may be looked at from odd addresses
+
+constexpr DataType kAllTypes[] = {DataType::kFloat32, DataType::kFloat64, DataType::kInt32,
+                                  DataType::kInt64,   DataType::kUint8,   DataType::kFloat16,
+                                  DataType::kBfloat16};
+constexpr DataType kFloats[] = {DataType::kFloat32, DataType::kFloat64, DataType::kFloat16,
+                                DataType::kBfloat16};
+constexpr ReduceOp kOps[] = {ReduceOp::kSum, ReduceOp::kProd, ReduceOp::kMin, ReduceOp::kMax};
+
+__extension__ using Wide = __int128;  // holds every sum and product of two elements
+
+// ---- the reference: formats
+
+struct Format {
+  int mantissa;      // bits stored
+  int min_exponent;  // of the smallest normal number
+  int bits;
+};
+
+constexpr Format kBinary16{10, -14, 16};
+constexpr Format kBrain16{7, -126, 16};
+constexpr Format kBinary32{23, -126, 32};
+
+/// x on the format's grid, to nearest even; past the largest number: infinity.
+double rounded(double x, Format f) {
+  if (!std::isfinite(x) || x == 0) return x;
+  const int exponent = std::max(std::ilogb(x), f.min_exponent);
+  const double r =
+      std::ldexp(std::nearbyint(std::ldexp(x, f.mantissa - exponent)), exponent - f.mantissa);
+  const double limit = std::ldexp(1.0, 2 - f.min_exponent);  // 2^(largest exponent + 1)
+  return std::fabs(r) >= limit ? std::copysign(HUGE_VAL, r) : r;
+}
+
+double decode16(std::uint16_t bits, Format f) {
+  const int mantissa = bits & ((1 << f.mantissa) - 1);
+  const int exponent = (bits & 0x7fff) >> f.mantissa;
+  const double sign = bits >> 15 ? -1.0 : 1.0;
+  if (exponent == (0x7fff >> f.mantissa)) return mantissa ? std::nan("") : sign * HUGE_VAL;
+  if (exponent == 0) return sign * std::ldexp(mantissa, f.min_exponent - f.mantissa);
+  return sign *
+         std::ldexp(mantissa + (1 << f.mantissa), exponent - 1 + f.min_exponent - f.mantissa);
+}
+
+/// x must be on the grid.
+std::uint16_t encode16(double x, Format f) {
+  const int sign = std::signbit(x) ? 0x8000 : 0;
+  const int infinity = (0x7fff >> f.mantissa) << f.mantissa;
+  if (std::isnan(x)) return static_cast<std::uint16_t>(sign | infinity | 1 << (f.mantissa - 1));
+  if (std::isinf(x)) return static_cast<std::uint16_t>(sign | infinity);
+  const double a = std::fabs(x);
+  if (a < std::ldexp(1.0, f.min_exponent))
+    return static_cast<std::uint16_t>(sign | int(std::ldexp(a, f.mantissa - f.min_exponent)));
+  const int exponent = std::ilogb(a);
+  const int mantissa = int(std::ldexp(a, f.mantissa - exponent)) - (1 << f.mantissa);
+  return static_cast<std::uint16_t>(sign | (exponent - f.min_exponent + 1) << f.mantissa |
+                                    mantissa);
+}
+
+template <class T>
+T element(const Array& array, std::size_t i) {
+  T value;
+  std::memcpy(&value, array.data() + i * sizeof(T), sizeof(T));
+  return value;
+}
+
+template <class T>
+void put(Array& array, std::size_t i, T value) {
+  std::memcpy(array.data() + i * sizeof(T), &value, sizeof(T));
+}
+
+double get_float(DataType dtype, const Array& a, std::size_t i) {
+  switch (dtype) {
+    case DataType::kFloat32:
+      return element<float>(a, i);
+    case DataType::kFloat64:
+      return element<double>(a, i);
+    case DataType::kFloat16:
+      return decode16(element<std::uint16_t>(a, i), kBinary16);
+    default:
+      return decode16(element<std::uint16_t>(a, i), kBrain16);
+  }
+}
+
+void put_float(DataType dtype, Array& a, std::size_t i, double x) {
+  switch (dtype) {
+    case DataType::kFloat32:
+      return put(a, i, static_cast<float>(x));
+    case DataType::kFloat64:
+      return put(a, i, x);
+    case DataType::kFloat16:
+      return put(a, i, encode16(rounded(x, kBinary16), kBinary16));
+    default:
+      return put(a, i, encode16(rounded(x, kBrain16), kBrain16));
+  }
+}
+
+Wide get_integer(DataType dtype, const Array& a, std::size_t i) {
+  if (dtype == DataType::kInt32) return element<std::int32_t>(a, i);
+  if (dtype == DataType::kInt64) return element<std::int64_t>(a, i);
+  return element<std::uint8_t>(a, i);
+}
+
+void put_integer(DataType dtype, Array& a, std::size_t i, Wide x) {
+  if (dtype == DataType::kInt32) return put(a, i, static_cast<std::uint32_t>(x));
+  if (dtype == DataType::kInt64) return put(a, i, static_cast<std::uint64_t>(x));
+  put(a, i, static_cast<std::uint8_t>(x));
+}
+
+// ---- the reference: operations
+
+double minimum(double a, double b) {
+  if (std::isnan(a) || std::isnan(b)) return std::nan("");
+  if (a == b) return std::signbit(a) ? a : b;
+  return std::fmin(a, b);
+}
+
+double apply(ReduceOp op, double a, double b) {
+  switch (op) {
+    case ReduceOp::kSum:
+      return a + b;
+    case ReduceOp::kProd:
+      return a * b;
+    case ReduceOp::kMin:
+      return minimum(a, b);
+    default:
+      return -minimum(-a, -b);
+  }
+}
+
+Wide apply(ReduceOp op, Wide a, Wide b) {
+  switch (op) {
+    case ReduceOp::kSum:
+      return a + b;
+    case ReduceOp::kProd:
+      return a * b;
+    case ReduceOp::kMin:
+      return a < b ? a : b;
+    default:
+      return a < b ? b : a;
+  }
+}
+
+/// A double sum or product of two float32 rounds to the right float32: 53 >= 2 * 24 + 2 bits.
+double folded_float(DataType dtype, ReduceOp op, const std::vector<Array>& sources, std::size_t i,
+                    double scale) {
+  const bool wide = dtype == DataType::kFloat64;
+  double sum = get_float(dtype, sources[0], i);
+  for (std::size_t s = 1; s < sources.size(); ++s) {
+    sum = apply(op, sum, get_float(dtype, sources[s], i));
+    if (!wide) sum = rounded(sum, kBinary32);
+  }
+  if (scale == 1.0) return sum;
+  return wide ? sum * scale : rounded(sum * scale, kBinary32);
+}
+
+Array reference(DataType dtype, ReduceOp op, const std::vector<Array>& sources, std::size_t count,
+                double scale = 1.0) {
+  Array out(sources[0].size());
+  for (std::size_t i = 0; i < count; ++i) {
+    if (!is_integer(dtype)) {
+      put_float(dtype, out, i, folded_float(dtype, op, sources, i, scale));
+      continue;
+    }
+    put_integer(dtype, out, i, get_integer(dtype, sources[0], i));
+    for (std::size_t s = 1; s < sources.size(); ++s)
+      put_integer(dtype, out, i,
+                  apply(op, get_integer(dtype, out, i), get_integer(dtype, sources[s], i)));
+  }
+  return out;
+}
+
+// ---- comparing
+
+bool same(DataType dtype, const Array& a, const Array& b, std::size_t i) {
+  const std::size_t bytes = static_cast<std::size_t>(size_of(dtype));
+  if (std::memcmp(a.data() + i * bytes, b.data() + i * bytes, bytes) == 0) return true;
+  return !is_integer(dtype) && std::isnan(get_float(dtype, a, i)) &&
+         std::isnan(get_float(dtype, b, i));
+}
+
+std::string text(DataType dtype, const Array& a, std::size_t i) {
+  if (is_integer(dtype)) return std::to_string(static_cast<std::int64_t>(get_integer(dtype, a, i)));
+  return std::to_string(get_float(dtype, a, i));
+}
+
+::testing::AssertionResult equal(DataType dtype, const Array& got, const Array& wanted,
+                                 std::size_t count) {
+  for (std::size_t i = 0; i < count; ++i)
+    if (!same(dtype, got, wanted, i))
+      return ::testing::AssertionFailure()
+             << name_of(dtype) << " element " << i << " of " << count << " is "
+             << text(dtype, got, i) << ", wanted " << text(dtype, wanted, i);
+  return ::testing::AssertionSuccess();
+}
+
+// ---- inputs
+
+Array random_array(DataType dtype, std::size_t count, std::mt19937& random) {
+  Array a(count * static_cast<std::size_t>(size_of(dtype)));
+  std::uniform_real_distribution<double> uniform(-1.5, 1.5);
+  std::uniform_int_distribution<std::int64_t> integer(std::numeric_limits<std::int64_t>::min());
+  for (std::size_t i = 0; i < count; ++i) {
+    if (is_integer(dtype)) {
+      put_integer(dtype, a, i, integer(random));
+    } else {
+      put_float(dtype, a, i, uniform(random));
+    }
+  }
+  return a;
+}
+
+std::vector<Array> random_arrays(DataType dtype, std::size_t count, int k) {
+  std::mt19937 random(static_cast<unsigned>(count * 131 + static_cast<std::size_t>(k)));
+  std::vector<Array> arrays;
+  for (int s = 0; s < k; ++s) arrays.push_back(random_array(dtype, count, random));
+  return arrays;
+}
+
+std::vector<const void*> pointers(const std::vector<Array>& arrays) {
+  std::vector<const void*> p;
+  for (const Array& a : arrays) p.push_back(a.data());
+  return p;
+}
+
+void run(const KernelTable& table, DataType dtype, ReduceOp op, void* dst,
+         const std::vector<const void*>& sources, std::size_t count, double scale = 1.0) {
+  table.fold[static_cast<int>(dtype)][static_cast<int>(op)](
+      dst, sources.data(), static_cast<std::int64_t>(sources.size()),
+      static_cast<std::int64_t>(count), scale);
+}
+
+class Kernels : public ::testing::TestWithParam<const KernelTable*> {
+ protected:
+  const KernelTable& table() const { return *GetParam(); }
+};
+
+// The blocks' borders (512), vector tails and the special cases of one and two sources.
+TEST_P(Kernels, EqualTheReference) {
+  for (DataType dtype : kAllTypes)
+    for (ReduceOp op : kOps)
+      for (std::size_t count : {0, 1, 3, 16, 17, 1000, 4099})
+        for (int k : {1, 2, 3, 5, 8, 64}) {
+          const std::vector<Array> sources = random_arrays(dtype, count, k);
+          Array got(sources[0].size() + 64, 0xa5);
+          run(table(), dtype, op, got.data(), pointers(sources), count);
+          ASSERT_TRUE(equal(dtype, got, reference(dtype, op, sources, count), count))
+              << name_of(op) << " of " << k;
+          for (std::size_t i = sources[0].size(); i < got.size(); ++i)
+            ASSERT_EQ(got[i], 0xa5) << "wrote past the end: " << name_of(dtype) << name_of(op);
+        }
+}
+
+TEST_P(Kernels, DestinationMayBeAnySource) {
+  for (DataType dtype : kAllTypes)
+    for (ReduceOp op : kOps)
+      for (std::size_t count : {7, 1000, 4099})
+        for (int k : {1, 2, 3, 4, 5, 8})
+          for (int alias = 0; alias < k; ++alias) {
+            std::vector<Array> sources = random_arrays(dtype, count, k);
+            const Array wanted = reference(dtype, op, sources, count);
+            Array& dst = sources[static_cast<std::size_t>(alias)];
+            run(table(), dtype, op, dst.data(), pointers(sources), count);
+            ASSERT_TRUE(equal(dtype, dst, wanted, count))
+                << name_of(op) << " of " << k << ", dst is source " << alias;
+          }
+}
+
+// Slices of a user's array begin anywhere; UBSan watches the loads.
+TEST_P(Kernels, UnalignedArrays) {
+  constexpr std::size_t kCount = 1003;
+  for (DataType dtype : kAllTypes)
+    for (int k : {1, 2, 3}) {
+      const std::vector<Array> sources = random_arrays(dtype, kCount, k);
+      std::vector<Array> shifted;
+      std::vector<const void*> at;
+      for (const Array& s : sources) {
+        shifted.emplace_back(s.size() + 8);
+        std::memcpy(shifted.back().data() + 1, s.data(), s.size());
+        at.push_back(shifted.back().data() + 1);
+      }
+      Array out(sources[0].size() + 8);
+      run(table(), dtype, ReduceOp::kSum, out.data() + 3, at, kCount);
+      out.erase(out.begin(), out.begin() + 3);
+      ASSERT_TRUE(equal(dtype, out, reference(dtype, ReduceOp::kSum, sources, kCount), kCount));
+    }
+}
+
+// All pairs and triples of NaN, infinities, zeros of both signs, subnormals, the largest numbers.
+TEST_P(Kernels, SpecialValues) {
+  for (DataType dtype : kFloats) {
+    const double largest = dtype == DataType::kFloat16   ? 65504
+                           : dtype == DataType::kFloat64 ? std::numeric_limits<double>::max()
+                                                         : 0x1.fep127;
+    const double tiny = dtype == DataType::kFloat16 ? 0x1p-24 : 0x1p-130;
+    const double values[] = {std::nan(""), HUGE_VAL, -HUGE_VAL, 0.0,   -0.0,
+                             largest,      -largest, tiny,      -tiny, 1.0};
+    constexpr std::size_t kValues = std::size(values), kCount = kValues * kValues * kValues;
+    std::vector<Array> sources(3, Array(kCount * static_cast<std::size_t>(size_of(dtype))));
+    for (std::size_t i = 0; i < kCount; ++i) {
+      put_float(dtype, sources[0], i, values[i % kValues]);
+      put_float(dtype, sources[1], i, values[i / kValues % kValues]);
+      put_float(dtype, sources[2], i, values[i / kValues / kValues]);
+    }
+    for (ReduceOp op : kOps)
+      for (std::size_t k : {3, 2, 1}) {
+        const std::vector<Array> some(sources.begin(), sources.begin() + static_cast<long>(k));
+        Array got(sources[0].size());
+        run(table(), dtype, op, got.data(), pointers(some), kCount);
+        ASSERT_TRUE(equal(dtype, got, reference(dtype, op, some, kCount), kCount))
+            << name_of(op) << " of " << k;
+      }
+  }
+}
+
+// Each 16-bit number survives widening and rounding: x * 1 for all 65,536 of them, NaNs included
+// (also one whose payload is lost by rounding: bfloat16 0x7f81, a signalling NaN).
+TEST_P(Kernels, EveryHalfSurvives) {
+  for (DataType dtype : {DataType::kFloat16, DataType::kBfloat16}) {
+    constexpr std::size_t kAll = 65536;
+    std::vector<Array> sources(2, Array(kAll * 2));
+    for (std::size_t i = 0; i < kAll; ++i) {
+      put(sources[0], i, static_cast<std::uint16_t>(i));
+      put_float(dtype, sources[1], i, 1.0);
+    }
+    Array got(kAll * 2);
+    run(table(), dtype, ReduceOp::kProd, got.data(), pointers(sources), kAll);
+    ASSERT_TRUE(equal(dtype, got, sources[0], kAll));
+  }
+}
+
+// 2048 + 1 + 1 is 2048 in float16 and 256 + 1 + 1 is 256 in bfloat16 if every step rounds.
+TEST_P(Kernels, HalvesAccumulateInFloat32) {
+  for (auto [dtype, big] : {std::pair{DataType::kFloat16, 2048.0}, {DataType::kBfloat16, 256.0}}) {
+    std::vector<Array> sources(3, Array(2));
+    put_float(dtype, sources[0], 0, big);
+    put_float(dtype, sources[1], 0, 1);
+    put_float(dtype, sources[2], 0, 1);
+    Array got(2);
+    run(table(), dtype, ReduceOp::kSum, got.data(), pointers(sources), 1);
+    EXPECT_EQ(get_float(dtype, got, 0), big + 2);
+  }
+}
+
+TEST_P(Kernels, ScaledSum) {
+  for (DataType dtype : kFloats)
+    for (std::size_t count : {1, 17, 1000, 4099})
+      for (int k : {1, 2, 3, 7}) {
+        const std::vector<Array> sources = random_arrays(dtype, count, k);
+        Array got(sources[0].size());
+        run(table(), dtype, ReduceOp::kSum, got.data(), pointers(sources), count, 1.0 / k);
+        ASSERT_TRUE(
+            equal(dtype, got, reference(dtype, ReduceOp::kSum, sources, count, 1.0 / k), count))
+            << "avg of " << k;
+      }
+}
+
+// Ranks on unlike processors must hold the same parameters.
+TEST_P(Kernels, SameBitsAsTheBaseline) {
+  const KernelTable& baseline = *supported_tables().front();
+  for (DataType dtype : kAllTypes)
+    for (ReduceOp op : kOps)
+      for (int k : {2, 3, 8}) {
+        const std::vector<Array> sources = random_arrays(dtype, 4099, k);
+        const double scale = is_integer(dtype) ? 1.0 : 1.0 / 3;
+        Array a(sources[0].size()), b(sources[0].size());
+        run(table(), dtype, op, a.data(), pointers(sources), 4099, scale);
+        run(baseline, dtype, op, b.data(), pointers(sources), 4099, scale);
+        ASSERT_EQ(a, b) << name_of(dtype) << " " << name_of(op) << " of " << k;
+      }
+}
+
+std::string table_name(const ::testing::TestParamInfo<const KernelTable*>& info) {
+  std::string name = info.param->instruction_set;
+  for (char& c : name)
+    if (!std::isalnum(static_cast<unsigned char>(c))) c = '_';
+  return name;
+}
+
+INSTANTIATE_TEST_SUITE_P(Isa, Kernels,
+                         ::testing::ValuesIn(supported_tables().begin(), supported_tables().end()),
+                         table_name);
+
+// The public functions take the best table, map avg to a scaled sum, and scale in place.
+TEST(Reduce, FoldAndScale) {
+  EXPECT_STREQ(instruction_set(), supported_tables().back()->instruction_set);
+  float a[] = {1, 2, 3}, b[] = {3, 6, 9}, out[3];
+  const void* const sources[] = {a, b};
+  fold(DataType::kFloat32, ReduceOp::kAvg, out, sources, 3, 0.5);
+  EXPECT_EQ(out[0], 2);
+  EXPECT_EQ(out[2], 6);
+  scale(DataType::kFloat32, out, 3, 0.25);
+  EXPECT_EQ(out[0], 0.5f);
+  EXPECT_EQ(out[2], 1.5f);
+}
+
+}  // namespace
+}  // namespace shoal::reduce

@@ -1,0 +1,69 @@
+// The proofs: every algorithm of the catalog is right for every P from 1 to 64.
+
+#include <gtest/gtest.h>
+
+#include "sweep.h"
+#include "verify/verify.h"
+
+namespace shoal::verify {
+namespace {
+
+using schedule::Algorithm;
+using schedule::Entry;
+using schedule::Shape;
+using schedule::Step;
+
+std::string alias_name(AliasMode mode) {
+  constexpr const char* kNames[] = {"nobody", "everybody", "odd ranks"};
+  return kNames[static_cast<int>(mode)];
+}
+
+/// Proves one shape in all alias modes.
+void prove(const Entry& entry, const Shape& shape) {
+  const std::vector<Program> programs = programs_of(entry.algorithm, shape);
+  for (const AliasMode mode : kAliasModes) {
+    const Verdict verdict = verify(programs, shape, mode);
+    ASSERT_TRUE(verdict.ok) << sweep::text_of(entry, shape) << ", in place: " << alias_name(mode)
+                            << "\n  " << verdict.what;
+  }
+}
+
+class Proof : public testing::TestWithParam<Entry> {};
+
+TEST_P(Proof, EveryRankCountRootAndCountUpTo64Ranks) {
+  const Entry& entry = GetParam();
+  for (Rank ranks = 1; ranks <= sweep::max_ranks(kMaxProvedRanks); ++ranks) {
+    for (const Rank node_ranks : sweep::node_ranks_of(entry, ranks)) {
+      for (const Rank root : sweep::roots_of(entry.collective, ranks)) {
+        for (const std::int64_t count : sweep::counts_of(entry, ranks)) {
+          prove(entry, {entry.collective, 0, ranks, root, node_ranks, count});
+          if (HasFatalFailure()) return;
+        }
+      }
+    }
+  }
+}
+
+INSTANTIATE_TEST_SUITE_P(Catalog, Proof,
+                         testing::ValuesIn(schedule::catalog().begin(), schedule::catalog().end()),
+                         [](const auto& param) {
+                           std::string name = sweep::name_of(param.param);
+                           std::ranges::replace(name, '.', '_');
+                           return name;
+                         });
+
+// Large slices take other network algorithms (ring, Rabenseifner) than small ones.
+TEST(Proof, HierarchicalAllReduceOfLargeSlices) {
+  const Entry& entry = *schedule::find(Collective::kAllReduce, Algorithm::kHierarchical);
+  for (Rank ranks = 4; ranks <= sweep::max_ranks(kMaxProvedRanks); ++ranks) {
+    for (const Rank node_ranks : sweep::node_ranks_of(entry, ranks)) {
+      prove(entry, {entry.collective, 0, ranks, 0, node_ranks, 2048 * node_ranks + 1009 * ranks});
+      // Slices on both sides of the limit at once.
+      prove(entry, {entry.collective, 0, ranks, 0, node_ranks, 2048 * node_ranks + 1});
+      if (HasFatalFailure()) return;
+    }
+  }
+}
+
+}  // namespace
+}  // namespace shoal::verify
