@@ -1,0 +1,105 @@
+"""shoal: collective communication for training and HPC jobs.
+
+    import shoal
+
+    comm = shoal.init()                      # rank and size come from `shoal run`
+    x = comm.empty(1024, "float32")          # pool memory: moved without a copy
+    x[:] = comm.rank
+    comm.all_reduce(x)                       # in place; any other array works too
+
+Arrays are numpy arrays, or anything numpy can look at without a copy. Dtypes: float32, float64,
+int32, int64, uint8, float16, bfloat16 (ml_dtypes). Ops: sum, prod, min, max, avg.
+"""
+
+from __future__ import annotations
+
+import atexit
+import weakref
+from collections.abc import Generator
+from typing import Any
+
+from shoal import _core
+from shoal._core import (
+    Aborted,
+    BootstrapError,
+    Communicator,
+    Error,
+    InvalidArgument,
+    MismatchError,
+    MissingLibrary,
+    OutOfMemory,
+    PeerFailed,
+    SystemCallError,
+    Timeout,
+    TransportError,
+    Work,
+)
+from shoal._ucx import ucx_directory
+
+__all__ = [
+    "Aborted",
+    "BootstrapError",
+    "Communicator",
+    "Error",
+    "InvalidArgument",
+    "MismatchError",
+    "MissingLibrary",
+    "OutOfMemory",
+    "PeerFailed",
+    "SystemCallError",
+    "Timeout",
+    "TransportError",
+    "Work",
+    "__version__",
+    "init",
+]
+
+__version__: str = _core.__version__
+
+_jobs: weakref.WeakSet[Communicator] = weakref.WeakSet()
+
+
+def init(
+    *,
+    rank: int = -1,
+    size: int = -1,
+    store: str = "",
+    secret: str = "",
+    timeout: float = 1800.0,
+    init_timeout: float = 300.0,
+    pool_bytes: int = 0,
+    progress_thread: bool = False,
+) -> Communicator:
+    """Joins the job and returns the communicator of all its ranks. Collective.
+
+    Started by `shoal run`, torchrun, Slurm, PMI or Open MPI, a program gives no argument; without a
+    launcher it is one rank, or gives `rank`, `size`, `store="host:port"` (rank 0 serves it) and the
+    job's `secret`.
+
+    Units    `timeout` (of each operation) and `init_timeout` are seconds; `pool_bytes` bytes
+             (0: SHOAL_POOL_BYTES, else the size of the node's memory).
+    Raises   BootstrapError or Timeout, naming the ranks that are missing or wrong.
+    """
+    comm = _core.init(
+        rank, size, store, secret, timeout, init_timeout, pool_bytes, progress_thread,
+        ucx_directory(),
+    )
+    _jobs.add(comm)
+    return comm
+
+
+@atexit.register
+def _leave() -> None:
+    """Arrays may outlive the interpreter's care; a job is left in order all the same."""
+    for comm in list(_jobs):
+        comm.finalize()
+
+
+def _await(self: Work) -> Generator[Any, None, Any]:
+    """`await work`: yields to the event loop until the operation is done."""
+    while not self.test():
+        yield
+    return self.wait()
+
+
+Work.__await__ = _await
