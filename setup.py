@@ -45,7 +45,7 @@ class CMakeBuild(build_ext):
         package = Path(self.get_ext_fullpath("shoal._core")).resolve().parent
         cmake = tool("cmake")
         if cmake is None:
-            raise SystemExit("setup.py: cmake >= 3.24 is missing: pip install cmake")
+            raise SystemExit("setup.py: cmake >= 3.22 is missing: pip install cmake")
         jobs = str(self.parallel or len(os.sched_getaffinity(0)))
         subprocess.run([cmake, *self.configure_arguments(build_dir)], check=True)
         subprocess.run(

@@ -14,6 +14,7 @@ endif()
 set_property(TARGET shoal PROPERTY VERSION)
 set_target_properties(shoal PROPERTIES
   SOVERSION ${PROJECT_VERSION_MAJOR}.${PROJECT_VERSION_MINOR} INSTALL_RPATH "$ORIGIN")
+target_compile_features(shoal INTERFACE cxx_std_20)  # what the public headers are written in
 add_custom_target(shoal_package DEPENDS shoal)
 
 install(TARGETS shoal EXPORT shoal

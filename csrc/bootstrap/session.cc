@@ -113,7 +113,7 @@ struct Joined {
   std::vector<Address> targets;
 };
 
-// Nothing: the store of an earlier session was just ending; its successor will answer.
+// Nothing: rank 0 was just ending the store of an earlier session; the successor will answer.
 std::optional<Joined> try_join(const Identity& identity, const Credentials& credentials,
                                Deadline deadline) {
   Link link = find_store(identity, credentials, deadline);
@@ -136,8 +136,9 @@ std::optional<Joined> try_join(const Identity& identity, const Credentials& cred
       const auto code = static_cast<ErrorCode>(reader.number<std::uint8_t>());
       throw Error(code, who + "the job cannot start: " + reader.text());
     }
-    if (frame && frame->type == FrameType::kClosing) return std::nullopt;
-    if (link.closed()) {
+    const bool ended = link.closed() || (frame && frame->type == FrameType::kClosing);
+    if (ended && identity.serves_store) return std::nullopt;
+    if (ended) {
       throw Error(ErrorCode::kBootstrap,
                   who + "lost the store while waiting for all ranks: " + link.why());
     }
@@ -161,6 +162,7 @@ struct Session::State {
   State(const Identity& identity_, Deadline deadline);
   ~State() {
     exchange.reset();
+    if (store) store->close_door();
     control.reset();
     if (store) store->wait_until_empty(Deadline::after_ms(kLingerMs));
   }

@@ -5,6 +5,7 @@
 
 #include <algorithm>
 #include <array>
+#include <atomic>
 #include <cerrno>
 #include <condition_variable>
 #include <cstring>
@@ -104,6 +105,8 @@ struct Store::State {
   std::deque<Report> reports;
   int refusals = 0;
   std::string last_refusal;
+
+  std::atomic<bool> door_closed = false;  // seq_cst: set before rank 0's goodbye is sent
 
   mutable std::mutex mutex;
   std::condition_variable emptied;
@@ -253,6 +256,7 @@ void Store::State::ask_to_join(Client& client, const Frame& frame) {
 }
 
 void Store::State::join(Client& client) {
+  if (door_closed) return client.link.finish(FrameType::kClosing, {});
   const Rank rank = client.request.rank;
   const bool vacant = roster.valid(rank) && by_rank[rank] == nullptr;
   if (vacant) {  // so that what the roster sends while this rank joins reaches it
@@ -400,6 +404,8 @@ Store::~Store() {
 }
 
 std::uint16_t Store::port() const noexcept { return state_->port; }
+
+void Store::close_door() { state_->door_closed = true; }
 
 bool Store::wait_until_empty(Deadline deadline) {
   std::unique_lock lock(state_->mutex);

@@ -31,6 +31,8 @@ class SHOAL_API Store {
   explicit Store(const StoreOptions& options);
   ~Store();  ///< tells those still joined that it ends in order
   [[nodiscard]] std::uint16_t port() const noexcept;
+  /// From now on whoever asks to join is told that this store ends. Any thread.
+  void close_door();
   /// Waits until no rank is joined any more; false: the deadline passed first. Any thread.
   bool wait_until_empty(Deadline deadline);
   /// Tells every rank that `rank` has ended, e.g. cause = "killed by signal 9". Any thread.

@@ -118,6 +118,7 @@ std::vector<Rank> CommunicatorImpl::others() const {
 
 exec::GroupEvents CommunicatorImpl::events() {
   exec::GroupEvents events;
+  events.signature = describe_self();
   events.explain = [this](const exec::Run* run, Status status) { return explain(run, status); };
   events.suspect_mismatch = [this](const exec::Run& run) { ask(run); };
   events.announce = [this](Status status, const std::string& text) {
@@ -145,22 +146,20 @@ std::string CommunicatorImpl::explain(const exec::Run* run, Status status) {
           : "a rank";
   switch (status.code) {
     case ErrorCode::kPeerFailed:
-      return who + " " + context->cause(members[status.rank]) + during + describe_self();
+      return who + " " + context->cause(members[status.rank]) + during;
     case ErrorCode::kMismatch:
       return run != nullptr ? explain_mismatch(*run, status) : "ranks called different things";
     case ErrorCode::kTimeout:
       return run != nullptr && status.detail > 0
                  ? explain_timeout(*run, status)
-                 : "an operation of another rank timed out, waiting for " + who + during +
-                       describe_self();
+                 : "an operation timed out, waiting for " + who + during;
     case ErrorCode::kOutOfMemory:
       return status.rank == rank ? context->pool().explain_out_of_memory(status.detail)
                                  : who + " has no pool memory left to stage its buffers" + during;
     case ErrorCode::kTransport:
-      return "the network failed towards " + who + during + " (" + context->describe_network() +
-             ")" + describe_self();
+      return "the network failed towards " + who + during + " (" + context->describe_network() + ")";
     default:
-      return std::string(name_of(status.code)) + " by " + who + during + describe_self();
+      return std::string(name_of(status.code)) + " by " + who + during;
   }
 }
 
@@ -212,7 +211,7 @@ std::string CommunicatorImpl::explain_timeout(const exec::Run& run, Status statu
   }
   if (named > 8) late += "; and " + std::to_string(named - 8) + " more";
   if (late.empty()) late = "all ranks have called it, none has finished";
-  return text + late + describe_self();
+  return text + late;
 }
 
 // --- control messages --------------------------------------------------------------------------

@@ -6,8 +6,11 @@
 /// off (Arena::cut_off). The flag is never lowered: the communicator has ended.
 #pragma once
 
+#include <algorithm>
 #include <atomic>
 #include <cstdint>
+#include <cstring>
+#include <string>
 
 #include "core/status.h"
 #include "transport/shm/layout.h"
@@ -19,24 +22,35 @@ class AbortBoard {
  public:
   AbortBoard() noexcept = default;
   AbortBoard(std::byte* control, int self) noexcept
-      : lines_(reinterpret_cast<Line*>(control)), self_(self) {}
+      : text_(reinterpret_cast<char*>(control)),
+        lines_(reinterpret_cast<Line*>(control + kTextBytes)),
+        self_(self) {}
 
-  static constexpr std::int64_t bytes(int ranks) noexcept { return (1 + ranks) * sizeof(Line); }
+  static constexpr std::int64_t bytes(int ranks) noexcept {
+    return kTextBytes + (1 + ranks) * static_cast<std::int64_t>(sizeof(Line));
+  }
 
-  /// The first error wins; `status.rank` is a rank of the communicator.
-  void raise(Status status) noexcept {
+  /// The first error wins; `status.rank` is a rank of the communicator. `text` is cut where it does
+  /// not fit.
+  void raise(Status status, const std::string& text) noexcept {
     if (lines_ == nullptr) return;
     std::uint64_t none = 0;
-    const std::uint64_t word = kRaised | std::uint64_t(status.code) << 32 |
-                               static_cast<std::uint32_t>(status.rank);
+    if (!lines_[0].word.compare_exchange_strong(none, kClaimed, std::memory_order_acq_rel)) return;
+    const std::size_t length = std::min(text.size(), std::size_t{kTextBytes - 1});
+    std::memcpy(text_, text.data(), length);
+    text_[length] = '\0';
     // seq_cst: ordered with the entry lines: either an entering rank sees this flag, or this rank
     // sees that it has entered
-    lines_[0].word.compare_exchange_strong(none, word, std::memory_order_seq_cst);
+    lines_[0].word.store(
+        kRaised | std::uint64_t(status.code) << 32 | static_cast<std::uint32_t>(status.rank),
+        std::memory_order_seq_cst);
   }
+  /// What raise() was given; valid once raised() is an error.
+  [[nodiscard]] std::string text() const { return text_; }
   [[nodiscard]] Status raised() const noexcept {
     if (lines_ == nullptr) return kOkStatus;
     const std::uint64_t word = lines_[0].word.load(std::memory_order_seq_cst);
-    if (word == 0) return kOkStatus;
+    if ((word & kRaised) == 0) return kOkStatus;
     return {static_cast<ErrorCode>(word >> 32 & 0xff),
             static_cast<std::int32_t>(static_cast<std::uint32_t>(word)), 0};
   }
@@ -52,9 +66,12 @@ class AbortBoard {
 
  private:
   static constexpr std::uint64_t kRaised = std::uint64_t{1} << 63;
+  static constexpr std::uint64_t kClaimed = std::uint64_t{1} << 62;  ///< the text is being written
+  static constexpr std::int64_t kTextBytes = 1024;
   struct alignas(transport::shm::kCacheLine) Line {
     std::atomic<std::uint64_t> word;
   };
+  char* text_ = nullptr;
   Line* lines_ = nullptr;
   int self_ = 0;
 };

@@ -16,17 +16,23 @@ void Group::fail(Status status, const Run* run, std::string text, bool announce)
   if (!failure_.ok()) return;
   failure_ = status;
   failed_ns_ = now_ns();
-  binding_.board.raise(status);
+  if (text.empty() && events_.explain) text = events_.explain(run, status);
+  binding_.board.raise(status, text);
   binding_.board.acknowledge();
   for (const int local : binding_.local_ranks) {
     if (binding_.shm != nullptr && local != binding_.shm->self()) binding_.shm->ring(local);
   }
-  failure_text_ = text.empty() && events_.explain ? events_.explain(run, status) : std::move(text);
-  if (announce && events_.announce) events_.announce(status, failure_text_);
+  if (announce && events_.announce) events_.announce(status, text);
+  failure_text_ = std::move(text) + events_.signature;
 }
 
 void Group::check(const Run* run) noexcept {
   if (!failure_.ok()) return;
+  // The flag of another rank of the node; it has told the other nodes.
+  if (const Status raised = binding_.board.raised(); !raised.ok()) {
+    fail(raised, run, binding_.board.text(), false);
+    return;
+  }
   if (const std::uint32_t changes = binding_.health->changes(); changes != seen_changes_) {
     seen_changes_ = changes;
     for (Rank r = 0; r < binding_.ranks; ++r) {
@@ -35,8 +41,6 @@ void Group::check(const Run* run) noexcept {
       return;
     }
   }
-  // The flag of another rank of the node; it has told the other nodes.
-  if (const Status raised = binding_.board.raised(); !raised.ok()) fail(raised, run, {}, false);
 }
 
 }  // namespace shoal::exec

@@ -50,7 +50,9 @@ struct Binding {
 /// What comm/ does on the executor's rare events. Called with the engine's lock held; may allocate,
 /// must not wait.
 struct GroupEvents {
-  /// Once, when the group fails: makes the text users read. `run` may be null.
+  /// Ends every text, e.g. "; this is rank 1 of 4".
+  std::string signature;
+  /// Once, when this rank finds the group's error first: the text users read. `run` may be null.
   std::function<std::string(const Run* run, Status status)> explain;
   /// A run has not moved for a while, or a message of another collective came: ask the others.
   std::function<void(const Run& run)> suspect_mismatch;

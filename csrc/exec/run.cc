@@ -193,7 +193,8 @@ bool Run::check_entries() noexcept {
       fail(status);
       return false;
     }
-    set_text(group_->events().explain ? group_->events().explain(this, status) : std::string());
+    const GroupEvents& events = group_->events();
+    if (events.explain) set_text(events.explain(this, status) + events.signature);
     stage_ = Stage::kDone;
     group_->complete(sequence_);
     record(abi::OperationState::kFailed);

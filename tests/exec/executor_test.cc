@@ -1,0 +1,187 @@
+// Every algorithm of the catalog, run by the executor over every transport, gives what the reference
+// gives: pool and foreign memory, several counts and roots.
+#include <gtest/gtest.h>
+
+#include <set>
+#include <string>
+
+#include "exec/harness.h"
+#include "exec/reference.h"
+#include "transport/sim/sim_transport.h"
+#include "transport/ucx/loader.h"
+
+namespace shoal::exec {
+namespace {
+
+using schedule::Algorithm;
+using schedule::Entry;
+using schedule::Shape;
+
+constexpr int kRanks[] = {2, 3, 4, 5, 8};
+
+std::vector<std::unique_ptr<transport::Transport>> sim_network(int ranks) {
+  // Lives as long as its members: each of them owns it.
+  struct Member final : transport::sim::SimTransport {
+    Member(std::shared_ptr<transport::sim::SimFabric> shared, int self)
+        : SimTransport(*shared, self), fabric(std::move(shared)) {}
+    std::shared_ptr<transport::sim::SimFabric> fabric;
+  };
+  transport::sim::SimOptions options;
+  options.seed = 7;
+  options.eager_bytes = 64;
+  options.refuse_one_in = 5;
+  auto fabric = std::make_shared<transport::sim::SimFabric>(ranks, options);
+  std::vector<std::unique_ptr<transport::Transport>> members;
+  for (int r = 0; r < ranks; ++r) members.push_back(std::make_unique<Member>(fabric, r));
+  return members;
+}
+
+std::vector<std::unique_ptr<transport::Transport>> ucx_network(int ranks) {
+  std::vector<std::unique_ptr<transport::ucx::UcxTransport>> made;
+  for (int r = 0; r < ranks; ++r) {
+    transport::ucx::UcxOptions options;
+    options.self = r;
+    options.peers = ranks;
+    made.push_back(transport::ucx::make_ucx(options));
+  }
+  for (int r = 0; r < ranks; ++r) {
+    for (int q = 0; q < ranks; ++q) made[r]->set_peer_address(q, made[q]->address());
+  }
+  std::vector<std::unique_ptr<transport::Transport>> members;
+  for (auto& transport : made) members.push_back(std::move(transport));
+  return members;
+}
+
+/// One collective on all ranks, checked.
+class Trial {
+ public:
+  Trial(Harness& harness, const Entry& entry, Shape shape, bool one_node)
+      : harness_(harness), entry_(entry), shape_(shape) {
+    PlanKey key;
+    key.collective = entry.collective;
+    key.dtype = DataType::kInt64;
+    key.root = static_cast<std::uint16_t>(shape.root);
+    key.count = shape.count;
+    for (int r = 0; r < harness.ranks(); ++r) {
+      shape.rank = r;
+      plans_.push_back(make_plan(key, entry.algorithm, shape, one_node));
+    }
+  }
+
+  void run(bool pool_memory) {
+    const int ranks = harness_.ranks();
+    std::vector<std::vector<std::int64_t>> inputs(ranks), outputs(ranks);
+    std::vector<memory::Offset> blocks;
+    std::vector<Task*> tasks;
+    std::vector<std::int64_t*> results;
+    for (int r = 0; r < ranks; ++r) {
+      inputs[r] = make_input(plans_[r].shape);
+      outputs[r].assign(plans_[r].output_bytes / 8, -1);
+      std::int64_t* input = inputs[r].data();
+      std::int64_t* output = outputs[r].data();
+      if (pool_memory && r % 3 != 2) {  // memory of both kinds in one operation
+        const auto in = harness_.pool(r).allocate(plans_[r].input_bytes + 8).value();
+        const auto out = harness_.pool(r).allocate(plans_[r].output_bytes + 8).value();
+        input = reinterpret_cast<std::int64_t*>(harness_.arena(r).at(in));
+        output = reinterpret_cast<std::int64_t*>(harness_.arena(r).at(out));
+        std::copy(inputs[r].begin(), inputs[r].end(), input);
+        blocks.push_back(in);
+        blocks.push_back(out);
+      } else {
+        blocks.push_back(memory::kNoOffset);
+        blocks.push_back(memory::kNoOffset);
+      }
+      results.push_back(output);
+      const Call call{&plans_[r], input, output, Deadline::after_ms(15'000).at_ns(), 15'000};
+      tasks.push_back(&harness_.engine(r).start(harness_.group(r), call));
+    }
+    ASSERT_TRUE(harness_.drive(tasks)) << "hangs: " << what();
+    for (int r = 0; r < ranks; ++r) {
+      ASSERT_TRUE(tasks[r]->status().ok()) << what() << ": " << tasks[r]->text();
+      const std::vector<std::int64_t> expected = expected_output(plans_[r].shape);
+      const std::vector<std::int64_t> got(results[r], results[r] + expected.size());
+      ASSERT_EQ(got, expected) << what() << " at rank " << r;
+      harness_.engine(r).release(*tasks[r]);
+      for (int i = 0; i < 2; ++i) {
+        if (blocks[2 * r + i] != memory::kNoOffset) harness_.pool(r).free(blocks[2 * r + i]);
+      }
+    }
+  }
+
+ private:
+  [[nodiscard]] std::string what() const {
+    return std::string(name_of(entry_.collective)) + " " +
+           std::string(schedule::name_of(entry_.algorithm)) + ", P " +
+           std::to_string(shape_.ranks) + ", node_ranks " + std::to_string(shape_.node_ranks) +
+           ", root " + std::to_string(shape_.root) + ", count " + std::to_string(shape_.count);
+  }
+  Harness& harness_;
+  const Entry& entry_;
+  Shape shape_;
+  std::vector<Plan> plans_;
+};
+
+/// Runs what the layout supports; returns the algorithms it has run.
+std::set<Algorithm> run_catalog(int ranks, int node_ranks, const NetworkFactory& network) {
+  Harness harness(ranks, node_ranks, network);
+  std::set<Algorithm> seen;
+  const bool one_node = node_ranks == ranks;
+  for (const Entry& entry : schedule::catalog()) {
+    for (const std::int64_t count : {0, 1, 3, 37, 5000}) {
+      Shape shape;
+      shape.collective = entry.collective;
+      shape.ranks = ranks;
+      shape.node_ranks = node_ranks;
+      shape.count = entry.collective == Collective::kBarrier ? 0 : count;
+      shape.root = has_root(entry.collective) ? static_cast<Rank>(count % ranks) : 0;
+      if (!schedule::supports(entry, shape)) continue;
+      for (const bool pool_memory : {true, false}) {
+        Trial(harness, entry, shape, one_node).run(pool_memory);
+        if (testing::Test::HasFatalFailure()) return seen;
+      }
+      seen.insert(entry.algorithm);
+    }
+  }
+  return seen;
+}
+
+TEST(Executor, EveryFlatAlgorithmOverSimulatedNetwork) {
+  for (const int ranks : kRanks) {
+    EXPECT_GE(run_catalog(ranks, 1, sim_network).size(), 7u) << ranks;
+  }
+}
+
+TEST(Executor, EveryAlgorithmOverSharedMemory) {
+  for (const int ranks : kRanks) {
+    EXPECT_GE(run_catalog(ranks, ranks, {}).size(), 8u) << ranks;
+  }
+}
+
+TEST(Executor, HierarchicalOverSharedMemoryAndSimulatedNetwork) {
+  for (const auto& [ranks, node_ranks] : {std::pair{4, 2}, {6, 2}, {6, 3}, {8, 2}, {8, 4}}) {
+    EXPECT_TRUE(run_catalog(ranks, node_ranks, sim_network).contains(Algorithm::kHierarchical));
+  }
+}
+
+class OverUcx : public testing::Test {
+ protected:
+  void SetUp() override {
+    const auto& found = transport::ucx::find_ucx();
+    if (found.path.empty()) GTEST_SKIP() << found.reason;
+  }
+};
+
+TEST_F(OverUcx, EveryFlatAlgorithm) {
+  for (const int ranks : kRanks) {
+    EXPECT_GE(run_catalog(ranks, 1, ucx_network).size(), 7u) << ranks;
+  }
+}
+
+TEST_F(OverUcx, Hierarchical) {
+  for (const auto& [ranks, node_ranks] : {std::pair{4, 2}, {6, 3}, {8, 4}}) {
+    EXPECT_TRUE(run_catalog(ranks, node_ranks, ucx_network).contains(Algorithm::kHierarchical));
+  }
+}
+
+}  // namespace
+}  // namespace shoal::exec
