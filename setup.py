@@ -6,6 +6,7 @@ SHOAL_CMAKE_ARGS  more arguments for CMake, separated as in a shell, e.g. "-DSHO
 
 from __future__ import annotations
 
+import importlib.util
 import os
 import re
 import shlex
@@ -70,6 +71,9 @@ class CMakeBuild(build_ext):
             stdout=subprocess.PIPE, text=True, check=True,
         )  # fmt: skip
         arguments.append(f"-Dpybind11_DIR={pybind11.stdout.strip()}")
+        ucx = importlib.util.find_spec("libucx")
+        if ucx is not None and ucx.submodule_search_locations:
+            arguments.append(f"-DUCX_WHEEL_ROOT={ucx.submodule_search_locations[0]}")
         ninja = tool("ninja")
         # A build directory made before keeps its generator and its choice of tests.
         fresh = not (build_dir / "CMakeCache.txt").exists()

@@ -1,6 +1,9 @@
 #include "bootstrap/control.h"
 
+#include <sys/epoll.h>
+
 #include <algorithm>
+#include <array>
 
 #include "bootstrap/process_exit.h"
 #include "bootstrap/roster.h"
@@ -12,12 +15,12 @@ namespace shoal::bootstrap {
 namespace {
 
 constexpr std::int64_t kTickMs = 100;
-constexpr std::int64_t kVerdictMs = 1000;      // for the store's word; it gives it after 300 ms
-constexpr std::int64_t kExitStatusMs = 100;    // for the kernel's, which comes with the reaping
+constexpr std::int64_t kVerdictMs = 1000;    // for the store's word; it gives it after 300 ms
+constexpr std::int64_t kExitStatusMs = 100;  // for the kernel's, which comes with the reaping
 constexpr std::int64_t kSuspectPollMs = 5;
 constexpr std::int64_t kGoodbyeLimitMs = 1000;
 constexpr std::size_t kMaxOutbox = 4096;
-constexpr std::size_t kMaxMessages = 4096;     // that came before listen()
+constexpr std::size_t kMaxMessages = 4096;  // that came before listen()
 constexpr std::size_t kMaxMessageBytes = std::size_t{64} << 10;
 
 }  // namespace
@@ -28,6 +31,7 @@ Control::Control(Rank rank, std::optional<Link> store, std::string store_name, b
       rank_0_is_store_(rank_0_is_store),
       wake_(make_event()),
       lost_event_(make_event()),
+      pidfds_(::epoll_create1(EPOLL_CLOEXEC)),
       store_(std::move(store)),
       thread_([this] { run(); }) {}
 
@@ -72,7 +76,8 @@ void Control::publish(std::span<const Rank> to, const std::string& message) {
     full = outbox_.size() >= kMaxOutbox;
     if (!full) outbox_.push_back(writer.bytes());
   }
-  if (full) log(LogLevel::kWarn, "rank %d: the queue to the store is full; a message is dropped", rank_);
+  if (full)
+    log(LogLevel::kWarn, "rank %d: the queue to the store is full; a message is dropped", rank_);
   raise_event(wake_.get());
 }
 
@@ -97,16 +102,13 @@ void Control::run() {
 }
 
 bool Control::finished() {
-  return closing_until_ &&
-         (!store_ || store_->closed() || farewell_ || closing_until_->passed());
+  return closing_until_ && (!store_ || store_->closed() || farewell_ || closing_until_->passed());
 }
 
 void Control::wait() {
   std::vector<pollfd> entries{{wake_.get(), POLLIN, 0}};
   if (store_ && !store_->closed()) entries.push_back({store_->fd(), store_->events(), 0});
-  if (!closing_until_) {
-    for (const auto& [rank, pidfd] : processes_) entries.push_back({pidfd.get(), POLLIN, 0});
-  }
+  if (!closing_until_) entries.push_back({pidfds_.get(), POLLIN, 0});
   poll_until(entries, Deadline::at_ns(next_wake_ns()));
 }
 
@@ -121,7 +123,7 @@ void Control::take_commands() {
   clear_event(wake_.get());
   const std::lock_guard lock(mutex_);
   for (LocalProcess& process : new_processes_) {
-    processes_[process.rank] = std::move(process.pidfd);
+    add(std::move(process));
   }
   new_processes_.clear();
   if (new_listener_) {
@@ -158,8 +160,8 @@ void Control::handle(const Frame& frame) {
       const Rank rank = reader.number<Rank>();
       const std::string cause = reader.text();
       // The store may know less than the kernel of this host is about to tell.
-      const bool vague = cause.find("code") == std::string::npos &&
-                         cause.find("signal") == std::string::npos;
+      const bool vague =
+          cause.find("code") == std::string::npos && cause.find("signal") == std::string::npos;
       const bool local = processes_.contains(rank) || suspects_.contains(rank);
       if (vague && local) return suspect(rank, false, kExitStatusMs, cause);
       return lose(rank, cause);
@@ -176,9 +178,14 @@ void Control::handle(const Frame& frame) {
       if (messages_.size() < kMaxMessages) messages_.emplace_back(from, reader.text());
       return;
     }
-    case FrameType::kFarewell: farewell_ = true; return;
-    case FrameType::kClosing: store_closing_ = true; return;
-    default: return;
+    case FrameType::kFarewell:
+      farewell_ = true;
+      return;
+    case FrameType::kClosing:
+      store_closing_ = true;
+      return;
+    default:
+      return;
   }
 }
 
@@ -201,6 +208,7 @@ void Control::suspect(Rank rank, bool store_judges, std::int64_t limit_ms,
   if (settled_.contains(rank)) return;
   Suspect& suspect = suspects_[rank];
   if (const auto process = processes_.find(rank); process != processes_.end()) {
+    ::epoll_ctl(pidfds_.get(), EPOLL_CTL_DEL, process->second.get(), nullptr);
     suspect.pidfd = std::move(process->second);
     processes_.erase(process);
   }
@@ -209,14 +217,18 @@ void Control::suspect(Rank rank, bool store_judges, std::int64_t limit_ms,
   suspect.store_judges = store_judges;
 }
 
+void Control::add(LocalProcess process) {
+  epoll_event event{EPOLLIN, {.u32 = static_cast<std::uint32_t>(process.rank)}};
+  ::epoll_ctl(pidfds_.get(), EPOLL_CTL_ADD, process.pidfd.get(), &event);
+  processes_[process.rank] = std::move(process.pidfd);
+}
+
 void Control::look_at_processes() {
-  std::vector<Rank> ended;
-  for (const auto& [rank, pidfd] : processes_) {
-    pollfd state{pidfd.get(), POLLIN, 0};
-    if (poll_until({&state, 1}, Deadline::at_ns(0)) > 0) ended.push_back(rank);
-  }
+  std::array<epoll_event, 64> events;  // more than 64 at once: the next turn sees the rest
+  const int count = ::epoll_wait(pidfds_.get(), events.data(), static_cast<int>(events.size()), 0);
   const bool store_judges = store_ && !store_->closed();
-  for (const Rank rank : ended) {
+  for (int i = 0; i < count; ++i) {
+    const Rank rank = static_cast<Rank>(events[i].data.u32);
     suspect(rank, store_judges, store_judges ? kVerdictMs : kExitStatusMs, "died");
     tell_store(rank, {});
   }

@@ -1,9 +1,9 @@
 /// The control thread of a session: its connection to the store, the processes of this node, ticks.
 ///
 /// A rank is lost when the store says so (kLost). When a pidfd says that a local process has ended,
-/// that may be a rank which said goodbye to the store a moment ago; only the store knows. So the rank
-/// becomes a suspect, the store is told (with the exit status where the kernel gives it) and asked,
-/// and judgement is passed on its word, or after kVerdictMs without one.
+/// that may be a rank which said goodbye to the store a moment ago; only the store knows. So the
+/// rank becomes a suspect, the store is told (with the exit status where the kernel gives it) and
+/// asked, and judgement is passed on its word, or after kVerdictMs without one.
 #pragma once
 
 #include <map>
@@ -48,7 +48,7 @@ class Control {
 
  private:
   struct Suspect {
-    Fd pidfd;           ///< invalid: not a process of this node
+    Fd pidfd;  ///< invalid: not a process of this node
     std::int64_t judge_at_ns;
     std::string vague;  ///< the cause, if nobody knows better by then
     bool store_judges;  ///< it has been asked whether this rank had left
@@ -57,6 +57,7 @@ class Control {
 
   void run();
   void take_commands();
+  void add(LocalProcess process);
   void wait();
   void serve_store();
   void handle(const Frame& frame);
@@ -77,6 +78,7 @@ class Control {
   const bool rank_0_is_store_;
   Fd wake_;
   Fd lost_event_;
+  Fd pidfds_;  ///< epoll over processes_: one entry for poll(), however many they are
 
   // control thread only
   std::optional<Link> store_;
@@ -92,11 +94,11 @@ class Control {
   bool farewell_ = false;
 
   mutable std::mutex mutex_;
-  std::vector<LocalProcess> new_processes_;   // mutex_
-  std::optional<Listener> new_listener_;      // mutex_
-  std::vector<std::string> outbox_;           // mutex_
-  std::optional<Loss> first_loss_;            // mutex_
-  bool close_ = false;                        // mutex_
+  std::vector<LocalProcess> new_processes_;  // mutex_
+  std::optional<Listener> new_listener_;     // mutex_
+  std::vector<std::string> outbox_;          // mutex_
+  std::optional<Loss> first_loss_;           // mutex_
+  bool close_ = false;                       // mutex_
   std::thread thread_;
 };
 

@@ -7,8 +7,8 @@ namespace shoal::bootstrap {
 namespace {
 
 constexpr std::size_t kMaxStrangers = 128;
-constexpr std::int64_t kTurnMs = 50;         // strangers are looked at this often
-constexpr std::int64_t kNamingMs = 1500;     // for the store to say why a neighbour is gone
+constexpr std::int64_t kTurnMs = 50;      // strangers are looked at this often
+constexpr std::int64_t kNamingMs = 1500;  // for the store to say why a neighbour is gone
 constexpr std::int64_t kRedialPauseMs = 20;
 
 }  // namespace
@@ -60,8 +60,8 @@ void Exchange::send_round(int round, const std::vector<std::string>& blocks, Dea
              std::to_string(kMaxExchangeFrameBytes));
   }
   if (outgoing_[round] && outgoing_[round]->closed()) {
-    fail(ErrorCode::kPeerFailed, "rank " + std::to_string(target(round)) +
-                                     " closed its connection (it left or died)");
+    fail(ErrorCode::kPeerFailed,
+         "rank " + std::to_string(target(round)) + " closed its connection (it left or died)");
   }
   undelivered_[round] = writer.bytes();
   if (!outgoing_[round]) dial(round, deadline);
@@ -98,8 +98,8 @@ void Exchange::receive_round(int round, std::vector<std::string>& blocks, Deadli
     turn(deadline, awaited);
     // Only now is it wrong: a neighbour whose blocks have come may have left since.
     if (!received_[round] && incoming_[round] && incoming_[round]->closed()) {
-      fail(ErrorCode::kPeerFailed, "rank " + std::to_string(source(round)) +
-                                       " closed its connection (it left or died)");
+      fail(ErrorCode::kPeerFailed,
+           "rank " + std::to_string(source(round)) + " closed its connection (it left or died)");
     }
   }
   const Frame frame = std::move(*std::exchange(received_[round], std::nullopt));
@@ -137,8 +137,8 @@ void Exchange::turn(Deadline deadline, const std::string& awaited) {
   check_links();
   check_losses();
   if (deadline.passed()) {
-    fail(ErrorCode::kTimeout, "all_gather: rank " + std::to_string(rank_) +
-                                  " awaited in vain " + awaited +
+    fail(ErrorCode::kTimeout, "all_gather: rank " + std::to_string(rank_) + " awaited in vain " +
+                                  awaited +
                                   "; is that rank stopped, or does it make another call?");
   }
   for (int round = 0; round < rounds(); ++round) {

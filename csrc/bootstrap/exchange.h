@@ -1,9 +1,9 @@
 /// All-gather over TCP between the ranks, before there is anything faster.
 ///
-/// Bruck's algorithm. Rank r begins with its own block. In round k it sends all blocks it has (those
-/// of ranks r .. r + 2^k - 1; in the last round only those still missing there) to rank r - 2^k and
-/// receives as many from r + 2^k, mod n. After ceil(log2 n) rounds everyone has every block.
-/// Source: Bruck, Ho, Kipnis, Upfal, Weathersby, IEEE TPDS 8(11), 1997.
+/// Bruck's algorithm. Rank r begins with its own block. In round k it sends all blocks it has
+/// (those of ranks r .. r + 2^k - 1; in the last round only those still missing there) to rank r -
+/// 2^k and receives as many from r + 2^k, mod n. After ceil(log2 n) rounds everyone has every
+/// block. Source: Bruck, Ho, Kipnis, Upfal, Weathersby, IEEE TPDS 8(11), 1997.
 ///
 /// The connection to r - 2^k is made when round k first needs it and kept. Whoever fails tells its
 /// neighbours why before it closes, so that the first cause reaches everyone, by name.

@@ -148,7 +148,8 @@ void apply_overrides(Identity& identity) {
     identity.store_port = static_cast<std::uint16_t>(number("SHOAL_STORE_PORT", *port, 1, 65535));
   }
   if (identity.ranks > 1 && identity.store_host.empty()) {
-    refuse("this " + identity.source + " job has several nodes and does not say where rank 0 is; "
+    refuse("this " + identity.source +
+           " job has several nodes and does not say where rank 0 is; "
            "set SHOAL_STORE=host:port (an address of rank 0's host) and SHOAL_JOB on all ranks");
   }
 }
@@ -157,8 +158,8 @@ void apply_overrides(Identity& identity) {
 
 Identity identity_from_environment() {
   Identity identity;
-  const bool launched = from_shoal(identity) || from_torchrun(identity) ||
-                        from_openmpi(identity) || from_slurm(identity) || from_pmi(identity);
+  const bool launched = from_shoal(identity) || from_torchrun(identity) || from_openmpi(identity) ||
+                        from_slurm(identity) || from_pmi(identity);
   if (!launched) {
     identity.source = "alone";
     identity.job = variable("SHOAL_JOB").value_or("alone-" + std::to_string(::getpid()));
@@ -168,8 +169,9 @@ Identity identity_from_environment() {
   if (identity.ranks == 1) return identity;
   identity.secret = secret_from_environment();
   if (identity.secret.empty() && identity.source == "shoal run") {
-    refuse("no secret: SHOAL_RANK is set but none of SHOAL_SECRET_FD, SHOAL_SECRET and "
-           "SHOAL_SECRET_FILE; `shoal run` sets one");
+    refuse(
+        "no secret: SHOAL_RANK is set but none of SHOAL_SECRET_FD, SHOAL_SECRET and "
+        "SHOAL_SECRET_FILE; `shoal run` sets one");
   }
   if (identity.secret.empty()) identity.secret = secret_of_user(identity.job);
   return identity;

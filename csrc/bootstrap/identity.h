@@ -14,9 +14,9 @@ struct Identity {
   std::string job;         ///< same on all ranks; names the job in logs and `shoal ps`
   std::string store_host;  ///< empty: no store known (one rank needs none)
   std::uint16_t store_port = 0;
-  std::string secret;      ///< never on a command line, never in a message
+  std::string secret;         ///< never on a command line, never in a message
   bool serves_store = false;  ///< rank 0 starts the store itself (no launcher has)
-  std::string source;      ///< "shoal run", "torchrun", "slurm", "openmpi", "arguments", "alone"
+  std::string source;         ///< "shoal run", "torchrun", "slurm", "openmpi", "arguments", "alone"
 };
 
 /// Reads what the launcher left in the environment. The first of these that is set counts:
@@ -28,8 +28,8 @@ struct Identity {
 ///   Slurm        SLURM_PROCID, SLURM_NTASKS inside a step (srun); rank 0 is on the first node
 ///   PMI          PMI_RANK, PMI_SIZE (MPICH, Intel MPI)
 ///
-/// Nothing set: one rank, alone. With Open MPI and PMI on several nodes SHOAL_STORE names an address
-/// of rank 0. SHOAL_STORE_PORT replaces the port, SHOAL_JOB the name of the job.
+/// Nothing set: one rank, alone. With Open MPI and PMI on several nodes SHOAL_STORE names an
+/// address of rank 0. SHOAL_STORE_PORT replaces the port, SHOAL_JOB the name of the job.
 ///
 /// The secret comes from SHOAL_SECRET_FD (a pipe or file), SHOAL_SECRET, or SHOAL_SECRET_FILE. Jobs
 /// which another launcher starts without one use HMAC(key of the user, job): the key is 256 random

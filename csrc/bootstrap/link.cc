@@ -3,7 +3,7 @@
 #include <poll.h>
 #include <sys/socket.h>
 
-#include <algorithm>
+#include <array>
 #include <cerrno>
 #include <cstring>
 
@@ -80,29 +80,31 @@ void Link::flush() {
 // Before the proofs never more is read than the next fixed-size part.
 std::size_t Link::wanted() const noexcept {
   switch (state_) {
-    case State::kHello: return kHelloBytes - in_.size();
-    case State::kProof: return kProofBytes - in_.size();
-    case State::kOpen: return kReadBytes;
-    case State::kClosed: break;
+    case State::kHello:
+      return kHelloBytes - in_.size();
+    case State::kProof:
+      return kProofBytes - in_.size();
+    case State::kOpen:
+      return kReadBytes;
+    case State::kClosed:
+      break;
   }
   return 0;
 }
 
 void Link::receive() {
+  std::array<char, kReadBytes> buffer;  // not cleared: most reads are a few bytes
   for (int reads = 0; reads < kReadsPerPump && !closed(); ++reads) {
-    const std::size_t old = in_.size();
     const std::size_t limit = wanted();
-    in_.resize(old + limit);
-    const ssize_t count = ::recv(socket_.get(), in_.data() + old, limit, 0);
-    const int error = errno;
-    in_.resize(old + static_cast<std::size_t>(std::max<ssize_t>(count, 0)));
-    if (count < 0 && error == EINTR) continue;
-    if (count < 0 && error == EAGAIN) return;
+    const ssize_t count = ::recv(socket_.get(), buffer.data(), limit, 0);
+    if (count < 0 && errno == EINTR) continue;
+    if (count < 0 && errno == EAGAIN) return;
     if (count <= 0) {
-      return close(LinkEnd::kLost, count == 0 ? "closed by the other side" : std::strerror(error));
+      return close(LinkEnd::kLost, count == 0 ? "closed by the other side" : std::strerror(errno));
     }
+    in_.append(buffer.data(), static_cast<std::size_t>(count));
     consume();
-    if (static_cast<std::size_t>(count) < limit) return;
+    if (open() && static_cast<std::size_t>(count) < limit) return;
   }
 }
 
@@ -125,11 +127,10 @@ void Link::take_hello() {
     flush();
   }
   if (theirs_.protocol != kProtocolVersion || theirs_.library != kLibraryVersion) {
-    return close(LinkEnd::kVersion, "this side is " +
-                                        version_text(kProtocolVersion, kLibraryVersion) +
-                                        ", the other is " +
-                                        version_text(theirs_.protocol, theirs_.library) +
-                                        "; install the same version on every host");
+    return close(LinkEnd::kVersion,
+                 "this side is " + version_text(kProtocolVersion, kLibraryVersion) +
+                     ", the other is " + version_text(theirs_.protocol, theirs_.library) +
+                     "; install the same version on every host");
   }
   if (theirs_.role != mine_.expected) {
     return close(LinkEnd::kForeign, "it is another part of shoal than was expected there");

@@ -1,5 +1,5 @@
-/// One connection: hellos, proofs, then frames. A state machine without waits: it is pumped when its
-/// socket is ready, so that one thread serves many and a silent client delays nobody.
+/// One connection: hellos, proofs, then frames. A state machine without waits: it is pumped when
+/// its socket is ready, so that one thread serves many and a silent client delays nobody.
 ///
 ///     dialler                         acceptor
 ///       hello (nonce, versions)  -->              nothing else is parsed before the proofs
@@ -8,10 +8,10 @@
 ///                                <--  proof       learns nothing that depends on the secret
 ///       frames                  <-->  frames
 ///
-/// An acceptor answers a wrong proof with 32 zero bytes, so that the dialler can tell a refusal from
-/// a connection that was lost or dropped (which it may try again). Frames are not authenticated one
-/// by one: the network path between the hosts of a job is trusted once both ends have proved
-/// themselves; a job that crosses an untrusted network needs a tunnel.
+/// An acceptor answers a wrong proof with 32 zero bytes, so that the dialler can tell a refusal
+/// from a connection that was lost or dropped (which it may try again). Frames are not
+/// authenticated one by one: the network path between the hosts of a job is trusted once both ends
+/// have proved themselves; a job that crosses an untrusted network needs a tunnel.
 #pragma once
 
 #include <memory>

@@ -88,9 +88,7 @@ struct AbstractAddress {
   socklen_t length;
 };
 
-Fd unix_socket() {
-  return Fd(::socket(AF_UNIX, SOCK_SEQPACKET | SOCK_NONBLOCK | SOCK_CLOEXEC, 0));
-}
+Fd unix_socket() { return Fd(::socket(AF_UNIX, SOCK_SEQPACKET | SOCK_NONBLOCK | SOCK_CLOEXEC, 0)); }
 
 Fd listen_unix(const std::string& name) {
   Fd socket = unix_socket();
@@ -147,7 +145,10 @@ Fd receive_fd(int socket) {
 
 std::string request_of(Rank rank, const std::string& socket_name, const Credentials& credentials) {
   const std::string claim = "shoal 1 node:" + socket_name + ":" + std::to_string(rank);
-  return Writer().number(rank).text(hmac_sha256(credentials.secret, claim + credentials.job)).bytes();
+  return Writer()
+      .number(rank)
+      .text(hmac_sha256(credentials.secret, claim + credentials.job))
+      .bytes();
 }
 
 // Gives `fd` to the rank behind `socket` if its request proves right. -1: it did not.
@@ -231,8 +232,10 @@ Home find_home(Rank rank, const Fd& listener, const std::vector<Card>& cards,
   // The leader may be slow to make the fd: its connection closes if it gives up.
   Fd fd = follow(rank, cards[leader], credentials, limit);
   if (fd.valid()) return {std::move(fd), leader};
-  log(LogLevel::kWarn, "rank %d: rank %d on the same host gave no shared memory; "
-      "is it run by another user?", rank, leader);
+  log(LogLevel::kWarn,
+      "rank %d: rank %d on the same host gave no shared memory; "
+      "is it run by another user?",
+      rank, leader);
   return {checked(create(1)), rank};
 }
 

@@ -1,12 +1,15 @@
 #include "bootstrap/process_exit.h"
 
+#include <fcntl.h>
 #include <sys/ioctl.h>
 #include <sys/syscall.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
-#include <fstream>
-#include <sstream>
+#include <algorithm>
+#include <array>
+#include <charconv>
+#include <string_view>
 
 namespace shoal::bootstrap {
 namespace {
@@ -20,8 +23,8 @@ struct PidfdInfo {
   std::int32_t exit_code;
 };
 static_assert(sizeof(PidfdInfo) == 64);
-constexpr std::uint64_t kInfoExit = 1 << 3;                       // PIDFD_INFO_EXIT
-constexpr unsigned long kGetInfo = _IOWR(0xFF, 11, PidfdInfo);    // PIDFD_GET_INFO
+constexpr std::uint64_t kInfoExit = 1 << 3;                     // PIDFD_INFO_EXIT
+constexpr unsigned long kGetInfo = _IOWR(0xFF, 11, PidfdInfo);  // PIDFD_GET_INFO
 
 }  // namespace
 
@@ -31,16 +34,16 @@ std::string describe_exit(int wait_status) {
 }
 
 std::uint64_t start_ticks(pid_t pid) {
-  std::ifstream file("/proc/" + std::to_string(pid) + "/stat");
-  std::string line;
-  std::getline(file, line);
-  const std::size_t end_of_name = line.rfind(')');  // the name may hold spaces and parentheses
-  if (end_of_name == std::string::npos) return 0;
-  std::istringstream fields(line.substr(end_of_name + 1));
-  std::string skipped;
-  for (int field = 3; field < 22; ++field) fields >> skipped;
+  const Fd file(::open(("/proc/" + std::to_string(pid) + "/stat").c_str(), O_RDONLY | O_CLOEXEC));
+  std::array<char, 1024> bytes;
+  const ssize_t length = file.valid() ? ::read(file.get(), bytes.data(), bytes.size()) : 0;
+  const std::string_view line(bytes.data(), static_cast<std::size_t>(std::max<ssize_t>(length, 0)));
+  std::size_t at = line.rfind(')');  // field 2, the name, may hold spaces and parentheses
+  for (int field = 2; field < 22 && at != std::string_view::npos; ++field)
+    at = line.find(' ', at + 1);
   std::uint64_t ticks = 0;
-  fields >> ticks;
+  if (at != std::string_view::npos)
+    std::from_chars(&line[at] + 1, line.data() + line.size(), ticks);
   return ticks;
 }
 

@@ -121,11 +121,11 @@ void Roster::fail_join(ErrorCode code, const std::string& why) {
 
 void Roster::leave(Rank rank) {
   Member& member = members_[rank];
+  send_(rank, FrameType::kFarewell, {});  // also to one given up as failed: it need not wait
   if (member.stage != Stage::kJoined) return;
   member.stage = Stage::kLeft;
   member.judge_at_ns = kNever;
   --here_;
-  send_(rank, FrameType::kFarewell, {});
   answer_askers(rank);
   start_over_if_all_left();
 }
@@ -152,7 +152,8 @@ void Roster::ended(Rank rank, const std::string& cause, std::int64_t now) {
   Member& member = members_[rank];
   if (member.stage == Stage::kLeft || member.stage == Stage::kFailed) return;
   const bool well = cause == kExitedWell;
-  member.cause = well && member.stage == Stage::kJoined ? cause + " without leaving the job" : cause;
+  member.cause =
+      well && member.stage == Stage::kJoined ? cause + " without leaving the job" : cause;
   if (member.stage == Stage::kAbsent) {
     if (here_ > 0) judge(rank);
     return;
@@ -179,7 +180,8 @@ void Roster::judge(Rank rank) {
   Member& member = members_[rank];
   member.judge_at_ns = kNever;
   if (member.cause.empty()) {
-    member.cause = member.disconnected ? "lost its connection (the process or its host died)" : "died";
+    member.cause =
+        member.disconnected ? "lost its connection (the process or its host died)" : "died";
   }
   if (!complete_) {
     const bool joined = member.stage == Stage::kJoined;
@@ -229,9 +231,9 @@ void Roster::tick(std::int64_t now, const std::string& hint) {
   }
   if (!late || complete_ || join_failed_) return;
   fail_join(ErrorCode::kTimeout,
-            "the deadline passed and of " + std::to_string(ranks_) + " ranks these have not come: " +
-                list_of(absent()) + "; look at their output, and whether they can reach the store" +
-                hint);
+            "the deadline passed and of " + std::to_string(ranks_) +
+                " ranks these have not come: " + list_of(absent()) +
+                "; look at their output, and whether they can reach the store" + hint);
 }
 
 }  // namespace shoal::bootstrap

@@ -3,8 +3,8 @@
 ///   absent --join--> joined --goodbye--> left      when all have left, all are absent again
 ///                       \--loss, report--> failed  (a program may call init() a second time)
 ///
-/// A loss is judged once its cause is known or the grace has ended, whichever comes first. Until all
-/// have joined, whatever is wrong ends the job for everybody, and everybody is told by name.
+/// A loss is judged once its cause is known or the grace has ended, whichever comes first. Until
+/// all have joined, whatever is wrong ends the job for everybody, and everybody is told by name.
 #pragma once
 
 #include <cstdint>

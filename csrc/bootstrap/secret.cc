@@ -59,7 +59,7 @@ bool private_to_user(const struct stat& info) {
 
 std::string read_private_file(const std::string& path) {
   const Fd file(::open(path.c_str(), O_RDONLY | O_CLOEXEC | O_NOFOLLOW));
-  struct stat info {};
+  struct stat info{};
   if (!file.valid() || ::fstat(file.get(), &info) != 0) refuse(path, std::strerror(errno));
   if (!private_to_user(info)) refuse(path, "others can read it; chmod 600, and own it");
   return read_all(file.get(), path);
@@ -89,7 +89,7 @@ std::string value_of(const char* name) {
 bool make_private_directory(const std::string& parent, const std::string& path) {
   ::mkdir(parent.c_str(), 0700);
   ::mkdir(path.c_str(), 0700);
-  struct stat info {};
+  struct stat info{};
   return ::lstat(path.c_str(), &info) == 0 && S_ISDIR(info.st_mode) && private_to_user(info);
 }
 

@@ -5,9 +5,9 @@
 
 namespace shoal::bootstrap {
 
-/// From SHOAL_SECRET_FD, SHOAL_SECRET or SHOAL_SECRET_FILE; empty if none is set. A pipe can be read
-/// once only, so what it held is kept for later calls in this process.
-/// Throws Error(kBootstrap): unreadable, empty, or a file that others can read.
+/// From SHOAL_SECRET_FD, SHOAL_SECRET or SHOAL_SECRET_FILE; empty if none is set. A pipe can be
+/// read once only, so what it held is kept for later calls in this process. Throws
+/// Error(kBootstrap): unreadable, empty, or a file that others can read.
 [[nodiscard]] std::string secret_from_environment();
 
 /// HMAC(key of the user, job), in hex. Makes the key file if there is none yet.

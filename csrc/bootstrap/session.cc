@@ -51,9 +51,7 @@ void wait_for(const Link& link, Deadline deadline) {
   poll_until({&entry, 1}, deadline);
 }
 
-Deadline earlier(Deadline a, Deadline b) {
-  return Deadline::at_ns(std::min(a.at_ns(), b.at_ns()));
-}
+Deadline earlier(Deadline a, Deadline b) { return Deadline::at_ns(std::min(a.at_ns(), b.at_ns())); }
 
 // One connection to the store, proved; closed if it was lost on the way.
 Link dial_store(Fd socket, const Identity& identity, const Credentials& credentials,
@@ -83,8 +81,9 @@ Link find_store(const Identity& identity, const Credentials& credentials, Deadli
                              earlier(deadline, Deadline::after_ms(kStoreAnswerMs)));
       if (link.open()) return link;
       if (!link.closed()) {
-        throw Error(ErrorCode::kTimeout, what + "something accepts connections there but does not "
-                                                "answer; is it another program's port?");
+        throw Error(ErrorCode::kTimeout, what +
+                                             "something accepts connections there but does not "
+                                             "answer; is it another program's port?");
       }
       if (link.end() != LinkEnd::kLost) throw Error(ErrorCode::kBootstrap, what + link.why());
       last = link.why();
@@ -92,8 +91,9 @@ Link find_store(const Identity& identity, const Credentials& credentials, Deadli
     pause_ms(kRedialPauseMs);
   } while (!deadline.passed());
   throw Error(ErrorCode::kTimeout,
-              what + last + " until the deadline; is the launcher, or rank 0, running, and no "
-                            "firewall between?");
+              what + last +
+                  " until the deadline; is the launcher, or rank 0, running, and no "
+                  "firewall between?");
 }
 
 std::vector<Address> read_welcome(const Frame& frame) {
@@ -103,7 +103,8 @@ std::vector<Address> read_welcome(const Frame& frame) {
   for (std::uint32_t i = 0; i < count && reader.ok(); ++i) {
     addresses.push_back(parse_address(reader.text(), "a listener's address"));
   }
-  if (!reader.done()) throw Error(ErrorCode::kBootstrap, "session: the store's welcome is malformed");
+  if (!reader.done())
+    throw Error(ErrorCode::kBootstrap, "session: the store's welcome is malformed");
   return addresses;
 }
 
@@ -180,7 +181,8 @@ Session::State::State(const Identity& identity_, Deadline deadline)
   check(identity);
   if (identity.ranks == 1) {
     control = std::make_unique<Control>(0, std::nullopt, "", false);
-    exchange = std::make_unique<Exchange>(0, 1, Fd(), std::vector<Address>{}, credentials, *control);
+    exchange =
+        std::make_unique<Exchange>(0, 1, Fd(), std::vector<Address>{}, credentials, *control);
     return;
   }
   if (identity.serves_store && identity.rank == 0) {
@@ -210,8 +212,8 @@ std::vector<std::string> Session::all_gather(const std::string& mine, Deadline d
 }
 
 Fd Session::join_node(const std::function<Fd(int local_ranks)>& create, Deadline deadline) {
-  NodeOutcome outcome = shake_hands(state_->identity.rank, *state_->exchange, state_->credentials,
-                                    create, deadline);
+  NodeOutcome outcome =
+      shake_hands(state_->identity.rank, *state_->exchange, state_->credentials, create, deadline);
   state_->peers = std::move(outcome.peers);
   state_->control->watch(std::move(outcome.processes));
   return std::move(outcome.fd);

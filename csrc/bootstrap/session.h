@@ -26,8 +26,8 @@ struct Peer {
 /// Called on the control thread; must not block.
 struct Listener {
   std::function<void()> tick;  ///< every 100 ms
-  /// A rank is gone, e.g. "killed by signal 9" or "exited with code 1"; once per rank. Our own rank:
-  /// the store, and with it the launcher, is gone.
+  /// A rank is gone, e.g. "killed by signal 9" or "exited with code 1"; once per rank. Our own
+  /// rank: the store, and with it the launcher, is gone.
   std::function<void(Rank, const std::string& cause)> failed;
   /// What another rank has published to this one.
   std::function<void(Rank from, const std::string& message)> message;
@@ -50,10 +50,10 @@ class Session {
   std::vector<std::string> all_gather(const std::string& mine, Deadline deadline);
 
   /// Finds the ranks of this node by a real handshake and agrees on it with all ranks: candidates
-  /// have the same boot id and network namespace; the lowest of them calls `create(local_ranks)` for
-  /// an fd, which travels over an abstract unix socket to those whose SO_PEERCRED uid is the same.
-  /// Whoever cannot get it is a node of its own (and calls create(1)). Returns the fd of this rank's
-  /// node; fills peers(). Collective, once.
+  /// have the same boot id and network namespace; the lowest of them calls `create(local_ranks)`
+  /// for an fd, which travels over an abstract unix socket to those whose SO_PEERCRED uid is the
+  /// same. Whoever cannot get it is a node of its own (and calls create(1)). Returns the fd of this
+  /// rank's node; fills peers(). Collective, once.
   Fd join_node(const std::function<Fd(int local_ranks)>& create, Deadline deadline);
   [[nodiscard]] const std::vector<Peer>& peers() const noexcept;
 

@@ -35,8 +35,8 @@ Resolved resolve(const Address& address, int flags) {
   hints.ai_flags = flags | AI_NUMERICSERV;
   addrinfo* found = nullptr;
   Resolved resolved;
-  resolved.error = ::getaddrinfo(address.host.c_str(), std::to_string(address.port).c_str(), &hints,
-                                 &found);
+  resolved.error =
+      ::getaddrinfo(address.host.c_str(), std::to_string(address.port).c_str(), &hints, &found);
   resolved.list.reset(found);
   return resolved;
 }
@@ -107,8 +107,8 @@ Address parse_address(const std::string& text, const std::string& what) {
 Fd listen_tcp(const Address& at) {
   const Resolved resolved = resolve(at, AI_PASSIVE);
   if (resolved.error != 0 || at.host.empty()) {
-    throw Error(ErrorCode::kBootstrap, "bootstrap: cannot resolve \"" + at.host + "\" to bind to: " +
-                                           ::gai_strerror(resolved.error));
+    throw Error(ErrorCode::kBootstrap, "bootstrap: cannot resolve \"" + at.host +
+                                           "\" to bind to: " + ::gai_strerror(resolved.error));
   }
   int error = 0;
   for (const addrinfo* entry = resolved.list.get(); entry != nullptr; entry = entry->ai_next) {
@@ -121,11 +121,11 @@ Fd listen_tcp(const Address& at) {
     }
     error = errno;
   }
-  const char* advice = error == EADDRINUSE      ? "; is another job's store there? set SHOAL_STORE_PORT"
+  const char* advice = error == EADDRINUSE ? "; is another job's store there? set SHOAL_STORE_PORT"
                        : error == EADDRNOTAVAIL ? "; it is no address of this host"
                                                 : "";
-  throw Error(ErrorCode::kBootstrap, "bootstrap: cannot listen on " + to_text(at) + ": " +
-                                         std::strerror(error) + advice);
+  throw Error(ErrorCode::kBootstrap,
+              "bootstrap: cannot listen on " + to_text(at) + ": " + std::strerror(error) + advice);
 }
 
 Dialled dial_tcp(const Address& to, Deadline deadline) {
@@ -139,9 +139,8 @@ Dialled dial_tcp(const Address& to, Deadline deadline) {
   for (const addrinfo* entry = resolved.list.get(); entry != nullptr; entry = entry->ai_next) {
     Fd socket = open_socket(*entry);
     const std::int64_t limit_ms = std::min(kDialAttemptMs, deadline.remaining_ms());
-    const int error = socket.valid()
-                          ? connect_within(socket.get(), *entry, Deadline::after_ms(limit_ms))
-                          : errno;
+    const int error =
+        socket.valid() ? connect_within(socket.get(), *entry, Deadline::after_ms(limit_ms)) : errno;
     if (error == 0) {
       tune(socket.get());
       result.socket = std::move(socket);
@@ -206,7 +205,8 @@ Fd make_event() {
 
 void raise_event(int event) noexcept {
   const std::uint64_t one = 1;
-  [[maybe_unused]] const ssize_t written = ::write(event, &one, sizeof one);  // full: already raised
+  [[maybe_unused]] const ssize_t written =
+      ::write(event, &one, sizeof one);  // full: already raised
 }
 
 void clear_event(int event) noexcept {

@@ -26,8 +26,8 @@ struct Address {
 [[nodiscard]] Fd listen_tcp(const Address& at);
 
 struct Dialled {
-  Fd socket;          ///< invalid: see error
-  std::string error;  ///< "Connection refused"
+  Fd socket;              ///< invalid: see error
+  std::string error;      ///< "Connection refused"
   bool hopeless = false;  ///< trying again will not help
 };
 /// One attempt at each address `to.host` resolves to, at most 5 s each. Does not throw.
@@ -48,7 +48,7 @@ void bound_retransmission(int socket) noexcept;
 /// Returns the number of ready entries.
 int poll_until(std::span<pollfd> entries, Deadline deadline);
 
-[[nodiscard]] Fd make_event();       ///< a non-blocking eventfd
+[[nodiscard]] Fd make_event();  ///< a non-blocking eventfd
 void raise_event(int event) noexcept;
 void clear_event(int event) noexcept;
 

@@ -55,14 +55,15 @@ struct Store::State {
     Client(std::uint64_t id_, Fd socket, const Greeting& greeting, const Credentials& credentials)
         : id(id_),
           from(to_text(remote_address(socket.get()))),
-          link(std::move(socket), Prover::kAcceptor, greeting, credentials, kMaxControlFrameBytes) {}
+          link(std::move(socket), Prover::kAcceptor, greeting, credentials, kMaxControlFrameBytes) {
+    }
     std::uint64_t id;
     std::string from;
     Link link;
     std::uint32_t interest = EPOLLIN;
-    bool asked = false;   // has sent kJoin; before that it is a stranger
+    bool asked = false;  // has sent kJoin; before that it is a stranger
     bool joined = false;
-    bool held = false;    // waits for the end of the session before
+    bool held = false;  // waits for the end of the session before
     JoinRequest request;
   };
   struct Report {
@@ -110,10 +111,10 @@ struct Store::State {
 
   mutable std::mutex mutex;
   std::condition_variable emptied;
-  std::deque<Report> commands;   // mutex
-  std::vector<bool> come;        // mutex
-  bool empty = true;             // mutex
-  bool stop = false;             // mutex
+  std::deque<Report> commands;  // mutex
+  std::vector<bool> come;       // mutex
+  bool empty = true;            // mutex
+  bool stop = false;            // mutex
   std::thread thread;
 };
 
@@ -124,10 +125,9 @@ Store::State::State(const StoreOptions& given)
       port(local_address(listener.get()).port),
       epoll(::epoll_create1(EPOLL_CLOEXEC)),
       wake(make_event()),
-      roster(options.ranks, options.launcher_reports_exits,
-             [this](Rank to, FrameType type, const std::string& payload) {
-               send(to, type, payload);
-             }),
+      roster(
+          options.ranks, options.launcher_reports_exits,
+          [this](Rank to, FrameType type, const std::string& payload) { send(to, type, payload); }),
       by_rank(static_cast<std::size_t>(options.ranks), nullptr),
       come(static_cast<std::size_t>(options.ranks), false) {
   raise_file_limit(static_cast<std::size_t>(options.ranks) + 2 * kSpareStrangers);
@@ -168,8 +168,8 @@ void Store::State::turn() {
   drop_strangers(static_cast<std::size_t>(options.ranks) + kSpareStrangers);
   std::string hint;
   if (refusals > 0) {
-    hint = " (" + std::to_string(refusals) + " connections were refused; the last: " + last_refusal +
-           ")";
+    hint = " (" + std::to_string(refusals) +
+           " connections were refused; the last: " + last_refusal + ")";
   }
   roster.tick(now_ns(), hint);
   retry_held();
@@ -237,8 +237,10 @@ void Store::State::handle(Client& client, const Frame& frame) {
       reports.push_back({client.request.rank, rank, reader.text()});
       return;
     }
-    case FrameType::kPublish: return relay(client, frame);
-    default: return client.link.close(LinkEnd::kMalformed, "a frame that is not for the store");
+    case FrameType::kPublish:
+      return relay(client, frame);
+    default:
+      return client.link.close(LinkEnd::kMalformed, "a frame that is not for the store");
   }
 }
 
@@ -250,7 +252,8 @@ void Store::State::ask_to_join(Client& client, const Frame& frame) {
   client.request.listener = reader.text();
   client.request.who = reader.text();
   const auto timeout_ms = reader.number<std::int64_t>();
-  client.request.deadline_ns = now_ns() + std::clamp<std::int64_t>(timeout_ms, 0, 1'000'000'000) * kNsPerMs;
+  client.request.deadline_ns =
+      now_ns() + std::clamp<std::int64_t>(timeout_ms, 0, 1'000'000'000) * kNsPerMs;
   if (!reader.done()) return client.link.close(LinkEnd::kMalformed, "a malformed join");
   join(client);
 }
@@ -320,7 +323,8 @@ void Store::State::take_commands() {
   commands.clear();
 }
 
-// Before a death is judged, what the rank itself has sent is read: its goodbye may be there already.
+// Before a death is judged, what the rank itself has sent is read: its goodbye may be there
+// already.
 void Store::State::apply_reports() {
   while (!reports.empty()) {  // bounded: serve() adds no more than the sockets hold
     const Report report = std::move(reports.front());
@@ -366,7 +370,8 @@ bool Store::State::reap() {
       ++entry;
       continue;
     }
-    if (!client.asked && client.link.end() != LinkEnd::kLost) note_refusal(client, client.link.why());
+    if (!client.asked && client.link.end() != LinkEnd::kLost)
+      note_refusal(client, client.link.why());
     if (client.joined) {
       by_rank[client.request.rank] = nullptr;
       roster.lost(client.request.rank, now_ns());

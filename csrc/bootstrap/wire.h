@@ -44,21 +44,21 @@ struct Hello {
 
 enum class FrameType : std::uint8_t {
   // rank to store
-  kJoin = 1,   ///< listener address, who (host and pid), timeout_ms i64
-  kGoodbye,    ///< nothing; answered by kFarewell
-  kEnded,      ///< rank i32, cause: its process has ended; answered by kLost or kLeft
-  kPublish,    ///< count u32, ranks i32..., text
+  kJoin = 1,  ///< listener address, who (host and pid), timeout_ms i64
+  kGoodbye,   ///< nothing; answered by kFarewell
+  kEnded,     ///< rank i32, cause: its process has ended; answered by kLost or kLeft
+  kPublish,   ///< count u32, ranks i32..., text
   // store to rank
-  kWelcome,    ///< count u32, addresses of ranks r - 2^k
-  kRefused,    ///< error code u8, text
-  kLost,       ///< rank i32, cause
-  kLeft,       ///< rank i32: it had said goodbye
-  kMessage,    ///< from i32, text
-  kFarewell,   ///< nothing
-  kClosing,    ///< nothing: the store ends in order
+  kWelcome,   ///< count u32, addresses of ranks r - 2^k
+  kRefused,   ///< error code u8, text
+  kLost,      ///< rank i32, cause
+  kLeft,      ///< rank i32: it had said goodbye
+  kMessage,   ///< from i32, text
+  kFarewell,  ///< nothing
+  kClosing,   ///< nothing: the store ends in order
   // rank to rank
-  kBlocks,     ///< call u64, count u32, blocks
-  kAbort,      ///< error code u8, text
+  kBlocks,  ///< call u64, count u32, blocks
+  kAbort,   ///< error code u8, text
 };
 
 struct Frame {
@@ -92,7 +92,8 @@ class Writer {
 /// Reads what Writer wrote. Past the end it yields zeros and empty texts, and ok() is false.
 class Reader {
  public:
-  explicit Reader(std::string_view bytes) noexcept : rest_(bytes) {}
+  explicit Reader(std::string_view bytes) noexcept : rest_(bytes) {}  ///< which outlive this
+  explicit Reader(std::string&& temporary) = delete;
   template <class T>
     requires std::is_integral_v<T>
   T number() noexcept {

@@ -99,7 +99,8 @@ TEST_F(LinkAttack, ReplayIsRefused) {
     int pair[2];
     ASSERT_EQ(::socketpair(AF_UNIX, SOCK_STREAM | SOCK_NONBLOCK, 0, pair), 0);
     const Fd victim(pair[0]);
-    Link first(Fd(pair[1]), Prover::kAcceptor, {Role::kStore, 0, 2, Role::kRank}, credentials_, 1024);
+    Link first(Fd(pair[1]), Prover::kAcceptor, {Role::kStore, 0, 2, Role::kRank}, credentials_,
+               1024);
     ASSERT_EQ(::send(victim.get(), mine.data(), mine.size(), 0), 64);
     first.pump();
     char hello[kHelloBytes];
@@ -151,7 +152,8 @@ TEST_F(LinkAttack, AnotherVersionIsNamedOnBothSides) {
   const std::string answer = greet(acceptor, encode(old));
   EXPECT_EQ(acceptor.end(), LinkEnd::kVersion);
   EXPECT_NE(acceptor.why().find("shoal 1.2.3 (protocol 9)"), std::string::npos) << acceptor.why();
-  EXPECT_NE(acceptor.why().find(version_text(kProtocolVersion, kLibraryVersion)), std::string::npos);
+  EXPECT_NE(acceptor.why().find(version_text(kProtocolVersion, kLibraryVersion)),
+            std::string::npos);
   const auto hello = decode_hello(answer);  // what the other side needs to say the same
   ASSERT_TRUE(hello);
   EXPECT_EQ(hello->protocol, kProtocolVersion);

@@ -20,14 +20,40 @@ namespace {
 using Variables = std::map<std::string, std::string>;
 
 // Every variable that identity_from_environment() reads.
-constexpr std::array kNames{
-    "SHOAL_RANK", "SHOAL_WORLD_SIZE", "SHOAL_STORE", "SHOAL_STORE_PORT", "SHOAL_JOB",
-    "SHOAL_SECRET", "SHOAL_SECRET_FD", "SHOAL_SECRET_FILE", "RANK", "WORLD_SIZE", "MASTER_ADDR",
-    "MASTER_PORT", "TORCHELASTIC_RUN_ID", "TORCHELASTIC_RESTART_COUNT", "OMPI_COMM_WORLD_RANK",
-    "OMPI_COMM_WORLD_SIZE", "OMPI_COMM_WORLD_LOCAL_SIZE", "PMIX_NAMESPACE", "SLURM_PROCID",
-    "SLURM_NTASKS", "SLURM_STEP_ID", "SLURM_STEP_NUM_TASKS", "SLURM_JOB_ID", "SLURM_STEP_NODELIST",
-    "SLURM_JOB_NODELIST", "SLURM_STEP_NUM_NODES", "SLURM_NNODES", "PMI_RANK", "PMI_SIZE",
-    "PMI_JOBID", "MPI_LOCALNRANKS", "HOME", "XDG_CACHE_HOME", "XDG_RUNTIME_DIR"};
+constexpr std::array kNames{"SHOAL_RANK",
+                            "SHOAL_WORLD_SIZE",
+                            "SHOAL_STORE",
+                            "SHOAL_STORE_PORT",
+                            "SHOAL_JOB",
+                            "SHOAL_SECRET",
+                            "SHOAL_SECRET_FD",
+                            "SHOAL_SECRET_FILE",
+                            "RANK",
+                            "WORLD_SIZE",
+                            "MASTER_ADDR",
+                            "MASTER_PORT",
+                            "TORCHELASTIC_RUN_ID",
+                            "TORCHELASTIC_RESTART_COUNT",
+                            "OMPI_COMM_WORLD_RANK",
+                            "OMPI_COMM_WORLD_SIZE",
+                            "OMPI_COMM_WORLD_LOCAL_SIZE",
+                            "PMIX_NAMESPACE",
+                            "SLURM_PROCID",
+                            "SLURM_NTASKS",
+                            "SLURM_STEP_ID",
+                            "SLURM_STEP_NUM_TASKS",
+                            "SLURM_JOB_ID",
+                            "SLURM_STEP_NODELIST",
+                            "SLURM_JOB_NODELIST",
+                            "SLURM_STEP_NUM_NODES",
+                            "SLURM_NNODES",
+                            "PMI_RANK",
+                            "PMI_SIZE",
+                            "PMI_JOBID",
+                            "MPI_LOCALNRANKS",
+                            "HOME",
+                            "XDG_CACHE_HOME",
+                            "XDG_RUNTIME_DIR"};
 
 class IdentityTest : public ::testing::Test {
  protected:
@@ -62,8 +88,7 @@ class IdentityTest : public ::testing::Test {
   Variables before_;
 };
 
-#define EXPECT_HAS(text, part) \
-  EXPECT_NE(std::string(text).find(part), std::string::npos) << (text)
+#define EXPECT_HAS(text, part) EXPECT_NE(std::string(text).find(part), std::string::npos) << (text)
 
 TEST_F(IdentityTest, NothingSetIsOneRankAlone) {
   const Identity identity = read({});
@@ -74,9 +99,13 @@ TEST_F(IdentityTest, NothingSetIsOneRankAlone) {
 }
 
 TEST_F(IdentityTest, ShoalRun) {
-  const Identity identity = read({{"SHOAL_RANK", "3"}, {"SHOAL_WORLD_SIZE", "4"},
-                                  {"SHOAL_STORE", "[fe80::1]:4000"}, {"SHOAL_JOB", "j"},
-                                  {"SHOAL_SECRET", "s"}, {"RANK", "9"}, {"WORLD_SIZE", "2"}});
+  const Identity identity = read({{"SHOAL_RANK", "3"},
+                                  {"SHOAL_WORLD_SIZE", "4"},
+                                  {"SHOAL_STORE", "[fe80::1]:4000"},
+                                  {"SHOAL_JOB", "j"},
+                                  {"SHOAL_SECRET", "s"},
+                                  {"RANK", "9"},
+                                  {"WORLD_SIZE", "2"}});
   EXPECT_EQ(identity.rank, 3);
   EXPECT_EQ(identity.ranks, 4);
   EXPECT_EQ(identity.store_host, "fe80::1");
@@ -88,8 +117,11 @@ TEST_F(IdentityTest, ShoalRun) {
 }
 
 TEST_F(IdentityTest, Torchrun) {
-  const Identity identity = read({{"RANK", "1"}, {"WORLD_SIZE", "2"}, {"MASTER_ADDR", "node1"},
-                                  {"MASTER_PORT", "29500"}, {"TORCHELASTIC_RUN_ID", "r"},
+  const Identity identity = read({{"RANK", "1"},
+                                  {"WORLD_SIZE", "2"},
+                                  {"MASTER_ADDR", "node1"},
+                                  {"MASTER_PORT", "29500"},
+                                  {"TORCHELASTIC_RUN_ID", "r"},
                                   {"TORCHELASTIC_RESTART_COUNT", "2"}});
   EXPECT_EQ(identity.store_host, "node1");
   EXPECT_EQ(identity.store_port, 29501);  // 29500 is torch's
@@ -99,14 +131,19 @@ TEST_F(IdentityTest, Torchrun) {
 }
 
 TEST_F(IdentityTest, StorePortReplacesThePort) {
-  const Identity identity = read({{"RANK", "1"}, {"WORLD_SIZE", "2"}, {"MASTER_ADDR", "node1"},
-                                  {"MASTER_PORT", "29500"}, {"SHOAL_STORE_PORT", "31000"}});
+  const Identity identity = read({{"RANK", "1"},
+                                  {"WORLD_SIZE", "2"},
+                                  {"MASTER_ADDR", "node1"},
+                                  {"MASTER_PORT", "29500"},
+                                  {"SHOAL_STORE_PORT", "31000"}});
   EXPECT_EQ(identity.store_port, 31000);
 }
 
 TEST_F(IdentityTest, OpenMpiOnOneNode) {
-  const Identity identity = read({{"OMPI_COMM_WORLD_RANK", "0"}, {"OMPI_COMM_WORLD_SIZE", "4"},
-                                  {"OMPI_COMM_WORLD_LOCAL_SIZE", "4"}, {"PMIX_NAMESPACE", "n"}});
+  const Identity identity = read({{"OMPI_COMM_WORLD_RANK", "0"},
+                                  {"OMPI_COMM_WORLD_SIZE", "4"},
+                                  {"OMPI_COMM_WORLD_LOCAL_SIZE", "4"},
+                                  {"PMIX_NAMESPACE", "n"}});
   EXPECT_EQ(identity.job, "openmpi-n");
   EXPECT_EQ(identity.store_host, "127.0.0.1");
   EXPECT_GE(identity.store_port, 15000);
@@ -115,16 +152,21 @@ TEST_F(IdentityTest, OpenMpiOnOneNode) {
 }
 
 TEST_F(IdentityTest, OpenMpiOnSeveralNodesNeedsAnAddress) {
-  EXPECT_HAS(error_of({{"OMPI_COMM_WORLD_RANK", "0"}, {"OMPI_COMM_WORLD_SIZE", "4"},
+  EXPECT_HAS(error_of({{"OMPI_COMM_WORLD_RANK", "0"},
+                       {"OMPI_COMM_WORLD_SIZE", "4"},
                        {"OMPI_COMM_WORLD_LOCAL_SIZE", "2"}}),
              "SHOAL_STORE");
 }
 
 TEST_F(IdentityTest, SlurmStepFindsTheFirstNode) {
-  const Identity identity =
-      read({{"SLURM_PROCID", "5"}, {"SLURM_NTASKS", "8"}, {"SLURM_STEP_ID", "0"},
-            {"SLURM_JOB_ID", "77"}, {"SLURM_STEP_NODELIST", "gpu[03-05,9],x"},
-            {"SLURM_STEP_NUM_NODES", "4"}, {"PMI_RANK", "5"}, {"PMI_SIZE", "8"}});
+  const Identity identity = read({{"SLURM_PROCID", "5"},
+                                  {"SLURM_NTASKS", "8"},
+                                  {"SLURM_STEP_ID", "0"},
+                                  {"SLURM_JOB_ID", "77"},
+                                  {"SLURM_STEP_NODELIST", "gpu[03-05,9],x"},
+                                  {"SLURM_STEP_NUM_NODES", "4"},
+                                  {"PMI_RANK", "5"},
+                                  {"PMI_SIZE", "8"}});
   EXPECT_EQ(identity.source, "slurm");
   EXPECT_EQ(identity.store_host, "gpu03");
   EXPECT_EQ(identity.job, "slurm-77-0");
@@ -135,8 +177,7 @@ TEST_F(IdentityTest, SlurmBatchScriptIsAlone) {
 }
 
 TEST_F(IdentityTest, Pmi) {
-  const Identity identity =
-      read({{"PMI_RANK", "1"}, {"PMI_SIZE", "2"}, {"MPI_LOCALNRANKS", "2"}});
+  const Identity identity = read({{"PMI_RANK", "1"}, {"PMI_SIZE", "2"}, {"MPI_LOCALNRANKS", "2"}});
   EXPECT_EQ(identity.source, "pmi");
   EXPECT_EQ(identity.rank, 1);
   EXPECT_EQ(identity.store_host, "127.0.0.1");
@@ -163,7 +204,9 @@ TEST_F(IdentityTest, OutOfRangeNamesVariableAndValue) {
 
 TEST_F(IdentityTest, BadStoreIsNamed) {
   for (const char* store : {"host", "host:", "host:0", "host:65536", ":5", "host:5x"}) {
-    EXPECT_HAS(error_of({{"SHOAL_RANK", "0"}, {"SHOAL_WORLD_SIZE", "2"}, {"SHOAL_SECRET", "s"},
+    EXPECT_HAS(error_of({{"SHOAL_RANK", "0"},
+                         {"SHOAL_WORLD_SIZE", "2"},
+                         {"SHOAL_SECRET", "s"},
                          {"SHOAL_STORE", store}}),
                "SHOAL_STORE");
   }
@@ -199,7 +242,7 @@ TEST_F(IdentityTest, KeyOfTheUserIsMadeOnceAndIsPrivate) {
   const std::string secret = secret_of_user("a");
   EXPECT_EQ(secret, secret_of_user("a"));
   EXPECT_NE(secret, secret_of_user("b"));
-  struct stat info {};
+  struct stat info{};
   ASSERT_EQ(::stat((home_ + "/.cache/shoal/key").c_str(), &info), 0);
   EXPECT_EQ(info.st_mode & 0777, 0600u);
   ASSERT_EQ(::stat((home_ + "/.cache/shoal").c_str(), &info), 0);

@@ -58,7 +58,7 @@ class Processes {
         pids_[rank] = 0;
         return static_cast<Rank>(rank);
       }
-    }
+    }  // a process that is no rank: the next one
   }
   int status = 0;
 
@@ -119,7 +119,8 @@ int survive(Rank rank, std::uint16_t port, bool join_node, const std::function<v
   const std::string cause = heard.wait_for(kVictim, seconds(10));
   const std::int64_t took_ms = (now_ns() - start) / kNsPerMs;
   const bool right = cause.find(expected) == 0 && took_ms <= kLimitMs;
-  if (!right) std::fprintf(stderr, "rank %d: %s, %d ms\n", rank, cause.c_str(), static_cast<int>(took_ms));
+  if (!right)
+    std::fprintf(stderr, "rank %d: %s, %d ms\n", rank, cause.c_str(), static_cast<int>(took_ms));
   ::usleep(200'000);  // a second announcement would come by now
   return right && heard.wait_for(kVictim, seconds(1)) == cause ? 0 : 1;
 }
@@ -143,41 +144,57 @@ void run_job(bool reports, const std::function<int(Rank, std::uint16_t)>& body, 
 }
 
 TEST(Death, KillIsAnnouncedWithTheLaunchersWord) {
-  run_job(true, [](Rank rank, std::uint16_t port) {
-    return survive(rank, port, false, die, "killed by signal 9");
-  }, SIGKILL);
+  run_job(
+      true,
+      [](Rank rank, std::uint16_t port) {
+        return survive(rank, port, false, die, "killed by signal 9");
+      },
+      SIGKILL);
 }
 
 TEST(Death, KillOfALocalRankIsAnnouncedToo) {
-  run_job(true, [](Rank rank, std::uint16_t port) {
-    return survive(rank, port, true, die, "killed by signal 9");
-  }, SIGKILL);
+  run_job(
+      true,
+      [](Rank rank, std::uint16_t port) {
+        return survive(rank, port, true, die, "killed by signal 9");
+      },
+      SIGKILL);
 }
 
-// Without a launcher the kernel tells the ranks of the node (from 6.15 on), else it is a lost connection.
+// Without a launcher the kernel tells the ranks of the node (from 6.15 on), else it is a lost
+// connection.
 TEST(Death, KillWithoutALauncherIsAnnounced) {
-  run_job(false, [](Rank rank, std::uint16_t port) {
-    return survive(rank, port, false, die, "lost its connection");
-  }, SIGKILL);
+  run_job(
+      false,
+      [](Rank rank, std::uint16_t port) {
+        return survive(rank, port, false, die, "lost its connection");
+      },
+      SIGKILL);
 }
 
 TEST(Death, KillOfALocalRankWithoutALauncherHasACause) {
-  run_job(false, [](Rank rank, std::uint16_t port) {
-    return survive(rank, port, true, die, "");
-  }, SIGKILL);
+  run_job(
+      false, [](Rank rank, std::uint16_t port) { return survive(rank, port, true, die, ""); },
+      SIGKILL);
 }
 
 TEST(Death, AnExitCodeIsAnnounced) {
-  run_job(true, [](Rank rank, std::uint16_t port) {
-    return survive(rank, port, true, [] { ::_exit(3); }, "exited with code 3");
-  }, 3 << 8);
+  run_job(
+      true,
+      [](Rank rank, std::uint16_t port) {
+        return survive(rank, port, true, [] { ::_exit(3); }, "exited with code 3");
+      },
+      3 << 8);
 }
 
 TEST(Death, ExitingWellWithoutGoodbyeIsAFailure) {
-  run_job(true, [](Rank rank, std::uint16_t port) {
-    return survive(rank, port, true, [] { ::_exit(0); },
-                   "exited with code 0 without leaving the job");
-  }, 0);
+  run_job(
+      true,
+      [](Rank rank, std::uint16_t port) {
+        return survive(
+            rank, port, true, [] { ::_exit(0); }, "exited with code 0 without leaving the job");
+      },
+      0);
 }
 
 // A forked child (a data loader) keeps the dead rank's sockets open: only its pidfd tells.
@@ -189,26 +206,30 @@ TEST(Death, AChildThatHoldsTheSocketsOpenHidesNothing) {
     }
     die();
   };
-  run_job(false, [&](Rank rank, std::uint16_t port) { return survive(rank, port, true, end, ""); },
-          SIGKILL);
+  run_job(
+      false, [&](Rank rank, std::uint16_t port) { return survive(rank, port, true, end, ""); },
+      SIGKILL);
 }
 
 // One rank after the other leaves and its process ends, while the others go on: nobody has failed.
 void leave_one_by_one(bool reports) {
-  run_job(reports, [](Rank rank, std::uint16_t port) {
-    Heard heard;
-    {
-      Session session(identity_of(rank, kRanks, port), seconds(20));
-      session.join_node(make_memfd, seconds(20));
-      session.listen(heard.listener());
-      session.all_gather("", seconds(20));
-      ::usleep(static_cast<useconds_t>(rank) * 400'000);
-    }
-    for (const auto& [failed, cause] : heard.causes) {
-      std::fprintf(stderr, "rank %d heard of rank %d: %s\n", rank, failed, cause.c_str());
-    }
-    return heard.causes.empty() ? 0 : 1;
-  }, 0);
+  run_job(
+      reports,
+      [](Rank rank, std::uint16_t port) {
+        Heard heard;
+        {
+          Session session(identity_of(rank, kRanks, port), seconds(20));
+          session.join_node(make_memfd, seconds(20));
+          session.listen(heard.listener());
+          session.all_gather("", seconds(20));
+          ::usleep(static_cast<useconds_t>(rank) * 400'000);
+        }
+        for (const auto& [failed, cause] : heard.causes) {
+          std::fprintf(stderr, "rank %d heard of rank %d: %s\n", rank, failed, cause.c_str());
+        }
+        return heard.causes.empty() ? 0 : 1;
+      },
+      0);
 }
 
 TEST(Leave, InOrderIsNoFailureUnderALauncher) { leave_one_by_one(true); }
@@ -217,16 +238,19 @@ TEST(Leave, InOrderIsNoFailureWithoutALauncher) { leave_one_by_one(false); }
 // All at once, many times: the goodbye must win every race against the end of the process.
 TEST(Leave, AllAtOnceIsNoFailure) {
   for (int turn = 0; turn < 10; ++turn) {
-    run_job(turn % 2 == 0, [](Rank rank, std::uint16_t port) {
-      std::atomic<bool> failed = false;
-      {
-        Session session(identity_of(rank, kRanks, port), seconds(20));
-        session.join_node(make_memfd, seconds(20));
-        session.listen({.failed = [&](Rank, const std::string&) { failed = true; }});
-        session.all_gather("", seconds(20));
-      }
-      return failed ? 1 : 0;
-    }, 0);
+    run_job(
+        turn % 2 == 0,
+        [](Rank rank, std::uint16_t port) {
+          std::atomic<bool> failed = false;
+          {
+            Session session(identity_of(rank, kRanks, port), seconds(20));
+            session.join_node(make_memfd, seconds(20));
+            session.listen({.failed = [&](Rank, const std::string&) { failed = true; }});
+            session.all_gather("", seconds(20));
+          }
+          return failed ? 1 : 0;
+        },
+        0);
   }
 }
 
@@ -251,35 +275,73 @@ TEST(Death, OfTheRankThatServesTheStore) {
   }
 }
 
-TEST(Death, DuringAnExchangeIsAnErrorThatNamesTheRank) {
-  run_job(true, [](Rank rank, std::uint16_t port) {
+// The launcher is killed: each rank hears that it is cut off, itself.
+TEST(Death, OfTheLaunchersStore) {
+  Processes processes(kRanks, [](Rank rank, std::uint16_t port) {
+    Heard heard;
     Session session(identity_of(rank, kRanks, port), seconds(20));
-    session.all_gather("", seconds(20));
-    if (rank == kVictim) die();
-    const std::int64_t start = now_ns();
-    try {
-      session.all_gather("", seconds(10));
-    } catch (const Error& error) {
-      const bool named = std::string(error.what()).find("rank 2 killed by signal 9") == 0;
-      if (!named) std::fprintf(stderr, "rank %d: %s\n", rank, error.what());
-      return named && now_ns() - start < 2000 * kNsPerMs ? 0 : 2;
-    }
-    return 1;
-  }, SIGKILL);
+    session.join_node(make_memfd, seconds(20));
+    session.listen(heard.listener());
+    return heard.wait_for(rank, seconds(5)).find("lost its connection to the store") == 0 ? 0 : 1;
+  });
+  int ends[2];
+  ASSERT_EQ(::pipe(ends), 0);
+  const Fd reader(ends[0]), writer(ends[1]);
+  const pid_t launcher = ::fork();
+  if (launcher == 0) {
+    Store store(store_for(kRanks));
+    const std::uint16_t port = store.port();
+    if (::write(writer.get(), &port, sizeof port) != sizeof port) ::_exit(1);
+    const Deadline deadline = seconds(10);
+    while (!store.missing().empty() && !deadline.passed()) ::usleep(1000);
+    ::usleep(300'000);  // they shake hands meanwhile
+    die();
+  }
+  std::uint16_t port = 0;
+  ASSERT_EQ(::read(reader.get(), &port, sizeof port), static_cast<ssize_t>(sizeof port));
+  processes.tell_port(port);
+  int good = 0;
+  for (Rank rank = processes.reap(); rank >= 0; rank = processes.reap())
+    good += processes.status == 0;
+  EXPECT_EQ(good, kRanks);
+}
+
+TEST(Death, DuringAnExchangeIsAnErrorThatNamesTheRank) {
+  run_job(
+      true,
+      [](Rank rank, std::uint16_t port) {
+        Session session(identity_of(rank, kRanks, port), seconds(20));
+        session.all_gather("", seconds(20));
+        if (rank == kVictim) die();
+        const std::int64_t start = now_ns();
+        try {
+          session.all_gather("", seconds(10));
+        } catch (const Error& error) {
+          const bool named = std::string(error.what()).find("rank 2 killed by signal 9") == 0;
+          if (!named) std::fprintf(stderr, "rank %d: %s\n", rank, error.what());
+          return named && now_ns() - start < 2000 * kNsPerMs ? 0 : 2;
+        }
+        return 1;
+      },
+      SIGKILL);
 }
 
 TEST(Death, BeforeAllHaveJoinedEndsTheJoin) {
-  run_job(true, [](Rank rank, std::uint16_t port) {
-    if (rank == kVictim) die();
-    try {
-      Session session(identity_of(rank, kRanks, port), seconds(20));
-    } catch (const Error& error) {
-      const bool named = std::string(error.what()).find("rank 2 killed by signal 9") != std::string::npos;
-      if (!named) std::fprintf(stderr, "rank %d: %s\n", rank, error.what());
-      return named ? 0 : 2;
-    }
-    return 1;
-  }, SIGKILL);
+  run_job(
+      true,
+      [](Rank rank, std::uint16_t port) {
+        if (rank == kVictim) die();
+        try {
+          Session session(identity_of(rank, kRanks, port), seconds(20));
+        } catch (const Error& error) {
+          const bool named =
+              std::string(error.what()).find("rank 2 killed by signal 9") != std::string::npos;
+          if (!named) std::fprintf(stderr, "rank %d: %s\n", rank, error.what());
+          return named ? 0 : 2;
+        }
+        return 1;
+      },
+      SIGKILL);
 }
 
 TEST(Scale, ManyProcessesJoinSoon) {
@@ -294,13 +356,17 @@ TEST(Scale, ManyProcessesJoinSoon) {
   Store store(store_for(kMany));
   processes.tell_port(store.port());
   int good = 0;
-  for (Rank rank = processes.reap(); rank >= 0; rank = processes.reap()) good += processes.status == 0;
+  for (Rank rank = processes.reap(); rank >= 0; rank = processes.reap())
+    good += processes.status == 0;
   const double wall = static_cast<double>(now_ns() - start) / 1e9;
   rusage usage{};
   ::getrusage(RUSAGE_CHILDREN, &usage);
-  std::printf("128 processes: join, find their node, exchange, leave: %.2f s (children's CPU so far "
-              "%.2f s)\n", wall, static_cast<double>(usage.ru_utime.tv_sec + usage.ru_stime.tv_sec) +
-              static_cast<double>(usage.ru_utime.tv_usec + usage.ru_stime.tv_usec) / 1e6);
+  std::printf(
+      "128 processes: join, find their node, exchange, leave: %.2f s (children's CPU so far "
+      "%.2f s)\n",
+      wall,
+      static_cast<double>(usage.ru_utime.tv_sec + usage.ru_stime.tv_sec) +
+          static_cast<double>(usage.ru_utime.tv_usec + usage.ru_stime.tv_usec) / 1e6);
   EXPECT_EQ(good, kMany);
   EXPECT_LT(wall, 20.0);
 }

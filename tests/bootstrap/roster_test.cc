@@ -23,7 +23,10 @@ class RosterTest : public ::testing::Test {
     });
   }
   static JoinRequest request(Rank rank, Rank ranks) {
-    return {.rank = rank, .ranks = ranks, .listener = "l" + std::to_string(rank), .who = "h"};
+    return {.rank = rank,
+            .ranks = ranks,
+            .listener = std::string("l").append(std::to_string(rank)),
+            .who = "h"};
   }
   void all_join(Roster& roster, Rank ranks) {
     for (Rank rank = 0; rank < ranks; ++rank) {

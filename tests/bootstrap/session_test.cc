@@ -10,6 +10,7 @@
 #include <set>
 
 #include "bootstrap/auth.h"
+#include "bootstrap/exchange.h"
 #include "bootstrap/socket.h"
 #include "bootstrap/wire.h"
 #include "job.h"
@@ -17,8 +18,7 @@
 namespace shoal::bootstrap {
 namespace {
 
-#define EXPECT_HAS(text, part) \
-  EXPECT_NE(std::string(text).find(part), std::string::npos) << (text)
+#define EXPECT_HAS(text, part) EXPECT_NE(std::string(text).find(part), std::string::npos) << (text)
 
 Fd make_memfd(int) { return Fd(::memfd_create("test", MFD_CLOEXEC)); }
 
@@ -66,7 +66,7 @@ TEST_P(Sizes, JoinNodeHandsOneMemoryToAll) {
           return make_memfd(local_ranks);
         },
         seconds(20));
-    struct stat info {};
+    struct stat info{};
     ASSERT_EQ(::fstat(fd.get(), &info), 0);
     const std::lock_guard lock(mutex);
     inodes.insert(info.st_ino);
@@ -91,7 +91,8 @@ TEST(Session, OneRankNeedsNoStore) {
   const Fd fd = session.join_node(make_memfd, seconds(1));
   EXPECT_TRUE(fd.valid());
   std::atomic<int> ticks = 0, messages = 0;
-  session.listen({.tick = [&] { ++ticks; }, .message = [&](Rank, const std::string&) { ++messages; }});
+  session.listen(
+      {.tick = [&] { ++ticks; }, .message = [&](Rank, const std::string&) { ++messages; }});
   const Rank self[] = {0};
   session.publish(self, "to myself");
   const Deadline deadline = seconds(5);
@@ -155,7 +156,8 @@ TEST(Refusal, RankOutOfRangeIsNamedToAll) {
   const auto errors = in_threads(
       3, [&](int i) { Session session(identity_of(ranks[i], 3, store.port()), seconds(20)); });
   for (const std::string& error : errors) EXPECT_HAS(error, "rank 3 (");
-  for (const std::string& error : errors) EXPECT_HAS(error, "out of range: this job has ranks 0..2");
+  for (const std::string& error : errors)
+    EXPECT_HAS(error, "out of range: this job has ranks 0..2");
 }
 
 TEST(Refusal, AnotherSizeIsNamedToAll) {
@@ -180,9 +182,8 @@ TEST(Refusal, MissingRanksAreNamedToAllAtTheDeadline) {
 
 TEST(Refusal, NoStoreIsAnErrorThatSaysWhere) {
   const std::uint16_t port = local_address(listen_tcp({"127.0.0.1", 0}).get()).port;
-  const auto errors = in_threads(1, [&](int) {
-    Session session(identity_of(0, 2, port), Deadline::after_ms(200));
-  });
+  const auto errors = in_threads(
+      1, [&](int) { Session session(identity_of(0, 2, port), Deadline::after_ms(200)); });
   EXPECT_HAS(errors[0], "127.0.0.1:" + std::to_string(port));
   EXPECT_HAS(errors[0], "Connection refused");
 }
@@ -194,7 +195,8 @@ TEST(Refusal, AStoreOfAnotherVersionIsNamed) {
     pollfd entry{listener.get(), POLLIN, 0};
     ASSERT_EQ(poll_until({&entry, 1}, seconds(10)), 1);
     const Fd socket = accept_tcp(listener.get());
-    const std::string hello = encode(Hello{.protocol = 2, .role = Role::kStore, .library = 0x050000});
+    const std::string hello =
+        encode(Hello{.protocol = 2, .role = Role::kStore, .library = 0x050000});
     ::send(socket.get(), hello.data(), hello.size(), MSG_NOSIGNAL);
     entry = {socket.get(), POLLRDHUP, 0};
     poll_until({&entry, 1}, seconds(10));
@@ -242,15 +244,46 @@ TEST(Refusal, StrangersDelayNobodyAndAreDropped) {
   }
 }
 
-// The sockets between ranks ask for proofs too.
+// The sockets between ranks ask for proofs too: strangers, and a rank of another job, stand in the
+// backlog of every listener before the first call.
 TEST(Refusal, StrangersAtARanksListenerDelayNobody) {
   constexpr Rank kRanks = 3;
-  Store store(store_for(kRanks));
-  const auto errors = in_threads(kRanks, [&](Rank rank) {
-    Session session(identity_of(rank, kRanks, store.port()), seconds(10));
-    for (int call = 0; call < 50; ++call) session.all_gather("x", seconds(10));
+  const Credentials credentials{"test", kSecret};
+  const Credentials others{"test", "another"};
+  std::vector<Fd> listeners, strangers;
+  std::vector<Address> addresses;
+  for (Rank rank = 0; rank < kRanks; ++rank) {
+    listeners.push_back(listen_tcp({"127.0.0.1", 0}));
+    addresses.push_back(local_address(listeners.back().get()));
+    for (int i = 0; i < 200; ++i) {
+      strangers.push_back(dial_tcp(addresses.back(), seconds(5)).socket);
+      if (i % 2 == 0) {
+        ASSERT_EQ(::send(strangers.back().get(), "junk", 4, MSG_NOSIGNAL), 4);
+      }
+    }
+  }
+  const std::int64_t start = now_ns();
+  const auto errors = in_threads(kRanks + 1, [&](int i) {
+    if (i == kRanks) {  // claims to be rank 1, which rank 0 awaits, and cannot prove it
+      Link impostor(dial_tcp(addresses[0], seconds(5)).socket, Prover::kDialler,
+                    {Role::kDiallingPeer, 1, kRanks, Role::kAcceptingPeer}, others, 1024);
+      for (const Deadline limit = seconds(3); !limit.passed() && !impostor.closed();
+           ::usleep(1000)) {
+        impostor.pump();
+      }
+      EXPECT_TRUE(impostor.closed());
+      return;
+    }
+    const Control control(i, std::nullopt, "", false);
+    std::vector<Address> targets{addresses[(i + 2) % kRanks], addresses[(i + 1) % kRanks]};
+    Exchange exchange(i, kRanks, std::move(listeners[i]), targets, credentials, control);
+    for (int call = 0; call < 20; ++call) {
+      EXPECT_EQ(exchange.all_gather(std::to_string(i), seconds(10)),
+                (std::vector<std::string>{"0", "1", "2"}));
+    }
   });
   for (const std::string& error : errors) EXPECT_EQ(error, "");
+  EXPECT_LT(now_ns() - start, 1900 * kNsPerMs);
 }
 
 TEST(AllGather, AStoppedRankIsNamedAtTheDeadlineOnAll) {
@@ -310,7 +343,8 @@ TEST(Messages, AreRelayedInOrderAlsoWhenTheListenerComesLate) {
     const Deadline deadline = seconds(10);
     for (bool all = false; !all && !deadline.passed(); ::usleep(1000)) {
       const std::lock_guard lock(mutex);
-      all = heard[(rank + 3) % kRanks].size() == kCount && heard[(rank + 2) % kRanks].size() == kCount;
+      all = heard[(rank + 3) % kRanks].size() == kCount &&
+            heard[(rank + 2) % kRanks].size() == kCount;
     }
     {
       const std::lock_guard lock(mutex);
@@ -356,7 +390,7 @@ TEST(Failure, ReportedExitIsAnnouncedOnceToAllOthers) {
   EXPECT_EQ(announced, 2);
 }
 
-TEST(Failure, LosingTheStoreIsReportedForTheOwnRank) {
+TEST(Failure, AStoreThatEndsInOrderIsNone) {
   auto store = std::make_unique<Store>(store_for(2));
   std::atomic<int> failures = 0;
   const auto errors = in_threads(2, [&](Rank rank) {

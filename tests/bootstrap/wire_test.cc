@@ -40,7 +40,8 @@ TEST(Wire, TruncatedTextIsSeen) {
     EXPECT_EQ(reader.text(), "") << length;
     EXPECT_FALSE(reader.ok()) << length;
   }
-  Reader longer(whole + "x");
+  const std::string more = whole + "x";
+  Reader longer(more);
   longer.number<std::int64_t>();
   longer.text();
   EXPECT_FALSE(longer.done());

@@ -1,0 +1,324 @@
+// The public API with ranks as threads: right results, named errors, nothing left hanging.
+#include <gtest/gtest.h>
+
+#include <chrono>
+#include <deque>
+#include <numeric>
+#include <random>
+
+#include "comm/job.h"
+
+namespace shoal {
+namespace {
+
+using Values = std::vector<std::int64_t>;
+
+ConstBuffer in(const Values& v) { return {v.data(), {static_cast<std::int64_t>(v.size() * 8)}}; }
+Buffer out(Values& v) { return {v.data(), {static_cast<std::int64_t>(v.size() * 8)}}; }
+
+/// Element i of rank r's input to operation `id`.
+std::int64_t element(int id, int r, std::int64_t i) { return id * 1000 + r * 100'000 + i % 97; }
+
+Values make_input(int id, int rank, std::int64_t size) {
+  Values values(size);
+  for (std::int64_t i = 0; i < size; ++i) values[i] = element(id, rank, i);
+  return values;
+}
+
+/// One operation of a random program: the same on all ranks but for where its memory lies.
+struct Operation {
+  Collective collective;
+  std::int64_t count;
+  Rank root;
+};
+
+Operation make_operation(std::mt19937& random, int ranks) {
+  constexpr std::int64_t kCounts[] = {0, 1, 3, 64, 777, 5000, 40'000};
+  return {static_cast<Collective>(random() % kCollectives), kCounts[random() % 7],
+          static_cast<Rank>(random() % ranks)};
+}
+
+class Attempt {
+ public:
+  /// `pool`: this rank uses pool memory.
+  Attempt(Communicator& comm, const Operation& operation, int id, bool pool)
+      : comm_(comm), operation_(operation), id_(id) {
+    const std::int64_t n = operation.count;
+    const int ranks = comm.size();
+    const Collective c = operation.collective;
+    const bool wide_in = c == Collective::kReduceScatter || c == Collective::kAllToAll ||
+                         c == Collective::kScatter;
+    const bool wide_out =
+        c == Collective::kAllGather || c == Collective::kAllToAll || c == Collective::kGather;
+    const Values input = make_input(id, comm.rank(), wide_in ? n * ranks : n);
+    size_ = wide_out ? n * ranks : n;
+    if (pool) {
+      input_block_ = comm.allocate({static_cast<std::int64_t>(input.size()) * 8});
+      output_block_ = comm.allocate({size_ * 8});
+      std::copy(input.begin(), input.end(), static_cast<std::int64_t*>(input_block_.data()));
+      input_ = {input_block_.data(), {static_cast<std::int64_t>(input.size()) * 8}};
+      output_ = {output_block_.data(), {size_ * 8}};
+    } else {
+      input_values_ = input;
+      output_values_.resize(size_);
+      input_ = in(input_values_);
+      output_ = out(output_values_);
+    }
+  }
+
+  void start() {
+    const Count n{operation_.count};
+    const Rank root = operation_.root;
+    constexpr DataType kType = DataType::kInt64;
+    constexpr ReduceOp kSum = ReduceOp::kSum;
+    switch (operation_.collective) {
+      case Collective::kBarrier: work_ = comm_.barrier(); break;
+      case Collective::kBroadcast: work_ = comm_.broadcast(input_, output_, n, kType, root); break;
+      case Collective::kReduce: work_ = comm_.reduce(input_, output_, n, kType, kSum, root); break;
+      case Collective::kAllReduce: work_ = comm_.all_reduce(input_, output_, n, kType, kSum); break;
+      case Collective::kAllGather: work_ = comm_.all_gather(input_, output_, n, kType); break;
+      case Collective::kReduceScatter:
+        work_ = comm_.reduce_scatter(input_, output_, n, kType, kSum);
+        break;
+      case Collective::kAllToAll: work_ = comm_.all_to_all(input_, output_, n, kType); break;
+      case Collective::kGather: work_ = comm_.gather(input_, output_, n, kType, root); break;
+      case Collective::kScatter: work_ = comm_.scatter(input_, output_, n, kType, root); break;
+    }
+  }
+
+  void finish() {
+    work_.wait();
+    const Collective c = operation_.collective;
+    const bool at_root_only = c == Collective::kReduce || c == Collective::kGather;
+    if (c == Collective::kBarrier || (at_root_only && comm_.rank() != operation_.root)) return;
+    const auto* got = static_cast<const std::int64_t*>(output_.data);
+    for (std::int64_t i = 0; i < size_; ++i) {
+      ASSERT_EQ(got[i], expected(i)) << "operation " << id_ << " " << name_of(c) << " count "
+                                     << operation_.count << " element " << i << " rank "
+                                     << comm_.rank() << " of " << comm_.size();
+    }
+  }
+
+ private:
+  [[nodiscard]] std::int64_t expected(std::int64_t i) const {
+    const std::int64_t n = operation_.count;
+    const std::int64_t mine = comm_.rank() * n;
+    const auto sum = [&](std::int64_t at) {
+      std::int64_t total = 0;
+      for (int r = 0; r < comm_.size(); ++r) total += element(id_, r, at);
+      return total;
+    };
+    switch (operation_.collective) {
+      case Collective::kBroadcast: return element(id_, operation_.root, i);
+      case Collective::kScatter: return element(id_, operation_.root, mine + i);
+      case Collective::kReduceScatter: return sum(mine + i);
+      case Collective::kAllGather:
+      case Collective::kGather: return element(id_, static_cast<int>(i / n), i % n);
+      case Collective::kAllToAll: return element(id_, static_cast<int>(i / n), mine + i % n);
+      default: return sum(i);
+    }
+  }
+
+  Communicator& comm_;
+  Operation operation_;
+  int id_;
+  std::int64_t size_ = 0;
+  PoolBlock input_block_, output_block_;
+  Values input_values_, output_values_;
+  ConstBuffer input_;
+  Buffer output_;
+  Work work_;  // last: ends before its buffers do
+};
+
+void run_program(Communicator& comm, int operations, unsigned seed) {
+  std::mt19937 shared(seed);                   // the same on all ranks
+  std::mt19937 own(seed * 31 + comm.rank());   // differs: offsets, kinds of memory, delays
+  Communicator other = comm.split(0, -comm.rank());
+  std::deque<std::unique_ptr<Attempt>> pending;
+  std::vector<PoolBlock> padding;  // other offsets on each rank
+  for (int id = 0; id < operations; ++id) {
+    Communicator& on = shared() % 3 == 0 ? other : comm;
+    const Operation operation = make_operation(shared, comm.size());
+    if (own() % 4 == 0) padding.push_back(comm.allocate({static_cast<std::int64_t>(own() % 9000)}));
+    if (padding.size() > 20) padding.erase(padding.begin());
+    pending.push_back(std::make_unique<Attempt>(on, operation, id, own() % 2 == 0));
+    pending.back()->start();
+    if (own() % 50 == 0) std::this_thread::sleep_for(std::chrono::microseconds(own() % 3000));
+    while (pending.size() > 8) {
+      pending.front()->finish();
+      pending.pop_front();
+    }
+  }
+  for (auto& attempt : pending) attempt->finish();
+}
+
+TEST(Communicator, RandomProgramsAgreeWithTheReference) {
+  for (const int ranks : {1, 2, 3, 4, 5, 8}) {
+    run_ranks(ranks, [&](Communicator& comm) { run_program(comm, 120, 11u + ranks); });
+  }
+}
+
+TEST(Communicator, InPlaceForms) {
+  run_ranks(3, [](Communicator& comm) {
+    const int ranks = comm.size(), rank = comm.rank();
+    for (const std::int64_t n : {2, 3000}) {
+      Values x(n * ranks, rank + 1);
+      comm.all_reduce(in(x), out(x), {n * ranks}, DataType::kInt64, ReduceOp::kMax).wait();
+      EXPECT_EQ(x, Values(n * ranks, ranks));
+      for (std::int64_t i = 0; i < n; ++i) x[rank * n + i] = rank;
+      comm.all_gather({x.data() + rank * n, {n * 8}}, out(x), {n}, DataType::kInt64).wait();
+      for (int r = 0; r < ranks; ++r) EXPECT_EQ(x[r * n + n - 1], r);
+      comm.reduce_scatter(in(x), {x.data() + rank * n, {n * 8}}, {n}, DataType::kInt64,
+                          ReduceOp::kSum)
+          .wait();
+      EXPECT_EQ(x[rank * n], rank * ranks);
+    }
+  });
+}
+
+TEST(Communicator, DifferentCallsAreAMismatchOnAllRanksAndNothingIsWritten) {
+  run_ranks(3, [](Communicator& comm) {
+    Values x(100, 5);
+    const auto expect_mismatch = [&](const std::function<Work()>& odd,
+                                     const std::function<Work()>& even, const char* word) {
+      std::string text;
+      EXPECT_EQ(outcome([&] { (comm.rank() == 1 ? odd : even)().wait(); }, &text),
+                ErrorCode::kMismatch);
+      EXPECT_NE(text.find("rank 0 called"), std::string::npos) << text;
+      EXPECT_NE(text.find("rank 1 called"), std::string::npos) << text;
+      EXPECT_NE(text.find(word), std::string::npos) << text;
+      EXPECT_EQ(x, Values(100, 5));
+    };
+    const auto reduce = [&](std::int64_t n, DataType type, ReduceOp op) {
+      return comm.all_reduce({x.data(), {n * size_of(type)}}, {x.data(), {n * size_of(type)}}, {n},
+                             type, op);
+    };
+    const auto normal = [&] { return reduce(100, DataType::kInt64, ReduceOp::kSum); };
+    expect_mismatch([&] { return comm.barrier(); }, normal, "barrier");
+    expect_mismatch([&] { return reduce(99, DataType::kInt64, ReduceOp::kSum); }, normal, "99");
+    expect_mismatch([&] { return reduce(100, DataType::kFloat64, ReduceOp::kSum); }, normal,
+                    "float64");
+    expect_mismatch([&] { return reduce(100, DataType::kInt64, ReduceOp::kMin); }, normal, "min");
+    expect_mismatch(
+        [&] { return comm.broadcast(in(x), out(x), {100}, DataType::kInt64, 1); },
+        [&] { return comm.broadcast(in(x), out(x), {100}, DataType::kInt64, 2); }, "root 2");
+    normal().wait();  // in one node the communicator lives on
+    EXPECT_EQ(x, Values(100, 15));
+  });
+}
+
+TEST(Communicator, ALateRankIsNamedWhenTheDeadlinePasses) {
+  run_ranks(3, [](Communicator& comm) {
+    Values x(1000, 1);
+    if (comm.rank() == 2) std::this_thread::sleep_for(std::chrono::milliseconds(1500));
+    std::string text;
+    CallOptions options;
+    options.timeout_ms = 500;
+    EXPECT_EQ(outcome(
+                  [&] {
+                    comm.all_reduce(in(x), out(x), {1000}, DataType::kInt64, ReduceOp::kSum, options)
+                        .wait();
+                  },
+                  &text),
+              ErrorCode::kTimeout);
+    EXPECT_NE(text.find("rank 2"), std::string::npos) << text;
+    EXPECT_NE(text.find("has not called it yet"), std::string::npos) << text;
+    // After a time-out the communicator has ended, and says why.
+    EXPECT_EQ(outcome([&] { comm.barrier().wait(); }), ErrorCode::kTimeout);
+  });
+}
+
+TEST(Communicator, AbortEndsEverybodysWait) {
+  run_ranks(4, [](Communicator& comm) {
+    std::string text;
+    if (comm.rank() == 3) {
+      std::this_thread::sleep_for(std::chrono::milliseconds(100));
+      comm.abort("the loss is not a number");
+    } else {
+      EXPECT_EQ(outcome([&] { comm.barrier().wait(); }, &text), ErrorCode::kAborted);
+      EXPECT_NE(text.find("the loss is not a number"), std::string::npos) << text;
+    }
+  });
+}
+
+TEST(Communicator, SplitOrdersByKeyAndLeavesOutNegativeColours) {
+  run_ranks(5, [](Communicator& comm) {
+    const int rank = comm.rank();
+    Communicator part = comm.split(rank == 4 ? -1 : rank % 2, -rank);
+    if (rank == 4) {
+      EXPECT_FALSE(part);
+      return;
+    }
+    EXPECT_EQ(part.size(), 2);
+    EXPECT_EQ(part.rank(), rank < 2 ? 1 : 0);
+    Values x(10, rank);
+    part.all_reduce(in(x), out(x), {10}, DataType::kInt64, ReduceOp::kSum).wait();
+    EXPECT_EQ(x, Values(10, rank % 2 == 0 ? 2 : 4));
+  });
+}
+
+TEST(Communicator, MessagesOfOneTagArriveInOrderAndExchangesDoNotDeadlock) {
+  run_ranks(4, [](Communicator& comm) {
+    const int next = (comm.rank() + 1) % comm.size();
+    const int previous = (comm.rank() + comm.size() - 1) % comm.size();
+    std::vector<Values> sent, received(6, Values(20'000));
+    std::vector<Message> batch;
+    for (int i = 0; i < 6; ++i) sent.emplace_back(20'000, comm.rank() * 10 + i);
+    for (int i = 0; i < 6; ++i) {
+      Message send, receive;
+      send.peer = next, send.tag = i % 2, send.source = in(sent[i]), send.dtype = DataType::kInt64;
+      receive.peer = previous, receive.tag = i % 2, receive.target = out(received[i]);
+      receive.dtype = DataType::kInt64, receive.sends = false;
+      batch.push_back(send);
+      batch.push_back(receive);
+    }
+    for (Work& work : comm.batch(batch)) work.wait();
+    for (int i = 0; i < 6; ++i) EXPECT_EQ(received[i], Values(20'000, previous * 10 + i));
+  });
+}
+
+TEST(Communicator, AReceiveOfAnotherSizeOrTypeNamesBoth) {
+  run_ranks(2, [](Communicator& comm) {
+    Values x(10, 1);
+    Message message;
+    message.peer = 1 - comm.rank();
+    message.dtype = comm.rank() == 0 ? DataType::kInt64 : DataType::kFloat64;
+    message.sends = comm.rank() == 0;
+    message.source = in(x);
+    message.target = out(x);
+    std::string text;
+    const ErrorCode code = outcome([&] { comm.batch({&message, 1})[0].wait(); }, &text);
+    EXPECT_EQ(code, comm.rank() == 0 ? ErrorCode::kOk : ErrorCode::kMismatch);
+    if (comm.rank() == 1) {
+      EXPECT_NE(text.find("int64"), std::string::npos) << text;
+      EXPECT_NE(text.find("float64"), std::string::npos) << text;
+    }
+  });
+}
+
+TEST(Communicator, WrongArgumentsPostNothing) {
+  run_ranks(2, [](Communicator& comm) {
+    Values x(10, 1), y(10, 1);
+    const auto refused = [&](const std::function<Work()>& call, const char* word) {
+      std::string text;
+      EXPECT_EQ(outcome([&] { call().wait(); }, &text), ErrorCode::kInvalidArgument);
+      EXPECT_NE(text.find(word), std::string::npos) << text;
+    };
+    refused([&] { return comm.all_reduce(in(x), out(y), {11}, DataType::kInt64, ReduceOp::kSum); },
+            "needs 88");
+    refused([&] { return comm.all_reduce(in(x), out(y), {10}, DataType::kInt64, ReduceOp::kAvg); },
+            "avg of int64");
+    refused([&] { return comm.broadcast(in(x), out(y), {10}, DataType::kInt64, 2); }, "root 2");
+    refused(
+        [&] {
+          return comm.all_reduce({x.data(), {64}}, {x.data() + 1, {64}}, {8}, DataType::kInt64,
+                                 ReduceOp::kSum);
+        },
+        "overlap");
+    refused([&] { return comm.all_to_all(in(x), out(x), {5}, DataType::kInt64); }, "in-place");
+    comm.barrier().wait();
+  });
+}
+
+}  // namespace
+}  // namespace shoal
