@@ -24,9 +24,9 @@ namespace shoal::schedule {
 /// whose turn it is kept: rounds are short (a handful of steps), and this is what keeps the state
 /// O(1).
 ///
-/// Steps that move or combine nothing are left out, at both ends alike because both compute the
-/// same sizes, and so are the waits for them. An algorithm whose messages are signals (barriers)
-/// says so by `kSignals`.
+/// Steps that move or combine nothing (or copy a place onto itself) are left out, at both ends
+/// alike because both compute the same sizes, and so are the waits for them. An algorithm whose
+/// messages are signals (barriers) says so by `kSignals`.
 template <class Algorithm>
 class Rounds {
  public:
@@ -68,6 +68,7 @@ class Rounds {
       case StepKind::kWaitAll:
         return ends(~0U);
       case StepKind::kCopy:
+        return step.dst.count > 0 && step.dst != step.src;
       case StepKind::kReduce:
       case StepKind::kFold:
         return step.dst.count > 0;

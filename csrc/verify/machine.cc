@@ -50,7 +50,7 @@ Machine::Machine(std::span<const Program> programs, const Shape& shape, AliasMod
     : programs_(programs),
       shape_(shape),
       alias_(alias),
-      everyone_(shape.ranks == 64 ? ~0ULL : (1ULL << shape.ranks) - 1),
+      everyone_(shape.ranks == kMaxRanks ? ~RankSet{0} : only(shape.ranks) - 1),
       histories_(index(3 * shape.ranks)),
       ranks_(index(shape.ranks)) {
   // Every rank begins at its moment 1, so that knowing of it means that it has entered.
@@ -81,7 +81,7 @@ void Machine::make_buffers() {
     const Ref all{Space::kInput, kSelf, 0, input_blocks(shape) * shape.count};
     const Place place = *locate(all, r);
     if (all.count > 0)
-      memory_[index(place.buffer)].write(place.begin, {{all.count, {1ULL << r, 0, false}}});
+      memory_[index(place.buffer)].write(place.begin, {{all.count, {only(r), 0, false}}});
   }
 }
 
@@ -503,7 +503,7 @@ bool Machine::has_expected_output(Rank rank) {
 
 Pieces Machine::expected_output(Rank rank) const {
   const std::int64_t count = shape_.count, own = rank * count;
-  const std::uint64_t root = 1ULL << shape_.root;
+  const RankSet root = only(shape_.root);
   if (output_blocks(shape_at(rank)) == 0) return {};
   switch (shape_.collective) {
     case Collective::kBarrier:
@@ -524,7 +524,7 @@ Pieces Machine::expected_output(Rank rank) const {
   }
   const std::int64_t first = shape_.collective == Collective::kAllToAll ? own : 0;
   Pieces pieces;
-  for (Rank r = 0; r < shape_.ranks; ++r) pieces.push_back({count, {1ULL << r, first, false}});
+  for (Rank r = 0; r < shape_.ranks; ++r) pieces.push_back({count, {only(r), first, false}});
   return pieces;
 }
 

@@ -13,6 +13,8 @@
 
 namespace shoal::verify {
 
+static_assert(kMaxProvedRanks == kMaxRanks);
+
 /// Logical time: element q is the last moment of rank q known to have happened before.
 using Clock = std::array<std::uint32_t, kMaxProvedRanks>;
 
@@ -120,7 +122,7 @@ class Machine {
   std::span<const Program> programs_;
   schedule::Shape shape_;
   AliasMode alias_;
-  std::uint64_t everyone_;
+  RankSet everyone_;
 
   std::vector<Memory> memory_;      ///< 3 a rank: input, output, scratch
   std::vector<History> histories_;  ///< likewise; kept if nodes have several ranks

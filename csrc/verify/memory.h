@@ -7,9 +7,14 @@
 
 namespace shoal::verify {
 
+/// Bit r: rank r.
+__extension__ using RankSet = unsigned __int128;
+inline constexpr int kMaxRanks = 128;
+constexpr RankSet only(int rank) noexcept { return RankSet{1} << rank; }
+
 /// Element i of a stretch is the reduction of input element `first + i` of every rank in `ranks`.
 struct Content {
-  std::uint64_t ranks = 0;  ///< bit r: rank r has contributed; none: never written
+  RankSet ranks = 0;  ///< who has contributed; nobody: never written
   std::int64_t first = 0;
   bool finished = false;
 

@@ -27,7 +27,7 @@
 
 namespace shoal::verify {
 
-inline constexpr Rank kMaxProvedRanks = 64;
+inline constexpr Rank kMaxProvedRanks = 128;
 
 /// Which ranks call in place (where shape.h defines that for the collective and the rank).
 enum class AliasMode : std::uint8_t { kNone, kAll, kOdd };

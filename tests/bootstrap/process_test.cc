@@ -82,11 +82,25 @@ class Processes {
 struct Heard {
   std::mutex mutex;
   std::map<Rank, std::string> causes;
+  std::atomic<int> ready = 0;
   Listener listener() {
-    return {.failed = [this](Rank rank, const std::string& cause) {
-      const std::lock_guard lock(mutex);
-      causes[rank] += cause;  // twice would show
-    }};
+    return {.failed =
+                [this](Rank rank, const std::string& cause) {
+                  const std::lock_guard lock(mutex);
+                  causes[rank] += cause;  // twice would show
+                },
+            .message = [this](Rank, const std::string&) { ++ready; }};
+  }
+  /// All listen, and `victim` goes on only when the others have left this call: else its death
+  /// could meet them inside the all_gather.
+  void gather_before_death(Session& session, Rank victim) {
+    session.listen(listener());
+    session.all_gather("", seconds(20));
+    const Rank to[] = {victim};
+    if (session.rank() != victim) return session.publish(to, "ready");
+    for (const Deadline limit = seconds(10); ready < session.ranks() - 1 && !limit.passed();) {
+      ::usleep(1000);
+    }
   }
   std::string wait_for(Rank rank, Deadline deadline) {
     while (!deadline.passed()) {
@@ -112,8 +126,7 @@ int survive(Rank rank, std::uint16_t port, bool join_node, const std::function<v
   Heard heard;
   Session session(identity_of(rank, kRanks, port), seconds(20));
   if (join_node) session.join_node(make_memfd, seconds(20));
-  session.listen(heard.listener());
-  session.all_gather("ready", seconds(20));
+  heard.gather_before_death(session, kVictim);
   if (rank == kVictim) end();
   const std::int64_t start = now_ns();
   const std::string cause = heard.wait_for(kVictim, seconds(10));
@@ -263,8 +276,7 @@ TEST(Death, OfTheRankThatServesTheStore) {
     Heard heard;
     Session session(identity, seconds(20));
     session.join_node(make_memfd, seconds(20));
-    session.listen(heard.listener());
-    session.all_gather("", seconds(20));
+    heard.gather_before_death(session, 0);
     if (rank == 0) die();
     const std::string cause = heard.wait_for(0, seconds(3));
     return cause.find("killed by signal 9") == 0 || cause.find("lost its connection") == 0 ? 0 : 1;
@@ -310,8 +322,9 @@ TEST(Death, DuringAnExchangeIsAnErrorThatNamesTheRank) {
   run_job(
       true,
       [](Rank rank, std::uint16_t port) {
+        Heard heard;
         Session session(identity_of(rank, kRanks, port), seconds(20));
-        session.all_gather("", seconds(20));
+        heard.gather_before_death(session, kVictim);
         if (rank == kVictim) die();
         const std::int64_t start = now_ns();
         try {

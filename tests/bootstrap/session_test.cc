@@ -6,6 +6,7 @@
 #include <unistd.h>
 
 #include <atomic>
+#include <barrier>
 #include <mutex>
 #include <set>
 
@@ -370,6 +371,7 @@ TEST(Failure, ReportedExitIsAnnouncedOnceToAllOthers) {
   options.launcher_reports_exits = true;
   Store store(options);
   std::atomic<int> announced = 0;
+  std::barrier everyone_listens(kRanks);
   const auto errors = in_threads(kRanks, [&](Rank rank) {
     Session session(identity_of(rank, kRanks, store.port()), seconds(10));
     session.listen({.failed = [&](Rank failed, const std::string& cause) {
@@ -377,7 +379,7 @@ TEST(Failure, ReportedExitIsAnnouncedOnceToAllOthers) {
       EXPECT_EQ(cause, "killed by signal 11");
       ++announced;
     }});
-    session.all_gather("", seconds(10));
+    everyone_listens.arrive_and_wait();
     if (rank == 0) {
       store.report_exit(1, "killed by signal 11");
       store.report_exit(1, "killed by signal 11");

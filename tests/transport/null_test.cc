@@ -1,6 +1,6 @@
-#include "transport/null/null_transport.h"
-
 #include <gtest/gtest.h>
+
+#include "transport/null/null_transport.h"
 
 namespace shoal::transport {
 namespace {

@@ -1,9 +1,8 @@
-#include "transport/sim/sim_transport.h"
-
 #include <string>
 #include <vector>
 
 #include "conformance.h"
+#include "transport/sim/sim_transport.h"
 
 namespace shoal::transport {
 namespace {

@@ -1,5 +1,5 @@
-// What happens when a peer dies, stops, or is given up. Each test runs two new processes: UCX does not
-// support a fork after it has been loaded, so this program itself never loads it.
+// What happens when a peer dies, stops, or is given up. Each test runs two new processes: UCX does
+// not support a fork after it has been loaded, so this program itself never loads it.
 #include <gtest/gtest.h>
 #include <poll.h>
 #include <signal.h>
@@ -86,8 +86,7 @@ bool read_all(int fd, void* data, std::size_t bytes) {
 
 /// Exchanges addresses over a socket and returns this side's transport.
 std::unique_ptr<UcxTransport> meet(int self, int socket) {
-  auto transport =
-      ucx::make_ucx({.self = self, .peers = 2, .transports = {}, .registration = {}});
+  auto transport = ucx::make_ucx({.self = self, .peers = 2, .transports = {}, .registration = {}});
   const auto& mine = transport->address();
   const std::uint64_t length = mine.size();
   write_all(socket, &length, sizeof length);
@@ -263,9 +262,11 @@ TEST(UcxPeer, WhatUcxCannotEndIsEndedByRetiringTheWorker) {
     pair.kill_child();
     pair.cancel_bounded(in, received);
     EXPECT_EQ(in.status.code, ErrorCode::kAborted);
-    ASSERT_TRUE(pair.transport().receive(1, {9, 0}, received.data(), 8, other));
+    ASSERT_TRUE(pair.transport().receive(0, {9, 0}, received.data(), 8, other));
     ASSERT_TRUE(other.done());
     EXPECT_EQ(other.status.code, ErrorCode::kTransport);
+    ASSERT_TRUE(pair.transport().receive(1, {9, 0}, received.data(), 8, other));
+    EXPECT_EQ(other.status.code, ErrorCode::kPeerFailed);
     EXPECT_NE(pair.transport().describe().find("retired"), std::string::npos);
   });
 }

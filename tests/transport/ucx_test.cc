@@ -39,10 +39,8 @@ class UcxWorld final : public Fabric {
 };
 
 INSTANTIATE_TEST_SUITE_P(Ucx, TransportConformance,
-                         testing::Values(Member{"tcp",
-                                                [](int peers) {
-                                                  return std::make_unique<UcxWorld>(peers);
-                                                }}),
+                         testing::Values(Member{
+                             "tcp", [](int peers) { return std::make_unique<UcxWorld>(peers); }}),
                          member_name);
 
 TEST(WireTag, EachFieldHasItsBitsAndTheFingerprintIsNotMatched) {
@@ -66,7 +64,8 @@ TEST(FindUcx, SaysWhichWasFoundAndLeavesTheEnvironmentAsItWas) {
     EXPECT_TRUE(found.path.starts_with(directory)) << found.path << " is not in " << directory;
   }
   EXPECT_TRUE(found.version.starts_with("1.")) << found.version;
-  EXPECT_NE(std::find(found.transports.begin(), found.transports.end(), "tcp"), found.transports.end());
+  EXPECT_NE(std::find(found.transports.begin(), found.transports.end(), "tcp"),
+            found.transports.end());
   EXPECT_EQ(std::getenv("UCX_MEM_MMAP_HOOK_MODE"), nullptr);
   EXPECT_EQ(std::getenv("UCX_ERROR_SIGNALS"), nullptr);
   const std::string line = ucx::make_ucx(options_for(0, 1))->describe();

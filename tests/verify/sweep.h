@@ -65,6 +65,13 @@ inline std::string name_of(const schedule::Entry& entry) {
          std::string(schedule::name_of(entry.algorithm));
 }
 
+/// For INSTANTIATE_TEST_SUITE_P over the catalog: "all_reduce_ring".
+inline constexpr auto test_name = [](const auto& param) {
+  std::string name = name_of(param.param);
+  std::ranges::replace(name, '.', '_');
+  return name;
+};
+
 inline std::string text_of(const schedule::Entry& entry, const schedule::Shape& shape) {
   return name_of(entry) + " ranks " + std::to_string(shape.ranks) + " node_ranks " +
          std::to_string(shape.node_ranks) + " root " + std::to_string(shape.root) + " count " +

@@ -101,7 +101,8 @@ struct SimFabric::State {
     rank(r).died_at = now;
     for (auto& [key, channel] : channels) {  // what stood in its memory only is gone
       if (key.to == r) channel.receives.clear();
-      if (key.from == r) std::erase_if(channel.messages, [](auto& m) { return m.sender != nullptr; });
+      if (key.from == r)
+        std::erase_if(channel.messages, [](auto& m) { return m.sender != nullptr; });
     }
   }
 

@@ -20,8 +20,8 @@ struct SimOptions {
   std::uint64_t seed = 1;
   std::int64_t min_delay = 0;  ///< ticks
   std::int64_t max_delay = 20;
-  /// Messages up to this many bytes are buffered: the send is done when its call returns. Longer ones
-  /// are done when received. -1: nothing is buffered, which is what a schedule must survive.
+  /// Messages up to this many bytes are buffered: the send is done when its call returns. Longer
+  /// ones are done when received. -1: nothing is buffered, which is what a schedule must survive.
   std::int64_t eager_bytes = 4096;
   /// One call of send() or receive() in so many is told "no room now". 0: none.
   int refuse_one_in = 0;

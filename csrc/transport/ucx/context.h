@@ -16,8 +16,8 @@ struct ContextDeleter {
 };
 using Context = std::unique_ptr<std::remove_pointer_t<ucp_context_h>, ContextDeleter>;
 
-/// Opens UCX with our settings, each of which the environment's UCX_<name> overrides. Empty: `error`
-/// says why.
+/// Opens UCX with our settings, each of which the environment's UCX_<name> overrides. Empty:
+/// `error` says why.
 Context open_context(const UcxOptions& options, std::string& error);
 
 }  // namespace shoal::transport::ucx

@@ -81,8 +81,8 @@ std::vector<Candidate> candidates(const UcxSearch& search) {
   return list;
 }
 
-/// libucp of this directory, or nullptr and why in `trouble`. In this order, so that libucp finds the
-/// others loaded and does not look for them itself.
+/// libucp of this directory, or nullptr and why in `trouble`. In this order, so that libucp finds
+/// the others loaded and does not look for them itself.
 void* load_libraries(const fs::path& directory, std::string& trouble) {
   std::vector<void*> loaded;
   for (const char* name : {"libucs.so.0", "libuct.so.0", "libucp.so.0"}) {
@@ -107,8 +107,7 @@ std::vector<std::string> transports_in(const fs::path& directory) {
     const std::string name = entry.path().filename().string();
     if (name.size() > kPrefix.size() + kSuffix.size() && name.starts_with(kPrefix) &&
         name.ends_with(kSuffix)) {
-      names.push_back(
-          name.substr(kPrefix.size(), name.size() - kPrefix.size() - kSuffix.size()));
+      names.push_back(name.substr(kPrefix.size(), name.size() - kPrefix.size() - kSuffix.size()));
     }
   }
   return names;
@@ -164,8 +163,8 @@ fs::path module_path(const UcxSearch& search) {
   return fs::exists(inside, ignored) ? inside : our_directory() / "libshoal_ucx.so";
 }
 
-/// libshoal_ucx.so's create function. It names libucp.so.0 and libucs.so.0 as what it needs, and the
-/// dynamic linker takes those that find_ucx() has loaded.
+/// libshoal_ucx.so's create function. It names libucp.so.0 and libucs.so.0 as what it needs, and
+/// the dynamic linker takes those that find_ucx() has loaded.
 CreateFunction load_module(const UcxSearch& search) {
   const std::string path = module_path(search).string();
   void* module = ::dlopen(path.c_str(), RTLD_NOW | RTLD_LOCAL);
@@ -198,14 +197,15 @@ const UcxFound& find_ucx(const UcxSearch& search) {
 std::unique_ptr<UcxTransport> make_ucx(const UcxOptions& options, const UcxSearch& search) {
   const UcxFound& found = find_ucx(search);
   if (found.path.empty()) {
-    throw Error(ErrorCode::kMissingLibrary, "ucx: a rank on another node needs UCX; " + found.reason);
+    throw Error(ErrorCode::kMissingLibrary,
+                "ucx: a rank on another node needs UCX; " + found.reason);
   }
   const CreateFunction create = load_module(search);
   char error[1024] = "";
   std::unique_ptr<UcxTransport> transport(create(options, error, sizeof error));
   if (!transport) {
-    throw Error(ErrorCode::kTransport, std::string(error) + " (UCX " + found.version + ", " +
-                                           found.path + ")");
+    throw Error(ErrorCode::kTransport,
+                std::string(error) + " (UCX " + found.version + ", " + found.path + ")");
   }
   return transport;
 }

@@ -9,9 +9,9 @@
 ///   5. the system's, by soname.
 ///
 /// Memory hooks and signal handlers of UCX stay off (UCX_MEM_MMAP_HOOK_MODE=none, 1.3 instead of
-/// 402 ms; UCX_ERROR_SIGNALS empty): both are read while the library loads, so these variables stand
-/// in the environment during that time, unless the user has set them. Load before other threads
-/// read the environment. Libraries stay loaded until the process ends.
+/// 402 ms; UCX_ERROR_SIGNALS empty): both are read while the library loads, so these variables
+/// stand in the environment during that time, unless the user has set them. Load before other
+/// threads read the environment. Libraries stay loaded until the process ends.
 #pragma once
 
 #include <memory>
@@ -25,13 +25,14 @@ namespace shoal::transport::ucx {
 
 struct UcxSearch {
   std::string directory;  ///< of libucp.so.0; empty: SHOAL_UCX_DIR, else as above
-  std::string module;     ///< path of libshoal_ucx.so; empty: SHOAL_UCX_MODULE, else beside our library
+  std::string
+      module;  ///< path of libshoal_ucx.so; empty: SHOAL_UCX_MODULE, else beside our library
 };
 
 /// What `shoal info` prints.
 struct UcxFound {
-  std::string path;     ///< of libucp; empty: none was found
-  std::string version;  ///< "1.22.0"
+  std::string path;                     ///< of libucp; empty: none was found
+  std::string version;                  ///< "1.22.0"
   std::vector<std::string> transports;  ///< that the library has; not all need have a device here
   bool verbs = false;
   std::string reason;  ///< why this one; or what was tried and what to install
@@ -40,7 +41,8 @@ struct UcxFound {
 /// Loads UCX (once in a process) and says which. Any thread; never throws for a missing UCX.
 SHOAL_API const UcxFound& find_ucx(const UcxSearch& search = {});
 
-/// Throws Error: kMissingLibrary when UCX or our module is missing, kTransport when UCX will not start.
+/// Throws Error: kMissingLibrary when UCX or our module is missing, kTransport when UCX will not
+/// start.
 std::unique_ptr<UcxTransport> make_ucx(const UcxOptions& options, const UcxSearch& search = {});
 
 }  // namespace shoal::transport::ucx

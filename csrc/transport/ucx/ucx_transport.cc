@@ -16,9 +16,9 @@
 namespace shoal::transport::ucx {
 namespace {
 
-constexpr int kProgressBurst = 16;          // events handled in one progress(), so that it returns
-constexpr int kCancelProgress = 64;         // rounds in which an asked-for cancel normally ends
-constexpr std::int64_t kFlushMs = 1000;     // for what was sent just before the transport is closed
+constexpr int kProgressBurst = 16;       // events handled in one progress(), so that it returns
+constexpr int kCancelProgress = 64;      // rounds in which an asked-for cancel normally ends
+constexpr std::int64_t kFlushMs = 1000;  // for what was sent just before the transport is closed
 constexpr std::int64_t kRegisterBytes = 8 << 10;  // below, UCX copies: a registration gains nothing
 
 /// How operations end when there is no worker any more (kTransport).
@@ -50,8 +50,10 @@ bool says_peer_failed(ucs_status_t status) noexcept {
     case UCS_ERR_NOT_CONNECTED:
     case UCS_ERR_REJECTED:
     case UCS_ERR_UNREACHABLE:
-    case UCS_ERR_IO_ERROR: return true;
-    default: return false;
+    case UCS_ERR_IO_ERROR:
+      return true;
+    default:
+      return false;
   }
 }
 
@@ -146,11 +148,13 @@ bool Module::open_worker(std::string& error) {
   ucp_worker_params_t params{};
   params.field_mask = UCP_WORKER_PARAM_FIELD_THREAD_MODE;
   params.thread_mode = UCS_THREAD_MODE_SERIALIZED;  // any thread, one at a time
-  if (failed("ucp_worker_create", ucp_worker_create(context_.get(), &params, &worker_))) return false;
+  if (failed("ucp_worker_create", ucp_worker_create(context_.get(), &params, &worker_)))
+    return false;
   if (failed("ucp_worker_get_efd", ucp_worker_get_efd(worker_, &event_fd_))) return false;
   ucp_address_t* bytes = nullptr;
   std::size_t length = 0;
-  if (failed("ucp_worker_get_address", ucp_worker_get_address(worker_, &bytes, &length))) return false;
+  if (failed("ucp_worker_get_address", ucp_worker_get_address(worker_, &bytes, &length)))
+    return false;
   const auto* begin = reinterpret_cast<const std::byte*>(bytes);
   address_.assign(begin, begin + length);
   ucp_worker_release_address(worker_, bytes);
@@ -183,7 +187,8 @@ ucs_status_t Module::connect(Peer& peer) noexcept {
   return status;
 }
 
-// --- operations -----------------------------------------------------------------------------------
+// --- operations
+// -----------------------------------------------------------------------------------
 
 Slot& Module::take_slot(int peer, bool receives, Operation& operation) noexcept {
   if (free_slots_ == nullptr) free_slots_ = &slots_.emplace_back();
@@ -220,8 +225,8 @@ void Module::finish(Slot& slot, ucs_status_t status) noexcept {
 
 ucp_request_param_t Module::parameters(Slot& slot, const void* data, std::int64_t bytes) noexcept {
   ucp_request_param_t param{};
-  param.op_attr_mask = UCP_OP_ATTR_FIELD_CALLBACK | UCP_OP_ATTR_FIELD_USER_DATA |
-                       UCP_OP_ATTR_FIELD_MEMORY_TYPE;
+  param.op_attr_mask =
+      UCP_OP_ATTR_FIELD_CALLBACK | UCP_OP_ATTR_FIELD_USER_DATA | UCP_OP_ATTR_FIELD_MEMORY_TYPE;
   param.user_data = &slot;
   param.memory_type = UCS_MEMORY_TYPE_HOST;
   if (bytes < kRegisterBytes || !options_.registration) return param;
@@ -232,8 +237,10 @@ ucp_request_param_t Module::parameters(Slot& slot, const void* data, std::int64_
   return param;
 }
 
-/// What UCX has answered: done (nullptr), an error, or a request whose callback will come.
+/// What UCX has answered: done (nullptr), an error, or a request whose callback will come or, for a
+/// receive, has come and freed it.
 void Module::started(Slot& slot, ucs_status_ptr_t request) noexcept {
+  if (slot.operation == nullptr) return;
   if (!UCS_PTR_IS_PTR(request)) return finish(slot, UCS_PTR_STATUS(request));
   slot.operation->request = request;
 }
@@ -257,17 +264,13 @@ bool Module::receive(int peer, Match match, void* data, std::int64_t capacity,
                      Operation& operation) noexcept {
   Slot& slot = take_slot(peer, true, operation);
   if (worker_ == nullptr) return finish(slot, kRetired), true;
-  ucp_tag_recv_info_t info{};
   ucp_request_param_t param = parameters(slot, data, capacity);
-  param.op_attr_mask |= UCP_OP_ATTR_FIELD_RECV_INFO;
+  // A message that is there already goes through the callback too: UCX 1.13 says who sent it, and
+  // how much, in no other way.
+  param.op_attr_mask |= UCP_OP_ATTR_FLAG_NO_IMM_CMPL;
   param.cb.recv = on_received;
-  param.recv_info.tag_info = &info;  // filled only if the message was there already
   ucs_status_ptr_t request = ucp_tag_recv_nbx(worker_, data, static_cast<std::size_t>(capacity),
                                               wire_tag(peer, match), kMatchedBits, &param);
-  if (!UCS_PTR_IS_PTR(request)) {
-    operation.bytes = static_cast<std::int64_t>(info.length);
-    operation.fingerprint = fingerprint_of(info.sender_tag);
-  }
   started(slot, request);
   // What a failed peer had sent may still be received; more will not come.
   if (peer_at(peer).failed && !operation.done()) ucp_request_cancel(worker_, operation.request);
@@ -305,7 +308,8 @@ int Module::arm() noexcept {
   return progress() ? -1 : event_fd_;
 }
 
-// --- failures -------------------------------------------------------------------------------------
+// --- failures
+// -------------------------------------------------------------------------------------
 
 /// Called from within ucp_worker_progress: only notes it, cut_off_failed() acts.
 void Module::on_error(void* arg, ucp_ep_h, ucs_status_t status) noexcept {
@@ -396,7 +400,8 @@ void Module::retire() noexcept {
   }
 }
 
-// --- memory ---------------------------------------------------------------------------------------
+// --- memory
+// ---------------------------------------------------------------------------------------
 
 Result<void*> Module::register_memory(void* base, std::int64_t bytes) noexcept {
   ucp_mem_map_params_t params{};

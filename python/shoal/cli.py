@@ -1,0 +1,142 @@
+"""The `shoal` command: run, ps, info, plan."""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import json
+import os
+import pathlib
+import resource
+import sys
+from typing import Any
+
+from shoal import _core, pages
+from shoal._ucx import ucx_directory
+from shoal.launch import run
+
+
+def _ps(options: argparse.Namespace) -> int:
+    states = pages.read_all()
+    if options.json:
+        print(json.dumps([dataclasses.asdict(state) for state in states], indent=2))
+        return 0
+    if not states:
+        print("no shoal jobs on this node (of this user)")
+        return 0
+    row = "{:<28} {:>5} {:>8} {:<8} {:<32} {:<9} {:>5} {:>6} {:>9} {:>10} {:>10}"
+    heads = ("job", "rank", "pid", "process", "operation", "state", "step", "awaits", "age")
+    print(row.format(*heads, "posted", "completed"))
+    for s in states:
+        what = f"{s.collective} #{s.sequence} ({s.count} {s.dtype})" if s.operation else "-"
+        awaited = "-" if s.awaited_peer < 0 else str(s.awaited_peer)
+        print(
+            row.format(
+                s.job[:28], f"{s.rank}/{s.ranks}", s.pid, s.state, what[:32], s.operation or "-",
+                s.step, awaited, f"{s.age_ms} ms", s.posted, s.completed,
+            )
+        )  # fmt: skip
+    return 0
+
+
+def _memlock() -> str:
+    soft, _ = resource.getrlimit(resource.RLIMIT_MEMLOCK)
+    return "unlimited" if soft == resource.RLIM_INFINITY else f"{soft // 1024} KiB"
+
+
+def _gather_info() -> dict[str, Any]:
+    info: dict[str, Any] = dict(_core.info(ucx_directory()))
+    devices = pathlib.Path("/sys/class/infiniband")
+    info["rdma_devices"] = sorted(d.name for d in devices.iterdir()) if devices.is_dir() else []
+    info["numa_nodes"] = len(list(pathlib.Path("/sys/devices/system/node").glob("node[0-9]*")))
+    info["cores"] = len(os.sched_getaffinity(0))
+    info["memlock"] = _memlock()
+    return info
+
+
+def _info(options: argparse.Namespace) -> int:
+    info = _gather_info()
+    if options.json:
+        print(json.dumps(info, indent=2))
+        return 0
+    ucx = info["ucx"]
+    library = f"{ucx['version']} at {ucx['path']}" if ucx["found"] else "not found"
+    rows = [
+        ("shoal", f"{info['version']} ({info['compiler']}{info['sanitizers'] and ', sanitizers'})"),
+        ("reduction kernels", info["isa"]),
+        ("probes (USDT)", "yes" if info["probes"] else "no: build with systemtap-sdt-dev"),
+        ("UCX", library),
+        ("", f"transports: {', '.join(ucx['transports']) or '-'}"),
+        ("", f"verbs: {'yes' if ucx['verbs'] else 'no'}; {ucx['reason']}"),
+        ("RDMA devices", ", ".join(info["rdma_devices"]) or "none"),
+        ("huge pages", info["huge_pages"]),
+        ("cores", f"{info['cores']} on {info['numa_nodes']} NUMA node(s)"),
+        ("locked memory", info["memlock"]),
+    ]
+    for name, text in rows:
+        print(f"{name:<18} {text}")
+    return 0
+
+
+def _plan(options: argparse.Namespace) -> int:
+    if options.list or not options.collective:
+        for entry in _core.catalog():
+            marks = "deterministic" if entry["deterministic"] else ""
+            print(f"{entry['collective']:<15} {entry['algorithm']:<19} {marks:<14} {entry['cost']}")
+        return 0
+    text = _core.plan(
+        options.collective,
+        options.algorithm,
+        ranks=options.ranks,
+        count=options.ranks * 16 if options.count is None else options.count,
+        rank=options.rank,
+        root=options.root,
+        node_ranks=options.node_ranks,
+    )
+    print(text, end="" if text.endswith("\n") else "\n")
+    return 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="shoal", description=__doc__)
+    parser.add_argument("--version", action="version", version=_core.__version__)
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+
+    command = commands.add_parser("run", help="start the ranks of a job and watch them")
+    run.add_arguments(command)
+    command.set_defaults(main=run.main)
+
+    command = commands.add_parser("ps", help="what the ranks of this node's jobs are doing")
+    command.add_argument("--json", action="store_true")
+    command.set_defaults(main=_ps)
+
+    command = commands.add_parser("info", help="what was built in and what this machine offers")
+    command.add_argument("--json", action="store_true")
+    command.set_defaults(main=_info)
+
+    command = commands.add_parser("plan", help="print an algorithm's steps")
+    command.add_argument("collective", nargs="?")
+    command.add_argument("--algorithm", default="ring")
+    command.add_argument("--ranks", type=int, default=4)
+    command.add_argument("--rank", type=int, help="only this rank's steps")
+    command.add_argument("--count", type=int, help="elements of one block (default: 16 a rank)")
+    command.add_argument("--root", type=int, default=0)
+    command.add_argument("--node-ranks", type=int, help="ranks of one node")
+    command.add_argument("--list", action="store_true", help="the catalog")
+    command.set_defaults(main=_plan)
+    return parser
+
+
+def main(arguments: list[str] | None = None) -> int:
+    options = _parser().parse_args(arguments)
+    try:
+        return int(options.main(options))
+    except _core.Error as error:
+        print(f"shoal: {error}", file=sys.stderr)
+        return 2
+    except BrokenPipeError:
+        return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
