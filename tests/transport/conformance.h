@@ -331,6 +331,9 @@ TEST_P(TransportConformance, ACancelledSendIsDoneWhenCancelReturns) {
 
 // Ten thousand messages, eight in flight, leave no memory behind.
 TEST_P(TransportConformance, TenThousandMessagesDoNotGrowTheProcess) {
+#if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
+  GTEST_SKIP() << "a sanitizer keeps freed memory; its leak check stands in";
+#endif
   ASSERT_NO_FATAL_FAILURE(connect(2));
   constexpr int kWindow = 8, kBatches = 1250;
   std::deque<Operation> out(kWindow), in(kWindow);

@@ -326,6 +326,22 @@ TEST_F(ShmPair, UnexpectedForeignMessagesDoNotUseUpTheStaging) {
   }
 }
 
+// A short foreign message is copied at once, so its receiver gets it without the sender's help; and
+// the tile it took comes back.
+TEST_F(ShmPair, ShortForeignMessagesNeedNoSecondStepOfTheSender) {
+  constexpr std::int64_t kBytes = shm::Sender::kEagerBytes;
+  Buffer source = buffer(0, false, kBytes), target = buffer(1, false, kBytes);
+  for (int i = 0; i < 3 * shm::Sender::kEagerTiles; ++i) {
+    Operation out, in;
+    ASSERT_TRUE(at(0).send(1, kMatch, source.data(), kBytes, out));
+    ASSERT_TRUE(at(1).receive(0, kMatch, target.data(), kBytes, in));
+    for (int calls = 0; calls < 10 && !in.done(); ++calls) at(1).progress();
+    ASSERT_TRUE(in.done()) << "message " << i;
+    at(0).progress();
+    ASSERT_TRUE(out.done());
+  }
+}
+
 TEST_F(ShmPair, AFullRingRefusesAndRecovers) {
   std::deque<Operation> out;
   int accepted = 0;

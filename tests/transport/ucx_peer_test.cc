@@ -25,7 +25,7 @@ namespace {
 using ucx::UcxTransport;
 
 constexpr std::int64_t kPatienceMs = 20'000;
-constexpr std::int64_t kLarge = 256 << 20;  // takes long enough to be met in its middle
+constexpr std::int64_t kLarge = 64 << 20;  // takes long enough to be met in its middle
 constexpr std::byte kSent{0x11}, kRefilled{0x77};
 
 /// Runs `body`, with its assertions, in a new process that has at most 60 s.

@@ -5,6 +5,7 @@
 #include <cstring>
 
 #include "core/assert.h"
+#include "memory/copy.h"
 
 namespace shoal::transport::shm {
 namespace {
@@ -138,9 +139,8 @@ void Receiver::begin(Receive* receive, const Message& message) noexcept {
 bool Receiver::copy_block(Receive* receive, std::int64_t most_bytes) noexcept {
   const Message& message = receive->message;
   const std::int64_t bytes = std::min(most_bytes, message.bytes - receive->copied);
-  std::memcpy(receive->data + receive->copied,
-              node_.arena().at(message.place.offset) + receive->copied,
-              static_cast<std::size_t>(bytes));
+  memory::copy_bytes(receive->data + receive->copied,
+                     node_.arena().at(message.place.offset) + receive->copied, bytes);
   receive->copied += bytes;
   if (receive->copied < message.bytes) return false;
   acknowledge(receive->peer, message, kAckDone);
@@ -169,8 +169,8 @@ void Receiver::take_fragment(int peer, const Message& message) noexcept {
   Receive* receive = streaming_.find(peer, stream_key(message));
   if (receive == nullptr) return;
   SHOAL_ASSERT(receive->copied + message.bytes <= receive->message.bytes);
-  std::memcpy(receive->data + receive->copied, node_.arena().at(message.place.offset),
-              static_cast<std::size_t>(message.bytes));
+  memory::copy_bytes(receive->data + receive->copied, node_.arena().at(message.place.offset),
+                     message.bytes);
   receive->copied += message.bytes;
   if (receive->copied < receive->message.bytes) {
     return acknowledge(peer, message, kAckGo + ++receive->fragments);

@@ -4,6 +4,7 @@
 #include <cstring>
 
 #include "core/assert.h"
+#include "memory/copy.h"
 
 namespace shoal::transport::shm {
 namespace {
@@ -97,7 +98,7 @@ memory::Offset Sender::copy_to_eager_tile(Send* send) noexcept {
   send->eager_tile = eager_.free.back();
   eager_.free.pop_back();
   const memory::Offset offset = eager_.block + send->eager_tile * kEagerBytes;
-  std::memcpy(node_.arena().at(offset), send->data, static_cast<std::size_t>(send->bytes));
+  memory::copy_bytes(node_.arena().at(offset), send->data, send->bytes);
   return offset;
 }
 
@@ -164,8 +165,7 @@ bool Sender::stage_fragments(Send* send) noexcept {
     send->tiles[send->fragments++ % kTilesPerSend] = tile;
     const memory::Offset offset = staging_.block + tile * kTileBytes;
     const std::int64_t bytes = std::min(kTileBytes, send->bytes - send->staged);
-    std::memcpy(node_.arena().at(offset), send->data + send->staged,
-                static_cast<std::size_t>(bytes));
+    memory::copy_bytes(node_.arena().at(offset), send->data + send->staged, bytes);
     send->staged += bytes;
     Message message{.bytes = bytes, .generation = send->generation, .kind = Kind::kFragment};
     message.place = {offset, send->ack};

@@ -25,8 +25,7 @@ namespace shoal::transport::ucx {
 
 struct UcxSearch {
   std::string directory;  ///< of libucp.so.0; empty: SHOAL_UCX_DIR, else as above
-  std::string
-      module;  ///< path of libshoal_ucx.so; empty: SHOAL_UCX_MODULE, else beside our library
+  std::string module;     ///< of libshoal_ucx.so; empty: SHOAL_UCX_MODULE, else beside our library
 };
 
 /// What `shoal info` prints.

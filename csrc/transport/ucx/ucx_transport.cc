@@ -187,8 +187,7 @@ ucs_status_t Module::connect(Peer& peer) noexcept {
   return status;
 }
 
-// --- operations
-// -----------------------------------------------------------------------------------
+// --- operations ----------------------------------------------------------------------------------
 
 Slot& Module::take_slot(int peer, bool receives, Operation& operation) noexcept {
   if (free_slots_ == nullptr) free_slots_ = &slots_.emplace_back();
@@ -308,8 +307,7 @@ int Module::arm() noexcept {
   return progress() ? -1 : event_fd_;
 }
 
-// --- failures
-// -------------------------------------------------------------------------------------
+// --- failures ------------------------------------------------------------------------------------
 
 /// Called from within ucp_worker_progress: only notes it, cut_off_failed() acts.
 void Module::on_error(void* arg, ucp_ep_h, ucs_status_t status) noexcept {
@@ -400,8 +398,7 @@ void Module::retire() noexcept {
   }
 }
 
-// --- memory
-// ---------------------------------------------------------------------------------------
+// --- memory --------------------------------------------------------------------------------------
 
 Result<void*> Module::register_memory(void* base, std::int64_t bytes) noexcept {
   ucp_mem_map_params_t params{};

@@ -1,0 +1,138 @@
+"""Jobs for tests: `job(source, ranks=N)` runs a Python program on N ranks under `shoal run`.
+
+A job has a time limit. When it passes, every rank prints the stacks of all its threads (faulthandler)
+before the launcher ends it, and the test fails with all of that: a hang is a failure with stacks.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import pathlib
+import shutil
+import subprocess
+import sys
+import textwrap
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import pytest
+
+PREAMBLE = """\
+import faulthandler, os
+faulthandler.dump_traceback_later(float(os.environ["SHOAL_TEST_LIMIT_S"]), exit=True)
+import numpy as np
+import shoal
+"""
+
+
+@dataclass
+class Result:
+    returncode: int
+    out: str
+    err: str
+    report: dict[str, Any]
+
+    def lines(self, rank: int) -> list[str]:
+        """What one rank printed on stdout."""
+        prefix = f"[{rank}] "
+        return [line[len(prefix) :] for line in self.out.splitlines() if line.startswith(prefix)]
+
+
+Runner = Callable[..., Result]
+
+
+@pytest.fixture
+def job(tmp_path: pathlib.Path) -> Runner:
+    """job(source, ranks=2, limit_s=60, expect=0, launcher=(), options=(), arguments=())"""
+
+    def run(
+        source: str | pathlib.Path,
+        ranks: int = 2,
+        limit_s: float = 60,
+        expect: int | None = 0,
+        launcher: tuple[str, ...] = (),
+        options: tuple[str, ...] | None = None,
+        arguments: tuple[str, ...] = (),
+    ) -> Result:
+        if isinstance(source, pathlib.Path):
+            program = source
+        else:
+            program = tmp_path / "program.py"
+            program.write_text(PREAMBLE + textwrap.dedent(source))
+        report = tmp_path / "report.json"
+        where = ("-n", str(ranks)) if options is None else options
+        command = [
+            *launcher, sys.executable, "-m", "shoal.cli", "run", *where,
+            "--timeout", str(limit_s + 5), "--json-report", str(report),
+            sys.executable, str(program), *arguments,
+        ]  # fmt: skip
+        done = subprocess.run(
+            command,
+            capture_output=True,
+            text=True,
+            timeout=limit_s + 30,
+            env={**os.environ, "SHOAL_TEST_LIMIT_S": str(limit_s), "OMP_NUM_THREADS": "1"},
+            check=False,
+        )
+        shown = f"exit {done.returncode}\n--- stdout\n{done.stdout}\n--- stderr\n{done.stderr}"
+        if expect is not None:
+            assert done.returncode == expect, shown
+        return Result(
+            done.returncode,
+            done.stdout,
+            done.stderr,
+            json.loads(report.read_text()) if report.exists() else {},
+        )
+
+    return run
+
+
+@dataclass
+class TwoHosts:
+    """Two network namespaces joined by a veth pair: what `--hosts` sees as two machines."""
+
+    a: str
+    b: str
+    address_a: str
+
+    def options(self, ranks_each: int) -> tuple[str, ...]:
+        return (
+            "--hosts", f"{self.a}:{ranks_each},{self.b}:{ranks_each}",
+            "--agent", "ip netns exec {host}", "--address", self.address_a,
+        )  # fmt: skip
+
+    @property
+    def launcher(self) -> tuple[str, ...]:
+        return ("ip", "netns", "exec", self.a)
+
+
+def _ip(*arguments: str) -> None:
+    subprocess.run(["ip", *arguments], check=True, capture_output=True, text=True, timeout=20)
+
+
+@pytest.fixture
+def two_hosts() -> Iterator[TwoHosts]:
+    if shutil.which("ip") is None or os.geteuid() != 0:
+        pytest.skip("needs root and iproute2 to make network namespaces")
+    tag = f"{os.getpid() % 10000}"
+    hosts = TwoHosts(f"shoal-a{tag}", f"shoal-b{tag}", "10.83.0.1")
+    try:
+        for name in (hosts.a, hosts.b):
+            _ip("netns", "add", name)
+        _ip("link", "add", f"va{tag}", "netns", hosts.a, "type", "veth", "peer", "name",
+            f"vb{tag}", "netns", hosts.b)  # fmt: skip
+        for name, link, host in ((hosts.a, f"va{tag}", 1), (hosts.b, f"vb{tag}", 2)):
+            _ip("-n", name, "addr", "add", f"10.83.0.{host}/24", "dev", link)
+            _ip("-n", name, "link", "set", link, "up")
+            _ip("-n", name, "link", "set", "lo", "up")
+            # bbr, this kernel's default, makes throughput depend on write sizes.
+            _ip("netns", "exec", name, "sysctl", "-q", "-w",
+                "net.ipv4.tcp_congestion_control=reno")  # fmt: skip
+        yield hosts
+    except subprocess.CalledProcessError as error:
+        pytest.skip(f"cannot make network namespaces: {error.stderr}")
+    finally:
+        for name in (hosts.a, hosts.b):
+            subprocess.run(["ip", "netns", "del", name], capture_output=True, check=False)
