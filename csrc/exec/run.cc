@@ -34,6 +34,8 @@ constexpr std::int64_t kFenceNs = 250 * kNsPerMs;
 /// Silence before the others are asked what they are doing; doubled up to a second.
 constexpr std::int64_t kFirstAskNs = 100 * kNsPerMs;
 constexpr std::int64_t kLastAskNs = 1000 * kNsPerMs;
+/// The network notices a death before the control connection brings its cause: so long it is awaited.
+constexpr std::int64_t kLostNs = 1000 * kNsPerMs;
 
 }  // namespace
 
@@ -45,6 +47,8 @@ void Run::start(Group& group, const Call& call) noexcept {
   stage_ = Stage::kQueued;
   step_pending_ = false;
   suspect_ = asked_ = false;
+  lost_ = kOkStatus;
+  lost_ns_ = 0;
   stage_input_ = stage_output_ = false;
   cursor_ = 0;
   phase_ = 0;
@@ -270,7 +274,6 @@ bool Run::run_steps() noexcept {
     moved_ = true;
   }
   record_->step.store(steps_, std::memory_order_relaxed);
-  record_->awaited_peer.store(awaited(), std::memory_order_relaxed);
   return false;
 }
 
@@ -323,8 +326,7 @@ bool Run::execute_wait(int slot) noexcept {
   if (!operation.done()) return false;
   const Rank peer = slot_peer_[slot];
   if (!operation.status.ok() && operation.status.code != ErrorCode::kMismatch) {
-    active_slots_ = static_cast<std::uint8_t>(active_slots_ & ~(1u << slot));
-    fail({operation.status.code, peer, operation.status.detail});
+    lost_ = {operation.status.code, peer, operation.status.detail};  // see watch()
     return false;
   }
   const bool receives = slot_bytes_[slot] >= 0;
@@ -460,7 +462,7 @@ void Run::begin_fencing() noexcept {
   stage_ = Stage::kFencing;
   moved_ = true;
   for (int slot = 0; slot < schedule::kMaxSlots; ++slot) {
-    if ((active_slots_ >> slot & 1) == 0) continue;
+    if ((active_slots_ >> slot & 1) == 0 || slots_[slot].done()) continue;
     group_->binding().routes[slot_peer_[slot]].transport->cancel(slots_[slot]);
   }
   active_slots_ = 0;
@@ -502,6 +504,12 @@ void Run::watch(std::int64_t now_ns) noexcept {
     fail({ErrorCode::kTimeout, awaited(), now_ns - begin_ns_});
     return;
   }
+  record_->awaited_peer.store(awaited_world(), std::memory_order_relaxed);
+  if (!lost_.ok()) {
+    if (lost_ns_ == 0) lost_ns_ = now_ns;
+    if (now_ns >= lost_ns_ + kLostNs) fail(lost_);
+    return;
+  }
   if (moved_) ask_ns_ = now_ns + ask_after_ns_;
   const bool silent = now_ns >= ask_ns_;
   if (!suspect_ && !silent) return;
@@ -538,6 +546,11 @@ Rank Run::awaited() const noexcept {
     default:
       return -1;
   }
+}
+
+Rank Run::awaited_world() const noexcept {
+  const Rank rank = awaited();
+  return rank < 0 ? -1 : group_->binding().routes[rank].world;
 }
 
 bool Run::waits_for_network() const noexcept {

@@ -45,6 +45,7 @@ class Run final : public Task {
   [[nodiscard]] bool entering() const noexcept { return stage_ == Stage::kEntering; }
   /// Rank of the communicator that the run waits for; -1: none.
   [[nodiscard]] Rank awaited() const noexcept;
+  [[nodiscard]] Rank awaited_world() const noexcept;
   [[nodiscard]] std::uint32_t steps_begun() const noexcept { return steps_; }
 
  private:
@@ -122,6 +123,8 @@ class Run final : public Task {
   std::int64_t ask_ns_ = 0;        ///< when to ask the others, if nothing moves until then
   std::int64_t ask_after_ns_ = 0;  ///< silence before that
   bool suspect_ = false;           ///< a message of another collective came
+  Status lost_{};                  ///< a transport's error, before its cause is known
+  std::int64_t lost_ns_ = 0;
   bool asked_ = false;             ///< the others have been asked at least once
   abi::OperationRecord* record_ = nullptr;
 };

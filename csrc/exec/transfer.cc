@@ -2,6 +2,8 @@
 
 #include <string>
 
+#include "core/clock.h"
+
 namespace shoal::exec {
 
 namespace {
@@ -32,6 +34,7 @@ void Transfer::start(Group& group, const TransferCall& call) noexcept {
   call_ = call;
   operation_ = {};
   posted_ = false;
+  lost_ns_ = 0;
 }
 
 bool Transfer::post() noexcept {
@@ -53,7 +56,7 @@ bool Transfer::poll(std::int64_t now_ns) noexcept {
     return true;
   }
   const bool moved = !posted_ && post();
-  if (posted_ && operation_.done()) {
+  if (posted_ && operation_.done() && !awaits_cause(now_ns)) {
     end();
     return true;
   }
@@ -68,6 +71,15 @@ bool Transfer::poll(std::int64_t now_ns) noexcept {
     return true;
   }
   return moved;
+}
+
+/// The network notices a death before the control connection brings its cause, for which a second
+/// is waited.
+bool Transfer::awaits_cause(std::int64_t now_ns) noexcept {
+  const ErrorCode code = operation_.status.code;
+  if (code == ErrorCode::kOk || code == ErrorCode::kMismatch) return false;
+  if (lost_ns_ == 0) lost_ns_ = now_ns;
+  return now_ns == 0 || now_ns < lost_ns_ + 1000 * kNsPerMs;
 }
 
 void Transfer::end() noexcept {

@@ -37,6 +37,7 @@ class Transfer final : public Task {
 
  private:
   bool post() noexcept;
+  bool awaits_cause(std::int64_t now_ns) noexcept;
   void end() noexcept;
   void stop() noexcept;
 
@@ -44,6 +45,7 @@ class Transfer final : public Task {
   Group* group_ = nullptr;
   TransferCall call_{};
   bool posted_ = false;
+  std::int64_t lost_ns_ = 0;  ///< when the transport's error was seen
   transport::Operation operation_;
 };
 

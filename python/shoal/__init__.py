@@ -102,4 +102,4 @@ def _await(self: Work) -> Generator[Any, None, Any]:
     return self.wait()
 
 
-Work.__await__ = _await
+Work.__await__ = _await  # type: ignore[method-assign]

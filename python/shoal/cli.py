@@ -24,16 +24,16 @@ def _ps(options: argparse.Namespace) -> int:
     if not states:
         print("no shoal jobs on this node (of this user)")
         return 0
-    row = "{:<28} {:>5} {:>8} {:<8} {:<32} {:<9} {:>5} {:>6} {:>9} {:>10} {:>10}"
-    heads = ("job", "rank", "pid", "process", "operation", "state", "step", "awaits", "age")
+    row = "{:<28} {:>5} {:>8} {:<8} {:>4} {:<32} {:<9} {:>5} {:>6} {:>9} {:>10} {:>10}"
+    heads = ("job", "rank", "pid", "process", "comm", "operation", "state", "step", "awaits", "age")
     print(row.format(*heads, "posted", "completed"))
     for s in states:
         what = f"{s.collective} #{s.sequence} ({s.count} {s.dtype})" if s.operation else "-"
         awaited = "-" if s.awaited_peer < 0 else str(s.awaited_peer)
         print(
             row.format(
-                s.job[:28], f"{s.rank}/{s.ranks}", s.pid, s.state, what[:32], s.operation or "-",
-                s.step, awaited, f"{s.age_ms} ms", s.posted, s.completed,
+                s.job[:28], f"{s.rank}/{s.ranks}", s.pid, s.state, s.communicator, what[:32],
+                s.operation or "-", s.step, awaited, f"{s.age_ms} ms", s.posted, s.completed,
             )
         )  # fmt: skip
     return 0

@@ -93,12 +93,10 @@ def _decode(memory: bytes, job: str, now_ns: int) -> RankState | None:
     version, pid, rank, ranks, _, _, host, heartbeat_ns, _, _, posted, completed, failed = fields
     if version != VERSION:
         return None
-    records = [
-        RECORD.unpack_from(memory, PAGE.size + i * RECORD_BYTES) for i in range(OPERATIONS)
-    ]
+    records = [RECORD.unpack_from(memory, PAGE.size + i * RECORD_BYTES) for i in range(OPERATIONS)]
     latest = max(records, key=lambda record: (record[2] in (1, 2), record[8]))
     sequence, communicator, state, collective, _, dtype, _, count, begin_ns, step, peer = latest
-    heartbeat_ms = (now_ns - heartbeat_ns) // 1_000_000
+    heartbeat_ms = max(0, now_ns - heartbeat_ns) // 1_000_000
     return RankState(
         job=job,
         rank=rank,
@@ -151,6 +149,6 @@ def read_all() -> list[RankState]:
     for path in _arenas().values():
         try:
             states.extend(_read_arena(path))
-        except OSError:
-            continue  # the job ended meanwhile
+        except (OSError, ValueError):  # ValueError: mmap of a file that is still growing
+            continue  # the job ends or begins just now
     return sorted(states, key=lambda state: (state.job, state.rank))

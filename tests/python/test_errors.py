@@ -60,7 +60,7 @@ STOP = TIMED + """
 MISMATCH = TIMED + """
     comm = shoal.init(timeout=10)
     odd = comm.rank == 1
-    x = np.ones(64, "float32")
+    x = np.ones(66, "float32")
     cases = [
         lambda: comm.barrier() if odd else comm.all_reduce(x),
         lambda: comm.all_reduce(x[:32] if odd else x),

@@ -197,7 +197,8 @@ TEST_P(ShmExchange, EveryMessageArrivesInTheOrderOfItsStream) {
   const auto [ranks, mapping] = GetParam();
   LocalJob job(ranks, mapping);
   const std::vector<Planned> all = plan(ranks);
-  for (unsigned seed = 1; seed <= 3; ++seed) {
+  const unsigned seeds = ranks <= 3 ? 3 : 1;  // P = 5 is 825 messages, and slow under a sanitizer
+  for (unsigned seed = 1; seed <= seeds; ++seed) {
     job.run([&](int self) { exchange(job.at(self), self, all, seed); });
   }
 }

@@ -10,8 +10,12 @@
 
 namespace shoal::sweep {
 
-/// Under sanitizers the sweeps are ten times as slow: SHOAL_TEST_MAX_RANKS makes them smaller.
+/// Sweeps end at fewer ranks under sanitizers, which are ten times as slow, and where
+/// SHOAL_TEST_MAX_RANKS says so.
 inline Rank max_ranks(Rank otherwise) {
+#if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
+  otherwise = std::min(otherwise, 24);
+#endif
   const char* text = std::getenv("SHOAL_TEST_MAX_RANKS");
   return text == nullptr ? otherwise : std::min(otherwise, static_cast<Rank>(std::atoi(text)));
 }

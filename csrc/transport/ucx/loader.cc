@@ -144,7 +144,7 @@ UcxFound load(const UcxSearch& search) {
   }
   const Default no_hooks("UCX_MEM_MMAP_HOOK_MODE", "none");
   const Default no_signal_handlers("UCX_ERROR_SIGNALS", "");
-  const Default no_warnings("UCX_LOG_LEVEL", "error");
+  const Default quiet("UCX_LOG_LEVEL", "fatal");  // our errors name what failed
   std::string trouble;
   for (const Candidate& candidate : candidates(search)) {
     if (void* libucp = load_libraries(candidate.directory, trouble)) {

@@ -1,6 +1,8 @@
-"""The launcher: starts the ranks of a job, watches them, and says which failed and why.
+"""The launcher behind ``shoal run``: starts the ranks of a job and answers for how they end.
 
-host.py   the processes of one host, here
-agent.py  the same on another host, driven over stdin and stdout
-run.py    the job: the store, all hosts, signals, the verdict
+run         the command line
+supervise   one job: the rendezvous store, signals, the first failure, deadlines
+host        the ranks of this machine; remote + agent: those of another one
+output      lines of many ranks on one terminal
+report      what became of each rank
 """

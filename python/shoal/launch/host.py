@@ -1,240 +1,255 @@
-"""The rank processes of one host: started, bound to cores, read, waited for."""
+"""The ranks of this machine: started, watched, signalled. Used by the launcher and by an agent."""
 
 from __future__ import annotations
 
-import ctypes
+import contextlib
 import os
-import pathlib
-import queue
 import selectors
 import signal
 import subprocess
-import threading
+import sys
+from collections.abc import Iterator
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from pathlib import Path
+from typing import BinaryIO
 
-READ_BYTES = 65536
-PR_SET_PDEATHSIG = 1
+from shoal.launch.job import (
+    LOCAL,
+    Events,
+    HostJob,
+    RankExit,
+    cores_of,
+    own_environment,
+    threads_of,
+)
+from shoal.launch.oom import OomWatch
 
-
-@dataclass(frozen=True)
-class Output:
-    """One line of a rank, with its line end ("\\r" for progress bars)."""
-
-    rank: int
-    stream: str  # "stdout" or "stderr"
-    text: str
-
-
-@dataclass(frozen=True)
-class Started:
-    rank: int
-    host: str
-    pid: int
-
-
-@dataclass(frozen=True)
-class Exited:
-    """A rank has ended. `returncode` as subprocess has it; `oom`: the kernel killed for memory."""
-
-    rank: int
-    returncode: int
-    oom: bool
-
-
-@dataclass(frozen=True)
-class Lost:
-    """A host cannot be reached (any more)."""
-
-    host: str
-    reason: str
-
-
-Event = Output | Started | Exited | Lost
-
-
-@dataclass(frozen=True)
-class Job:
-    """What one host needs to know to run its ranks. Everything but the secret may be shown."""
-
-    command: list[str]
-    ranks: list[int]
-    world_size: int
-    store: str
-    job: str
-    bind: bool
-    environment: dict[str, str] = field(default_factory=dict)
-    directory: str = ""
-
-
-class Host(Protocol):
-    """Where ranks run. Events go to the queue given at construction."""
-
-    def start(self) -> None: ...
-    def signal(self, number: int) -> None: ...
-    def close(self) -> None: ...
-
-
-def _die_with_parent() -> None:
-    """In the child, before exec: end when the launcher ends, however it does."""
-    ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+CANNOT_START = 127  # as a shell returns it
+_READ_BYTES = 1 << 16
+_REAP_SECONDS = 1.0
+_MAX_DRAIN_READS = 1024  # what a dead rank's pipe can still hold, many times over
 
 
 def secret_fd(secret: str) -> int:
-    """A memory file that one rank inherits and reads: the secret is on no command line, in no
-    environment and on no disk."""
-    fd = os.memfd_create("shoal-secret")
+    """A memory file holding the secret, at offset 0. One for each rank: they share no offset."""
+    fd = os.memfd_create("shoal-secret", 0)
     os.write(fd, secret.encode())
     os.lseek(fd, 0, os.SEEK_SET)
     return fd
 
 
-def _oom_kills() -> int:
-    """How often the kernel has killed in this process's memory cgroup so far."""
-    try:
-        group = pathlib.Path("/proc/self/cgroup").read_text().splitlines()[-1].split(":", 2)[2]
-        events = pathlib.Path("/sys/fs/cgroup" + group, "memory.events").read_text()
-    except (OSError, IndexError):
-        return 0
-    return next(
-        (int(line.split()[1]) for line in events.splitlines() if line.startswith("oom_kill ")), 0
-    )
-
-
-class _Lines:
-    """Cuts what a pipe gives into lines; a carriage return ends one too."""
+class Guard:
+    """Outlives us just long enough to kill what we started (guard.py)."""
 
     def __init__(self) -> None:
-        self._rest = b""
+        script = Path(__file__).with_name("guard.py")
+        self._process = subprocess.Popen(
+            [sys.executable, "-I", "-S", str(script)],
+            stdin=subprocess.PIPE,
+            start_new_session=True,  # Ctrl-C at the terminal is not for it
+        )
 
-    def feed(self, data: bytes) -> list[str]:
-        self._rest += data
-        lines, begin = [], 0
-        for i, byte in enumerate(self._rest):
-            following = self._rest[i + 1 : i + 2]
-            if byte == 0x0A or (byte == 0x0D and following != b"\n"):
-                lines.append(self._rest[begin : i + 1].decode(errors="replace"))
-                begin = i + 1
-        self._rest = self._rest[begin:]
-        return lines
+    def _tell(self, line: str) -> None:
+        assert self._process.stdin is not None
+        with contextlib.suppress(BrokenPipeError):
+            self._process.stdin.write(line.encode())
+            self._process.stdin.flush()
 
-    def end(self) -> list[str]:
-        rest, self._rest = self._rest, b""
-        return [rest.decode(errors="replace") + "\n"] if rest else []
+    def watch(self, group: int) -> None:
+        self._tell(f"+{group}\n")
+
+    def forget(self, group: int) -> None:
+        self._tell(f"-{group}\n")
+
+    def close(self) -> None:
+        assert self._process.stdin is not None
+        with contextlib.suppress(BrokenPipeError):
+            self._process.stdin.close()
+        try:
+            self._process.wait(timeout=2)
+        except subprocess.TimeoutExpired:
+            self._process.kill()
+            self._process.wait()
+
+
+@dataclass
+class _Child:
+    rank: int
+    process: subprocess.Popen[bytes]
+    pidfd: int
+    streams: dict[str, BinaryIO] = field(default_factory=dict)
+    killed_by_us: bool = False
 
 
 class LocalHost:
-    """The ranks on this host. One thread reads all of them and waits for all of them."""
+    """Each rank leads a session of its own, so that a signal reaches its children too."""
 
-    def __init__(self, job: Job, secret: str, name: str, events: queue.Queue[Event]) -> None:
+    def __init__(
+        self,
+        job: HostJob,
+        events: Events,
+        selector: selectors.BaseSelector,
+        stdin_is_free: bool = True,  # an agent's is its line to the launcher
+    ) -> None:
+        self.name = LOCAL
+        self._stdin_is_free = stdin_is_free
         self._job = job
-        self._secret = secret
-        self._name = name
         self._events = events
-        self._processes: dict[int, subprocess.Popen[bytes]] = {}
-        self._selector = selectors.DefaultSelector()
-        self._lines: dict[tuple[int, str], _Lines] = {}
-        self._oom_before = _oom_kills()
+        self._selector = selector
+        self._children: dict[int, _Child] = {}
+        self._oom = OomWatch()
+        self._guard = Guard()
+
+    @property
+    def running(self) -> bool:
+        return bool(self._children)
 
     def start(self) -> None:
-        """Starts all ranks; they die with the calling thread's process."""
-        try:
-            for local_rank, rank in enumerate(self._job.ranks):
-                fd = secret_fd(self._secret)
-                try:
-                    self._spawn(rank, local_rank, fd)
-                finally:
-                    os.close(fd)
-        except OSError as error:
-            self.signal(signal.SIGKILL)
-            command = self._job.command[0]
-            self._events.put(Lost(self._name, f"cannot start {command}: {error.strerror}"))
-        threading.Thread(target=self._watch, daemon=True).start()
+        for local_rank, rank in enumerate(self._job.ranks):
+            try:
+                self._spawn(local_rank, rank)
+            except OSError as error:
+                what = error.filename or self._job.command[0]
+                note = f"cannot start {what}: {error.strerror}"
+                self._events.ended(RankExit(rank, None, CANNOT_START, note))
 
     def signal(self, number: int) -> None:
-        for process in self._processes.values():
-            if process.poll() is None:
-                process.send_signal(number)
+        for child in self._children.values():
+            child.killed_by_us |= number == signal.SIGKILL
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(child.process.pid, number)
 
     def close(self) -> None:
         self.signal(signal.SIGKILL)
+        for child in self._children.values():
+            self._release(child)
+            with contextlib.suppress(subprocess.TimeoutExpired):  # one that not even that ends
+                child.process.wait(timeout=_REAP_SECONDS)
+        self._children.clear()
+        self._guard.close()
 
-    def _environment(self, rank: int, local_rank: int, fd: int) -> dict[str, str]:
-        environment = dict(os.environ)
-        environment.update(self._job.environment)
-        cores = len(os.sched_getaffinity(0))
-        # As torchrun does: ranks share the cores, and each library would start a thread for each.
-        environment.setdefault("OMP_NUM_THREADS", str(max(1, cores // len(self._job.ranks))))
-        environment.update(
-            SHOAL_RANK=str(rank),
-            SHOAL_WORLD_SIZE=str(self._job.world_size),
-            SHOAL_LOCAL_RANK=str(local_rank),
-            SHOAL_LOCAL_SIZE=str(len(self._job.ranks)),
-            SHOAL_STORE=self._job.store,
-            SHOAL_JOB=self._job.job,
-            SHOAL_SECRET_FD=str(fd),
-        )
-        return environment
+    # ---- starting
 
-    def _spawn(self, rank: int, local_rank: int, fd: int) -> None:
-        process = subprocess.Popen(
-            self._job.command,
-            env=self._environment(rank, local_rank, fd),
-            cwd=self._job.directory or None,
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            pass_fds=(fd,),
-            start_new_session=True,  # Ctrl-C reaches the launcher, which passes it on once
-            preexec_fn=_die_with_parent,
-        )
-        self._processes[rank] = process
-        cores = sorted(os.sched_getaffinity(0))
-        if self._job.bind and len(self._job.ranks) <= len(cores):
-            os.sched_setaffinity(process.pid, {cores[local_rank]})
-        for stream, pipe in (("stdout", process.stdout), ("stderr", process.stderr)):
-            assert pipe is not None
-            os.set_blocking(pipe.fileno(), False)
-            self._lines[rank, stream] = _Lines()
-            self._selector.register(pipe, selectors.EVENT_READ, (rank, stream))
-        self._selector.register(os.pidfd_open(process.pid), selectors.EVENT_READ, (rank, "exit"))
-        self._events.put(Started(rank, self._name, process.pid))
-
-    def _watch(self) -> None:
-        running = len(self._processes)
-        while running > 0:
-            for key, _ in self._selector.select():
-                rank, what = key.data
-                if what == "exit":
-                    self._selector.unregister(key.fileobj)
-                    os.close(key.fd)
-                    self._end(rank)
-                    running -= 1
-                else:
-                    self._read(rank, what, key.fileobj)
-
-    def _read(self, rank: int, stream: str, pipe: Any) -> bool:
-        """Passes on what is there; False when there is no more (for now)."""
+    def _spawn(self, local_rank: int, rank: int) -> None:
+        secret = secret_fd(self._job.secret)
+        pipe = subprocess.PIPE if self._job.relay else None
         try:
-            data = os.read(pipe.fileno(), READ_BYTES)
+            with _bound(self._cores(local_rank)):
+                process = subprocess.Popen(
+                    self._job.command,
+                    cwd=self._job.cwd,
+                    env=self._environment(local_rank, secret),
+                    stdin=self._stdin(rank),
+                    stdout=pipe,
+                    stderr=pipe,
+                    pass_fds=(secret,),
+                    start_new_session=True,
+                    bufsize=0,
+                )
+        finally:
+            os.close(secret)
+        self._guard.watch(process.pid)
+        self._watch(rank, process)
+        self._events.started(rank, process.pid)
+
+    def _stdin(self, rank: int) -> int | None:
+        """Rank 0 may read a pipe or a file; a terminal would stop it, it is in the background."""
+        if rank == 0 and self._stdin_is_free and _readable_stdin():
+            return None
+        return subprocess.DEVNULL
+
+    def _cores(self, local_rank: int) -> set[int] | None:
+        if not self._job.bind:
+            return None
+        return cores_of(local_rank, len(self._job.ranks), os.sched_getaffinity(0))
+
+    def _environment(self, local_rank: int, secret: int) -> dict[str, str]:
+        return {
+            "PYTHONUNBUFFERED": "1",  # a pipe would hold the output back
+            "OMP_NUM_THREADS": str(threads_of(len(self._job.ranks))),
+            **own_environment(os.environ),
+            **self._job.environment_of(local_rank),
+            "SHOAL_SECRET_FD": str(secret),
+        }
+
+    # ---- watching
+
+    def _watch(self, rank: int, process: subprocess.Popen[bytes]) -> None:
+        child = _Child(rank, process, os.pidfd_open(process.pid))
+        self._children[rank] = child
+        self._selector.register(child.pidfd, selectors.EVENT_READ, lambda: self._reap(child))
+        for name, stream in (("stdout", process.stdout), ("stderr", process.stderr)):
+            if stream is None:
+                continue
+            os.set_blocking(stream.fileno(), False)
+            pipe: BinaryIO = stream  # type: ignore[assignment]
+            child.streams[name] = pipe
+            self._selector.register(
+                pipe, selectors.EVENT_READ, lambda name=name: self._read(child, name)
+            )
+
+    def _read(self, child: _Child, name: str) -> bool:
+        """Relays what is there. False: nothing for now, or the end."""
+        stream = child.streams.get(name)
+        if stream is None:
+            return False
+        try:
+            data = os.read(stream.fileno(), _READ_BYTES)
         except BlockingIOError:
             return False
-        lines = self._lines[rank, stream]
-        for text in lines.feed(data) if data else lines.end():
-            self._events.put(Output(rank, stream, text))
         if not data:
-            self._selector.unregister(pipe)
-            pipe.close()
-        return bool(data)
+            self._selector.unregister(child.streams.pop(name))
+            stream.close()
+            return False
+        self._events.output(child.rank, name, data)
+        return True
 
-    def _end(self, rank: int) -> None:
-        process = self._processes[rank]
-        returncode = process.wait()
-        for stream, pipe in (("stdout", process.stdout), ("stderr", process.stderr)):
-            # A grandchild may hold the pipe open: what is in it now is the rank's.
-            while pipe is not None and not pipe.closed and self._read(rank, stream, pipe):
-                pass
-        oom = returncode == -signal.SIGKILL and _oom_kills() > self._oom_before
-        self._events.put(Exited(rank, returncode, oom))
+    def _reap(self, child: _Child) -> None:
+        for name in list(child.streams):
+            for _ in range(_MAX_DRAIN_READS):
+                if not self._read(child, name):
+                    break
+        # While its zombie holds the number, the group is its own: sweep what it left behind.
+        with contextlib.suppress(ProcessLookupError, PermissionError):
+            os.killpg(child.process.pid, signal.SIGKILL)
+        status = child.process.wait()
+        self._guard.forget(child.process.pid)
+        self._release(child)
+        del self._children[child.rank]
+        self._events.ended(
+            RankExit(child.rank, child.process.pid, status, self._note(child, status))
+        )
+
+    def _note(self, child: _Child, status: int) -> str:
+        if status != -signal.SIGKILL or child.killed_by_us or not self._oom.killed():
+            return ""
+        return "out of memory: the kernel's count of such kills in this cgroup has grown"
+
+    def _release(self, child: _Child) -> None:
+        for stream in child.streams.values():
+            self._selector.unregister(stream)
+            stream.close()
+        child.streams.clear()
+        self._selector.unregister(child.pidfd)
+        os.close(child.pidfd)
 
 
+def _readable_stdin() -> bool:
+    try:
+        return not os.isatty(0)
+    except OSError:
+        return False
+
+
+@contextlib.contextmanager
+def _bound(cores: set[int] | None) -> Iterator[None]:
+    """Children started inside run on these cores from their first instruction on."""
+    if cores is None:
+        yield
+        return
+    before = os.sched_getaffinity(0)
+    os.sched_setaffinity(0, cores)
+    try:
+        yield
+    finally:
+        os.sched_setaffinity(0, before)

@@ -1,0 +1,631 @@
+"""shoal's C++ core (csrc/python), as type checkers and readers see it.
+
+Arrays    numpy, buffer protocol or DLPack on the CPU; C-contiguous; of dtype float32, float64,
+          int32, int64, uint8, float16 or bfloat16 (ml_dtypes). `comm.empty()` gives pool memory,
+          which is moved without a copy; any other array works too.
+Result    the array that was written: `out` if given, else as each call says.
+Units     `timeout` is seconds; None: the communicator's.
+async_op  True: returns a Work at once. Leave the arrays alone until it is done.
+Threads   any; one communicator's collectives are called in the same order on all ranks.
+Raises    InvalidArgument before anything is posted; later MismatchError, PeerFailed, Timeout,
+          Aborted, OutOfMemory, TransportError. After these (a mismatch in one node excepted) the
+          communicator has ended, and no array of the operation is written any more.
+
+The examples run (tests/python/test_stubs.py), on any number of ranks, after
+
+    import numpy as np, shoal
+    comm = shoal.init()
+"""
+
+from collections.abc import Generator, Iterable
+from typing import Any, Literal, Protocol, TypeAlias, TypedDict, TypeVar, overload
+
+import numpy.typing as npt
+from typing_extensions import Buffer
+
+class _DLPack(Protocol):
+    def __dlpack__(self, *, stream: Any = ...) -> Any: ...
+
+_Array: TypeAlias = npt.NDArray[Any] | Buffer | _DLPack
+_A = TypeVar("_A", bound=_Array)
+_New: TypeAlias = npt.NDArray[Any]  # made by the call, in pool memory
+_Op: TypeAlias = Literal["sum", "prod", "min", "max", "avg"]
+_Message: TypeAlias = tuple[Literal["send", "recv"], _Array, int, int]  # array, peer, tag
+
+__version__: str
+
+class Error(RuntimeError):
+    """Base of all of shoal's errors. The text says what, where, and what to try."""
+
+class InvalidArgument(Error, ValueError):
+    """The call itself is wrong; nothing was posted."""
+
+class MismatchError(Error):
+    """Ranks called different things; the text names both sides. On all ranks."""
+
+class PeerFailed(Error):
+    """A rank died: which one, where, and of what. On all ranks."""
+
+class Timeout(Error, TimeoutError):
+    """The deadline passed; the text names the rank that was awaited."""
+
+class Aborted(Error):
+    """The communicator was aborted; the text has the reason."""
+
+class OutOfMemory(Error, MemoryError):
+    """A limit of a pool, the node or a cgroup is met: asked, limit, how to raise it."""
+
+class TransportError(Error):
+    """The network or its library failed."""
+
+class BootstrapError(Error):
+    """Ranks did not find one another: missing, duplicate, out of range, or of another version."""
+
+class MissingLibrary(Error, ImportError):
+    """An optional library is needed and is not installed; the text names the package."""
+
+class SystemCallError(Error, OSError):
+    """A system call failed."""
+
+class Work:
+    """An operation under way. Dropping it waits for the operation's end.
+
+    >>> work = comm.all_reduce(np.ones(4), async_op=True)
+    >>> work.wait().tolist() == [comm.size] * 4
+    True
+    """
+
+    def wait(self) -> Any:
+        """Blocks until the operation is done; returns its result or raises its error.
+
+        Threads  the GIL is released. Ctrl-C aborts the communicator and raises KeyboardInterrupt.
+        """
+    def test(self) -> bool:
+        """True when done, also by an error. Never blocks; gives pending operations a turn."""
+    def exception(self) -> Error | None:
+        """The error the operation ended with; None if there is none, or none yet."""
+    def __await__(self) -> Generator[Any, None, Any]:
+        """`await work` gives what wait() gives, and lets the event loop run meanwhile."""
+
+class _Pool(TypedDict):
+    """A rank's pool memory; `committed_bytes` is what it holds from the system."""
+
+    used_bytes: int
+    committed_bytes: int
+    peak_bytes: int
+    limit_bytes: int
+    blocks: int
+
+class Communicator:
+    """Collectives over a group of ranks. Made by shoal.init() and split()."""
+
+    @property
+    def rank(self) -> int: ...
+    @property
+    def size(self) -> int: ...
+    @property
+    def nodes(self) -> int:
+        """Nodes that its ranks stand on."""
+    @property
+    def id(self) -> int: ...
+    @property
+    def job(self) -> str:
+        """The job's name, as `shoal ps` shows it."""
+    @overload
+    def barrier(self, async_op: Literal[False] = False, timeout: float | None = None) -> None: ...
+    @overload
+    def barrier(self, async_op: Literal[True], timeout: float | None = None) -> Work:
+        """Returns when all ranks have called it.
+
+        >>> comm.barrier(timeout=10)
+        """
+    @overload
+    def all_reduce(
+        self,
+        x: _A,
+        op: _Op = "sum",
+        out: None = None,
+        async_op: Literal[False] = False,
+        timeout: float | None = None,
+        deterministic: bool = False,
+    ) -> _A: ...
+    @overload
+    def all_reduce(
+        self,
+        x: _Array,
+        op: _Op = "sum",
+        *,
+        out: _A,
+        async_op: Literal[False] = False,
+        timeout: float | None = None,
+        deterministic: bool = False,
+    ) -> _A: ...
+    @overload
+    def all_reduce(
+        self,
+        x: _Array,
+        op: _Op = "sum",
+        out: _Array | None = None,
+        *,
+        async_op: Literal[True],
+        timeout: float | None = None,
+        deterministic: bool = False,
+    ) -> Work:
+        """Reduces element-wise over all ranks; every rank receives the whole result.
+
+        Shapes  x and out alike; without `out` in place: x is overwritten and returned.
+        Dtypes  float16 and bfloat16 accumulate in float32; NaN propagates in min and max; avg of
+                integers is an InvalidArgument. `deterministic`: the same bits for any split of
+                sizes, algorithm and order of arrival.
+
+        >>> x = np.full(3, comm.rank, "float32")
+        >>> comm.all_reduce(x, op="max").tolist() == [comm.size - 1] * 3
+        True
+        """
+    @overload
+    def broadcast(
+        self,
+        x: _A,
+        root: int = 0,
+        out: None = None,
+        async_op: Literal[False] = False,
+        timeout: float | None = None,
+    ) -> _A: ...
+    @overload
+    def broadcast(
+        self,
+        x: _Array,
+        root: int = 0,
+        *,
+        out: _A,
+        async_op: Literal[False] = False,
+        timeout: float | None = None,
+    ) -> _A: ...
+    @overload
+    def broadcast(
+        self,
+        x: _Array,
+        root: int = 0,
+        out: _Array | None = None,
+        *,
+        async_op: Literal[True],
+        timeout: float | None = None,
+    ) -> Work:
+        """Every rank receives root's x.
+
+        Shapes  x and out alike, on all ranks; without `out` x is overwritten and returned.
+
+        >>> comm.broadcast(np.array([comm.rank + 5]), root=0).tolist()
+        [5]
+        """
+    @overload
+    def reduce(
+        self,
+        x: _A,
+        root: int = 0,
+        op: _Op = "sum",
+        out: None = None,
+        async_op: Literal[False] = False,
+        timeout: float | None = None,
+        deterministic: bool = False,
+    ) -> _A | None: ...
+    @overload
+    def reduce(
+        self,
+        x: _Array,
+        root: int = 0,
+        op: _Op = "sum",
+        *,
+        out: _A,
+        async_op: Literal[False] = False,
+        timeout: float | None = None,
+        deterministic: bool = False,
+    ) -> _A | None: ...
+    @overload
+    def reduce(
+        self,
+        x: _Array,
+        root: int = 0,
+        op: _Op = "sum",
+        out: _Array | None = None,
+        *,
+        async_op: Literal[True],
+        timeout: float | None = None,
+        deterministic: bool = False,
+    ) -> Work:
+        """Reduces element-wise over all ranks; root receives the result, the others None.
+
+        Shapes  x and, at root, out alike; without `out` root's x is overwritten and returned.
+        Dtypes  as all_reduce.
+
+        >>> total = comm.reduce(np.ones(2, "int64"), root=0)
+        >>> total is None or total.tolist() == [comm.size] * 2
+        True
+        """
+    @overload
+    def all_gather(
+        self,
+        x: _Array,
+        out: None = None,
+        async_op: Literal[False] = False,
+        timeout: float | None = None,
+    ) -> _New: ...
+    @overload
+    def all_gather(
+        self,
+        x: _Array,
+        out: _A,
+        async_op: Literal[False] = False,
+        timeout: float | None = None,
+    ) -> _A: ...
+    @overload
+    def all_gather(
+        self,
+        x: _Array,
+        out: _Array | None = None,
+        *,
+        async_op: Literal[True],
+        timeout: float | None = None,
+    ) -> Work:
+        """Every rank receives every rank's x, in rank order.
+
+        Shapes  x [n, ...], out [size * n, ...], as torch's all_gather_into_tensor. x may be the
+                block of out that this rank owns (in place).
+
+        >>> comm.all_gather(np.array([comm.rank])).tolist() == list(range(comm.size))
+        True
+        """
+    @overload
+    def reduce_scatter(
+        self,
+        x: _Array,
+        op: _Op = "sum",
+        out: None = None,
+        async_op: Literal[False] = False,
+        timeout: float | None = None,
+        deterministic: bool = False,
+    ) -> _New: ...
+    @overload
+    def reduce_scatter(
+        self,
+        x: _Array,
+        op: _Op = "sum",
+        *,
+        out: _A,
+        async_op: Literal[False] = False,
+        timeout: float | None = None,
+        deterministic: bool = False,
+    ) -> _A: ...
+    @overload
+    def reduce_scatter(
+        self,
+        x: _Array,
+        op: _Op = "sum",
+        out: _Array | None = None,
+        *,
+        async_op: Literal[True],
+        timeout: float | None = None,
+        deterministic: bool = False,
+    ) -> Work:
+        """Reduces element-wise over all ranks; rank r receives block r of the result.
+
+        Shapes  x [size * n, ...], out [n, ...], as torch's reduce_scatter_tensor. out may be the
+                block of x that this rank owns (in place).
+        Dtypes  as all_reduce.
+
+        >>> comm.reduce_scatter(np.arange(comm.size)).tolist() == [comm.size * comm.rank]
+        True
+        """
+    @overload
+    def all_to_all(
+        self,
+        x: _Array,
+        out: None = None,
+        async_op: Literal[False] = False,
+        timeout: float | None = None,
+    ) -> _New: ...
+    @overload
+    def all_to_all(
+        self,
+        x: _Array,
+        out: _A,
+        async_op: Literal[False] = False,
+        timeout: float | None = None,
+    ) -> _A: ...
+    @overload
+    def all_to_all(
+        self,
+        x: _Array,
+        out: _Array | None = None,
+        *,
+        async_op: Literal[True],
+        timeout: float | None = None,
+    ) -> Work:
+        """Block r of x goes to rank r; block r of the result comes from rank r.
+
+        Shapes  x and out [size * n, ...]; not in place.
+
+        >>> comm.all_to_all(np.full(comm.size, comm.rank)).tolist() == list(range(comm.size))
+        True
+        """
+    @overload
+    def gather(
+        self,
+        x: _Array,
+        root: int = 0,
+        out: None = None,
+        async_op: Literal[False] = False,
+        timeout: float | None = None,
+    ) -> _New | None: ...
+    @overload
+    def gather(
+        self,
+        x: _Array,
+        root: int = 0,
+        *,
+        out: _A,
+        async_op: Literal[False] = False,
+        timeout: float | None = None,
+    ) -> _A | None: ...
+    @overload
+    def gather(
+        self,
+        x: _Array,
+        root: int = 0,
+        out: _Array | None = None,
+        *,
+        async_op: Literal[True],
+        timeout: float | None = None,
+    ) -> Work:
+        """Root receives every rank's x, in rank order; the others receive None.
+
+        Shapes  x [n, ...], out at root [size * n, ...].
+
+        >>> rows = comm.gather(np.array([comm.rank]), root=0)
+        >>> rows is None or rows.tolist() == list(range(comm.size))
+        True
+        """
+    @overload
+    def scatter(
+        self,
+        x: _Array | None,
+        root: int = 0,
+        out: None = None,
+        async_op: Literal[False] = False,
+        timeout: float | None = None,
+    ) -> _New: ...
+    @overload
+    def scatter(
+        self,
+        x: _Array | None,
+        root: int = 0,
+        *,
+        out: _A,
+        async_op: Literal[False] = False,
+        timeout: float | None = None,
+    ) -> _A: ...
+    @overload
+    def scatter(
+        self,
+        x: _Array | None,
+        root: int = 0,
+        out: _Array | None = None,
+        *,
+        async_op: Literal[True],
+        timeout: float | None = None,
+    ) -> Work:
+        """Rank r receives block r of root's x.
+
+        Shapes  x at root [size * n, ...] (elsewhere None), out [n, ...]. Ranks other than root need
+                `out`: they cannot know the shape.
+
+        >>> out = np.empty(1, "int64")
+        >>> x = np.arange(comm.size) if comm.rank == 0 else None
+        >>> comm.scatter(x, root=0, out=out).tolist() == [comm.rank]
+        True
+        """
+    @overload
+    def send(
+        self,
+        x: _A,
+        to: int,
+        tag: int = 0,
+        async_op: Literal[False] = False,
+        timeout: float | None = None,
+    ) -> _A: ...
+    @overload
+    def send(
+        self,
+        x: _Array,
+        to: int,
+        tag: int = 0,
+        *,
+        async_op: Literal[True],
+        timeout: float | None = None,
+    ) -> Work:
+        """Sends x to one rank; messages of one tag between one pair of ranks arrive in order.
+
+        Units  0 <= tag < 2**24.
+
+        >>> if comm.rank == 0 and comm.size > 1:
+        ...     _ = comm.send(np.arange(3), to=1, tag=7)
+        ... elif comm.rank == 1:
+        ...     assert comm.recv(np.empty(3, "int64"), source=0, tag=7).tolist() == [0, 1, 2]
+        """
+    @overload
+    def recv(
+        self,
+        out: _A,
+        source: int,
+        tag: int = 0,
+        async_op: Literal[False] = False,
+        timeout: float | None = None,
+    ) -> _A: ...
+    @overload
+    def recv(
+        self,
+        out: _Array,
+        source: int,
+        tag: int = 0,
+        *,
+        async_op: Literal[True],
+        timeout: float | None = None,
+    ) -> Work:
+        """Receives from one rank into out. Another size or dtype than was sent: MismatchError."""
+    @overload
+    def batch(
+        self,
+        items: Iterable[_Message],
+        async_op: Literal[False] = False,
+        timeout: float | None = None,
+    ) -> list[Any]: ...
+    @overload
+    def batch(
+        self,
+        items: Iterable[_Message],
+        async_op: Literal[True],
+        timeout: float | None = None,
+    ) -> list[Work]:
+        """Starts all messages before it waits for any; a result for each, in order.
+
+        >>> right, left = (comm.rank + 1) % comm.size, (comm.rank - 1) % comm.size
+        >>> got = np.empty(1, "int64")
+        >>> _ = comm.batch([("send", np.array([comm.rank]), right, 0), ("recv", got, left, 0)])
+        >>> got.tolist() == [left]
+        True
+        """
+    def empty(
+        self, shape: int | tuple[int, ...] | list[int], dtype: npt.DTypeLike = "float32"
+    ) -> _New:
+        """An array in pool memory, not initialised; given back when its last view is gone.
+
+        Raises  OutOfMemory that says what was asked, the limit, and how to raise it.
+
+        >>> x = comm.empty((2, 3), "float64")
+        >>> x.shape, comm.in_pool(x)
+        ((2, 3), True)
+        """
+    def pool(self) -> _Pool:
+        """How much of this rank's pool memory is in use.
+
+        >>> x = comm.empty(1000, "float64")
+        >>> comm.pool()["used_bytes"] >= x.nbytes
+        True
+        """
+    def in_pool(self, x: _Array) -> bool:
+        """True if x lies in pool memory, which the ranks of the node share.
+
+        >>> comm.in_pool(np.ones(3)), comm.in_pool(comm.empty(3))
+        (False, True)
+        """
+    def explain(
+        self,
+        collective: str,
+        count: int,
+        dtype: npt.DTypeLike = "float32",
+        deterministic: bool = False,
+    ) -> str:
+        """Which algorithm over which transport a call of this shape would use, and why.
+
+        Units  `count` is elements of one block.
+
+        >>> print(comm.explain("all_reduce", 1 << 20))  # doctest: +ELLIPSIS
+        all_reduce...
+        """
+    def split(self, color: int, key: int = 0) -> Communicator | None:
+        """Ranks of one colour form a communicator, ordered by (key, rank). Collective.
+
+        A negative colour joins none and receives None.
+
+        >>> half = comm.split(comm.rank % 2)
+        >>> half.size <= comm.size
+        True
+        """
+    def abort(self, reason: str = "") -> None:
+        """Ends this communicator on all ranks: whoever waits gets Aborted with this reason."""
+    def finalize(self) -> None:
+        """Leaves the job in order; no collective follows. The interpreter's end does the same."""
+
+def init(
+    rank: int,
+    size: int,
+    store: str,
+    secret: str,
+    timeout: float,
+    init_timeout: float,
+    pool_bytes: int,
+    progress_thread: bool,
+    ucx_directory: str,
+) -> Communicator:
+    """shoal.init() with nothing left out; see there."""
+
+class Store:
+    """The rendezvous store that a launcher runs. Any thread."""
+
+    def __init__(
+        self,
+        bind_host: str,
+        port: int,
+        ranks: int,
+        job: str,
+        secret: str,
+        launcher_reports_exits: bool = False,
+    ) -> None:
+        """Serves on one address; port 0 is any free one. Raises BootstrapError.
+
+        `launcher_reports_exits`: report_exit() will be called for each rank that ends, so that a
+        lost connection waits 300 ms for it, to be announced with its cause.
+        """
+    @property
+    def port(self) -> int: ...
+    def report_exit(self, rank: int, cause: str) -> None:
+        """Tells every rank that `rank` has ended, e.g. cause = "killed by signal 9"."""
+    def missing(self) -> list[int]:
+        """Ranks that have not come yet."""
+
+class _CatalogEntry(TypedDict):
+    """An algorithm; `node_memory`: it reads its node's shared memory."""
+
+    collective: str
+    algorithm: str
+    node_memory: bool
+    deterministic: bool
+    cost: str
+    source: str
+
+def catalog() -> list[_CatalogEntry]:
+    """Every algorithm that shoal knows.
+
+    >>> from shoal import _core
+    >>> "ring" in {entry["algorithm"] for entry in _core.catalog()}
+    True
+    """
+
+def plan(
+    collective: str,
+    algorithm: str,
+    ranks: int,
+    count: int = 0,
+    rank: int | None = None,
+    root: int = 0,
+    node_ranks: int | None = None,
+) -> str:
+    """The steps of an algorithm, as text; of one rank, or of all.
+
+    Units   `count` is elements of one block; `node_ranks` is ranks of one node and divides `ranks`.
+    Raises  InvalidArgument that lists the names that are known.
+
+    >>> from shoal import _core
+    >>> "send" in _core.plan("all_reduce", "ring", ranks=4, count=64)
+    True
+    """
+
+def info(ucx_directory: str = "") -> dict[str, Any]:
+    """What was built in and what was found; `shoal info` prints it.
+
+    Keys  version, compiler, sanitizers, isa, probes, huge_pages, huge_pages_granted, and ucx:
+          found, path, version, transports, verbs, reason.
+    """
+
+def abi_layout() -> dict[str, int]:
+    """Sizes and offsets, in bytes, of include/shoal/abi/progress_page.h as compiled."""
