@@ -132,16 +132,17 @@ void check_overlap(const Impl& impl, const exec::Plan& plan, const void* input,
   const bool gathers = collective == Collective::kAllGather || collective == Collective::kGather;
   const bool scatters =
       collective == Collective::kReduceScatter || collective == Collective::kScatter;
-  const bool in_place = gathers                                  ? in == out + mine
-                        : scatters                               ? out == in + mine
-                        : collective == Collective::kAllToAll    ? false
-                                                                 : in == out;
+  const bool in_place = gathers                               ? in == out + mine
+                        : scatters                            ? out == in + mine
+                        : collective == Collective::kAllToAll ? false
+                                                              : in == out;
   if (in_place) return;
-  const std::string form = gathers      ? "in place means input == output[rank]"
-                           : scatters   ? "in place means output == input[rank]"
+  const std::string form = gathers    ? "in place means input == output[rank]"
+                           : scatters ? "in place means output == input[rank]"
                            : collective == Collective::kAllToAll ? "it has no in-place form"
                                                                  : "in place means input == output";
-  refuse(impl, collective, "input and output overlap; " + form + "; otherwise give separate memory");
+  refuse(impl, collective,
+         "input and output overlap; " + form + "; otherwise give separate memory");
 }
 
 exec::PlanKey make_key(const Impl& impl, Collective collective, Count count, DataType dtype,
@@ -151,12 +152,13 @@ exec::PlanKey make_key(const Impl& impl, Collective collective, Count count, Dat
     refuse(impl, collective, "count " + std::to_string(count.value) + " is not in [0, 2^36)");
   }
   if (root < 0 || root >= ranks) {
-    refuse(impl, collective, "root " + std::to_string(root) + " is not in [0, " +
-                                 std::to_string(ranks) + ")");
+    refuse(impl, collective,
+           "root " + std::to_string(root) + " is not in [0, " + std::to_string(ranks) + ")");
   }
   if (reduces(collective) && op == ReduceOp::kAvg && is_integer(dtype)) {
-    refuse(impl, collective, "avg of " + std::string(name_of(dtype)) +
-                                 " is not defined; use sum and divide, or a floating type");
+    refuse(impl, collective,
+           "avg of " + std::string(name_of(dtype)) +
+               " is not defined; use sum and divide, or a floating type");
   }
   exec::PlanKey key;
   key.collective = collective;
@@ -181,7 +183,8 @@ Communicator Communicator::init(const Options& options) {
   std::vector<Rank> members(static_cast<std::size_t>(context->ranks()));
   for (Rank r = 0; r < context->ranks(); ++r) members[r] = r;
   const memory::Offset control = context->world_control();
-  return Communicator(std::make_shared<CommunicatorImpl>(std::move(context), 0, std::move(members), control));
+  return Communicator(
+      std::make_shared<CommunicatorImpl>(std::move(context), 0, std::move(members), control));
 }
 
 Rank Communicator::rank() const noexcept { return impl_->rank; }
@@ -293,9 +296,9 @@ std::vector<Work> Communicator::batch(std::span<const Message> messages,
                       std::to_string(size()) + ")" + impl_->describe_self());
     }
     if (message.tag < 0 || message.tag > transport::kMaxTag) {
-      throw Error(ErrorCode::kInvalidArgument,
-                  std::string(what) + ": tag " + std::to_string(message.tag) +
-                      " is not in [0, 2^24)" + impl_->describe_self());
+      throw Error(ErrorCode::kInvalidArgument, std::string(what) + ": tag " +
+                                                   std::to_string(message.tag) +
+                                                   " is not in [0, 2^24)" + impl_->describe_self());
     }
     const std::int64_t bytes =
         message.sends ? message.source.bytes.value : message.target.bytes.value;
@@ -400,14 +403,13 @@ Communicator Communicator::split(int color, int key) {
   std::vector<Rank> members;
   for (const Rank r : ranks) members.push_back(impl_->members[r]);
   return Communicator(std::make_shared<CommunicatorImpl>(impl_->context, id, std::move(members),
-                                             controls[*leader]));
+                                                         controls[*leader]));
 }
 
 void Communicator::abort(const std::string& reason) {
   const std::string text = "rank " + std::to_string(rank()) + " called abort: " + reason;
-  impl_->context->engine().synchronised([&] {
-    impl_->group->fail({ErrorCode::kAborted, rank(), 0}, nullptr, text, true);
-  });
+  impl_->context->engine().synchronised(
+      [&] { impl_->group->fail({ErrorCode::kAborted, rank(), 0}, nullptr, text, true); });
   impl_->context->engine().wake();
 }
 
@@ -416,8 +418,7 @@ void Communicator::finalize() { impl_->context->leave(); }
 PoolBlock Communicator::allocate(Bytes bytes, std::int64_t alignment) {
   const auto block = impl_->context->pool().allocate(bytes.value, alignment);
   if (!block.ok()) {
-    throw Error(ErrorCode::kOutOfMemory,
-                impl_->context->pool().explain_out_of_memory(bytes.value));
+    throw Error(ErrorCode::kOutOfMemory, impl_->context->pool().explain_out_of_memory(bytes.value));
   }
   auto state = std::make_unique<PoolBlock::State>();
   state->context = impl_->context;

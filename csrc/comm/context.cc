@@ -19,7 +19,7 @@ namespace {
 constexpr std::int64_t kArenaBytes = std::int64_t{1} << 45;
 
 std::int64_t node_memory_bytes() noexcept {
-  struct sysinfo info {};
+  struct sysinfo info{};
   ::sysinfo(&info);
   return static_cast<std::int64_t>(info.totalram) * info.mem_unit;
 }
@@ -31,8 +31,8 @@ std::int64_t pool_limit(const Options& options) {
   char* end = nullptr;
   const long long value = std::strtoll(text, &end, 10);
   if (value <= 0 || *end != '\0') {
-    throw Error(ErrorCode::kInvalidArgument, std::string("SHOAL_POOL_BYTES=") + text +
-                                                 ": expected a positive number of bytes");
+    throw Error(ErrorCode::kInvalidArgument,
+                std::string("SHOAL_POOL_BYTES=") + text + ": expected a positive number of bytes");
   }
   return value;
 }
@@ -52,10 +52,12 @@ bootstrap::Identity identify(const Options& options) {
   const bool needs_store = options.size > 1;
   if (options.rank < 0 || options.size < 1 || options.rank >= options.size ||
       (needs_store && (colon == std::string::npos || options.secret.empty()))) {
-    throw Error(ErrorCode::kInvalidArgument,
-                "init: explicit arguments need 0 <= rank < size, store=\"host:port\" and secret; got "
-                "rank " + std::to_string(options.rank) + ", size " + std::to_string(options.size) +
-                    ", store \"" + options.store + "\"; or start the program with `shoal run`");
+    throw Error(
+        ErrorCode::kInvalidArgument,
+        "init: explicit arguments need 0 <= rank < size, store=\"host:port\" and secret; got "
+        "rank " +
+            std::to_string(options.rank) + ", size " + std::to_string(options.size) + ", store \"" +
+            options.store + "\"; or start the program with `shoal run`");
   }
   bootstrap::Identity identity;
   identity.rank = options.rank;
@@ -109,11 +111,12 @@ Context::Context(const Options& options)
   if (!arena.ok()) {
     throw Error(ErrorCode::kBootstrap,
                 "init: the node's arena does not fit; give all ranks the same pool_bytes / "
-                "SHOAL_POOL_BYTES (this rank: " + describe_bytes(limit) + ")");
+                "SHOAL_POOL_BYTES (this rank: " +
+                    describe_bytes(limit) + ")");
   }
   arena_ = std::move(arena.value());
-  pool_ = std::make_unique<memory::Pool>(
-      arena_, self.local_rank, std::min(limit, shape.slice_bytes - memory::kHeaderBytes));
+  pool_ = std::make_unique<memory::Pool>(arena_, self.local_rank,
+                                         std::min(limit, shape.slice_bytes - memory::kHeaderBytes));
   node_ = std::make_unique<transport::shm::Node>(arena_, self.local_rank);
   shm_ = std::make_unique<transport::shm::ShmTransport>(*node_, *pool_);
   engine_ = std::make_unique<exec::Engine>(*node_, *pool_, local_ranks > usable_cores());
@@ -166,8 +169,8 @@ void Context::connect(Deadline deadline) {
   const bootstrap::Peer& self = peers_[identity_.rank];
   memory::Offset control = memory::kNoOffset;
   if (self.local_rank == 0) {
-    const std::int64_t bytes = transport::shm::control_bytes(node_->ranks()) +
-                               exec::AbortBoard::bytes(node_->ranks());
+    const std::int64_t bytes =
+        transport::shm::control_bytes(node_->ranks()) + exec::AbortBoard::bytes(node_->ranks());
     const auto block = pool_->allocate(bytes, 4096);
     if (!block.ok()) throw Error(ErrorCode::kOutOfMemory, pool_->explain_out_of_memory(bytes));
     control = block.value();

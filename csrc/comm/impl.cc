@@ -23,8 +23,8 @@ Rank uniform_node_ranks(const std::vector<int>& node_of) {
   for (Rank r = 0; r < ranks; ++r) {
     const Rank first = r / width * width;
     if (node_of[r] != node_of[first]) return 1;
-    if (r == first && std::find(node_of.begin(), node_of.begin() + r, node_of[r]) !=
-                          node_of.begin() + r) {
+    if (r == first &&
+        std::find(node_of.begin(), node_of.begin() + r, node_of[r]) != node_of.begin() + r) {
       return 1;
     }
   }
@@ -34,7 +34,7 @@ Rank uniform_node_ranks(const std::vector<int>& node_of) {
 }  // namespace
 
 CommunicatorImpl::CommunicatorImpl(std::shared_ptr<comm::Context> owner, std::uint32_t id,
-                         std::vector<Rank> world_ranks, memory::Offset control)
+                                   std::vector<Rank> world_ranks, memory::Offset control)
     : context(std::move(owner)), members(std::move(world_ranks)), heard_(members.size()) {
   rank = static_cast<Rank>(std::find(members.begin(), members.end(), context->rank()) -
                            members.begin());
@@ -140,10 +140,9 @@ std::string CommunicatorImpl::explain(const exec::Run* run, Status status) {
     during = " during " + std::string(name_of(run->plan().key.collective)) + " #" +
              std::to_string(run->sequence());
   }
-  const std::string who =
-      status.rank >= 0 && status.rank < binding.ranks
-          ? context->name(status.rank, members[status.rank])
-          : "a rank";
+  const std::string who = status.rank >= 0 && status.rank < binding.ranks
+                              ? context->name(status.rank, members[status.rank])
+                              : "a rank";
   switch (status.code) {
     case ErrorCode::kPeerFailed:
       return who + " " + context->cause(members[status.rank]) + during;
@@ -157,7 +156,10 @@ std::string CommunicatorImpl::explain(const exec::Run* run, Status status) {
       return status.rank == rank ? context->pool().explain_out_of_memory(status.detail)
                                  : who + " has no pool memory left to stage its buffers" + during;
     case ErrorCode::kTransport:
-      return "the network failed towards " + who + during + " (" + context->describe_network() + ")";
+      return who + " cannot be reached over the network" + during + " (" +
+             context->describe_network() +
+             "); it is not known to have died: look at links, addresses and firewalls between the "
+             "hosts, and at UCX's own words with UCX_LOG_LEVEL=warn";
     default:
       return std::string(name_of(status.code)) + " by " + who + during;
   }
@@ -197,8 +199,8 @@ std::string CommunicatorImpl::standing(const exec::Run& run, Rank of) {
 std::string CommunicatorImpl::explain_timeout(const exec::Run& run, Status status) {
   const exec::Binding& binding = group->binding();
   std::string text = comm::describe(run.plan().key) + " #" + std::to_string(run.sequence()) +
-                     " has not finished after " +
-                     comm::describe_ms(status.detail / kNsPerMs) + ": ";
+                     " has not finished after " + comm::describe_ms(status.detail / kNsPerMs) +
+                     ": ";
   std::string late;
   int named = 0;
   for (Rank r = 0; r < binding.ranks; ++r) {
@@ -229,8 +231,7 @@ void CommunicatorImpl::ask(const exec::Run& run) {
 }
 
 /// Control thread.
-void CommunicatorImpl::receive(Rank from_world, const ControlHead& head,
-                                 const std::string& text) {
+void CommunicatorImpl::receive(Rank from_world, const ControlHead& head, const std::string& text) {
   context->engine().synchronised([&] {
     switch (head.kind) {
       case ControlKind::kQuery:
@@ -275,8 +276,8 @@ void CommunicatorImpl::answer(Rank from_world, const ControlHead& query) {
   head.other_fingerprint = query.fingerprint;
   context->publish(others(), head);
   group->fail({ErrorCode::kMismatch, rank, 0}, nullptr,
-              comm::describe_mismatch(head.communicator, head.sequence, head.rank, mine,
-                                      head.other, head.other_fingerprint),
+              comm::describe_mismatch(head.communicator, head.sequence, head.rank, mine, head.other,
+                                      head.other_fingerprint),
               false);
 }
 

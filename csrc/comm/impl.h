@@ -15,8 +15,8 @@ namespace shoal {
 /// One communicator of this rank. Any thread.
 struct CommunicatorImpl final : comm::ControlReceiver {
   /// `members`: world ranks, in rank order. `control`: the node group's control memory.
-  CommunicatorImpl(std::shared_ptr<comm::Context> context, std::uint32_t id, std::vector<Rank> members,
-       memory::Offset control);
+  CommunicatorImpl(std::shared_ptr<comm::Context> context, std::uint32_t id,
+                   std::vector<Rank> members, memory::Offset control);
   ~CommunicatorImpl() override;
 
   const exec::Plan& plan(const exec::PlanKey& key);

@@ -8,7 +8,8 @@ namespace {
 
 using schedule::Algorithm;
 
-// Up to here a message's latency outweighs its bytes (TCP: 5 us against 9 GB/s; docs/decisions/0003).
+// Up to here a message's latency outweighs its bytes (TCP: 5 us against 9 GB/s;
+// docs/decisions/0003).
 constexpr std::int64_t kLatencyBytes = 32 << 10;
 // Above this, ring's nearest-neighbour traffic wins over Rabenseifner's long distances.
 constexpr std::int64_t kRingBytes = 4 << 20;
@@ -30,7 +31,8 @@ Choice over_messages(const exec::PlanKey& key, const schedule::Shape& shape) noe
     case Collective::kAllReduce:
       if (key.deterministic) return {Algorithm::kOrdered, "deterministic: folds in rank order"};
       if (bytes <= kLatencyBytes) return {Algorithm::kRecursiveDoubling, "small: fewest rounds"};
-      if (bytes <= kRingBytes) return {Algorithm::kRabenseifner, "medium: log2 P rounds, 2 N bytes"};
+      if (bytes <= kRingBytes)
+        return {Algorithm::kRabenseifner, "medium: log2 P rounds, 2 N bytes"};
       return {Algorithm::kRing, "large: 2 N bytes to neighbours only"};
     case Collective::kAllGather:
       if (bytes * shape.ranks <= kLatencyBytes) return {Algorithm::kBruck, "small: fewest rounds"};
@@ -57,7 +59,8 @@ Choice choose(const exec::PlanKey& key, schedule::Shape shape, bool one_node) no
   if (one_node) return {Algorithm::kDirect, "one node: straight out of the ranks' buffers"};
   const schedule::Entry* entry = schedule::find(key.collective, Algorithm::kHierarchical);
   if (entry != nullptr && !key.deterministic && schedule::supports(*entry, shape)) {
-    return {Algorithm::kHierarchical, "several ranks a node: direct in the node, then between nodes"};
+    return {Algorithm::kHierarchical,
+            "several ranks a node: direct in the node, then between nodes"};
   }
   const Choice choice = over_messages(key, shape);
   SHOAL_ASSERT(schedule::find(key.collective, choice.algorithm) != nullptr);

@@ -20,11 +20,11 @@ extern unsigned short shoal_stall_semaphore;
 extern unsigned short shoal_error_semaphore;
 }
 
-#define SHOAL_PROBE(name, communicator, sequence, detail)                        \
-  do {                                                                           \
-    if (__builtin_expect(shoal_##name##_semaphore != 0, 0)) {                    \
-      STAP_PROBE3(shoal, name, communicator, sequence, detail);                  \
-    }                                                                            \
+#define SHOAL_PROBE(name, communicator, sequence, detail)       \
+  do {                                                          \
+    if (__builtin_expect(shoal_##name##_semaphore != 0, 0)) {   \
+      STAP_PROBE3(shoal, name, communicator, sequence, detail); \
+    }                                                           \
   } while (false)
 
 #else

@@ -8,7 +8,8 @@
 
 namespace shoal {
 
-/// Outcome of a data-path call: a code, the rank it concerns (-1: none), and a detail such as errno.
+/// Outcome of a data-path call: a code, the rank it concerns (-1: none), and a detail such as
+/// errno.
 struct [[nodiscard]] Status {
   ErrorCode code = ErrorCode::kOk;
   std::int32_t rank = -1;
@@ -23,8 +24,8 @@ inline constexpr Status kOkStatus{};
 template <class T>
 class [[nodiscard]] Result {
  public:
-  Result(T value) noexcept : value_(std::move(value)) {}    // NOLINT: implicit by design
-  Result(Status status) noexcept : status_(status) {}       // NOLINT: implicit by design
+  Result(T value) noexcept : value_(std::move(value)) {}  // NOLINT: implicit by design
+  Result(Status status) noexcept : status_(status) {}     // NOLINT: implicit by design
 
   [[nodiscard]] bool ok() const noexcept { return status_.ok(); }
   [[nodiscard]] Status status() const noexcept { return status_; }

@@ -1,9 +1,9 @@
 /// How the ranks of a node stop writing into one another's buffers after an error.
 ///
-/// Whoever first knows of an error raises the flag. Every rank that sees it stops executing steps of
-/// this communicator and acknowledges; when all possible writers have acknowledged (or are dead) a
-/// rank's buffers are its own again. A rank that cannot acknowledge, because it is stopped, is cut
-/// off (Arena::cut_off). The flag is never lowered: the communicator has ended.
+/// Whoever first knows of an error raises the flag. Every rank that sees it stops executing steps
+/// of this communicator and acknowledges; when all possible writers have acknowledged (or are dead)
+/// a rank's buffers are its own again. A rank that cannot acknowledge, because it is stopped, is
+/// cut off (Arena::cut_off). The flag is never lowered: the communicator has ended.
 #pragma once
 
 #include <algorithm>

@@ -145,9 +145,15 @@ void Engine::wait(Task& task, const Interrupt& interrupt) {
 
 void Engine::rest(WaitPolicy& policy, const Task* task) noexcept {
   switch (policy.next()) {
-    case WaitPolicy::Action::kSpin: relax(); return;
-    case WaitPolicy::Action::kYield: ::sched_yield(); return;
-    case WaitPolicy::Action::kSleep: sleep(task); return;
+    case WaitPolicy::Action::kSpin:
+      relax();
+      return;
+    case WaitPolicy::Action::kYield:
+      ::sched_yield();
+      return;
+    case WaitPolicy::Action::kSleep:
+      sleep(task);
+      return;
   }
 }
 

@@ -35,9 +35,9 @@ struct Binding {
   Rank ranks = 1;
   Rank node_ranks = 1;  ///< as schedule::Shape has it
   std::vector<Route> routes;
-  transport::shm::NodeGroup node;    ///< the ranks on this node; at least this one
-  std::vector<Rank> node_members;    ///< node index -> rank of the communicator
-  std::vector<int> local_ranks;      ///< node index -> local rank in the arena
+  transport::shm::NodeGroup node;  ///< the ranks on this node; at least this one
+  std::vector<Rank> node_members;  ///< node index -> rank of the communicator
+  std::vector<int> local_ranks;    ///< node index -> local rank in the arena
   AbortBoard board;
   transport::shm::Node* shm = nullptr;
   memory::Pool* pool = nullptr;
@@ -102,8 +102,8 @@ class Group {
   Binding binding_;
   GroupEvents events_;
   std::uint64_t issued_ = 0;
-  std::uint64_t completed_ = 0;   ///< every sequence number up to this one is complete
-  std::uint32_t beyond_ = 0;      ///< bit i: completed_ + 1 + i is complete
+  std::uint64_t completed_ = 0;  ///< every sequence number up to this one is complete
+  std::uint32_t beyond_ = 0;     ///< bit i: completed_ + 1 + i is complete
   std::array<std::uint64_t, kHistory> history_{};
   std::uint32_t seen_changes_ = 0;
   Status failure_{};

@@ -9,9 +9,9 @@ namespace {
 bool fits_entry_line(const Plan& plan) noexcept {
   schedule::Shape widest = plan.shape;
   if (has_root(plan.key.collective)) widest.rank = widest.root;
-  const std::int64_t bytes = std::max(schedule::input_blocks(plan.shape),
-                                      schedule::input_blocks(widest)) *
-                             plan.key.count * plan.element_bytes;
+  const std::int64_t bytes =
+      std::max(schedule::input_blocks(plan.shape), schedule::input_blocks(widest)) *
+      plan.key.count * plan.element_bytes;
   return bytes <= static_cast<std::int64_t>(sizeof(transport::shm::EntryLine::payload));
 }
 

@@ -63,9 +63,9 @@ struct Plan {
   PlanKey key;
   std::uint64_t fingerprint = 0;
   schedule::Algorithm algorithm = schedule::Algorithm::kDirect;
-  schedule::Shape shape;            ///< as this rank sees it
+  schedule::Shape shape;  ///< as this rank sees it
   std::int64_t element_bytes = 1;
-  std::int64_t input_bytes = 0;     ///< of this rank's buffers
+  std::int64_t input_bytes = 0;  ///< of this rank's buffers
   std::int64_t output_bytes = 0;
   std::int64_t scratch_bytes = 0;
   /// Every rank's whole input fits an entry line: the operation is the line and nothing else.

@@ -8,6 +8,7 @@
 #include "core/assert.h"
 #include "core/clock.h"
 #include "core/probes.h"
+#include "memory/copy.h"
 #include "reduce/reduce.h"
 
 namespace shoal::exec {
@@ -34,8 +35,15 @@ constexpr std::int64_t kFenceNs = 250 * kNsPerMs;
 /// Silence before the others are asked what they are doing; doubled up to a second.
 constexpr std::int64_t kFirstAskNs = 100 * kNsPerMs;
 constexpr std::int64_t kLastAskNs = 1000 * kNsPerMs;
-/// The network notices a death before the control connection brings its cause: so long it is awaited.
+/// The network notices a death before the control connection brings its cause: so long it is
+/// awaited.
 constexpr std::int64_t kLostNs = 1000 * kNsPerMs;
+
+/// Ended by the transport, and not because the sender runs another collective.
+bool broken(const transport::Operation& operation) noexcept {
+  return operation.done() && !operation.status.ok() &&
+         operation.status.code != ErrorCode::kMismatch;
+}
 
 }  // namespace
 
@@ -47,7 +55,6 @@ void Run::start(Group& group, const Call& call) noexcept {
   stage_ = Stage::kQueued;
   step_pending_ = false;
   suspect_ = asked_ = false;
-  lost_ = kOkStatus;
   lost_ns_ = 0;
   stage_input_ = stage_output_ = false;
   cursor_ = 0;
@@ -116,10 +123,10 @@ bool Run::prepare() noexcept {
   // Only ranks of the node look into one another's buffers; networks take any memory.
   if (!plan.in_line && binding.node.ranks() > 1) {
     const memory::Arena& arena = binding.arena();
-    stage_input_ = plan.input_bytes > 0 &&
-                   arena.offset_of(input_, plan.input_bytes) == memory::kNoOffset;
-    stage_output_ = plan.output_bytes > 0 &&
-                    arena.offset_of(output_, plan.output_bytes) == memory::kNoOffset;
+    stage_input_ =
+        plan.input_bytes > 0 && arena.offset_of(input_, plan.input_bytes) == memory::kNoOffset;
+    stage_output_ =
+        plan.output_bytes > 0 && arena.offset_of(output_, plan.output_bytes) == memory::kNoOffset;
   }
   const bool reserved = (!stage_input_ || reserve(input_block_, plan.input_bytes)) &&
                         (!stage_output_ || reserve(output_block_, plan.output_bytes)) &&
@@ -144,8 +151,8 @@ bool Run::prepare() noexcept {
 /// A part of a large copy; true when it is complete.
 bool Run::copy_some(void* to, const void* from, std::int64_t bytes) noexcept {
   const std::int64_t n = std::min(kWorkBytes, bytes - cursor_);
-  std::memcpy(static_cast<std::byte*>(to) + cursor_, static_cast<const std::byte*>(from) + cursor_,
-              static_cast<std::size_t>(n));
+  memory::copy_bytes(static_cast<std::byte*>(to) + cursor_,
+                     static_cast<const std::byte*>(from) + cursor_, n);
   cursor_ += n;
   moved_ = true;
   if (cursor_ < bytes) return false;
@@ -234,15 +241,28 @@ void Run::run_in_line() noexcept {
   const std::int64_t mine = plan.shape.rank * block;
   if (plan.output_bytes == 0) return;
   switch (plan.key.collective) {
-    case Collective::kBarrier: return;
-    case Collective::kBroadcast: std::memcpy(output_, payload(plan.shape.root), block); return;
-    case Collective::kScatter: std::memcpy(output_, payload(plan.shape.root) + mine, block); return;
+    case Collective::kBarrier:
+      return;
+    case Collective::kBroadcast:
+      std::memcpy(output_, payload(plan.shape.root), block);
+      return;
+    case Collective::kScatter:
+      std::memcpy(output_, payload(plan.shape.root) + mine, block);
+      return;
     case Collective::kReduce:
-    case Collective::kAllReduce: fold(0); return;
-    case Collective::kReduceScatter: fold(mine); return;
+    case Collective::kAllReduce:
+      fold(0);
+      return;
+    case Collective::kReduceScatter:
+      fold(mine);
+      return;
     case Collective::kAllGather:
-    case Collective::kGather: concatenate(0); return;
-    case Collective::kAllToAll: concatenate(mine); return;
+    case Collective::kGather:
+      concatenate(0);
+      return;
+    case Collective::kAllToAll:
+      concatenate(mine);
+      return;
   }
 }
 
@@ -290,8 +310,9 @@ bool Run::execute() noexcept {
       const bool sends = step_.kind == StepKind::kSend;
       const Ref& ref = sends ? step_.src : step_.dst;
       const bool started =
-          sends ? route.transport->send(route.peer, match, own(ref), bytes(ref.count), operation)
-                : route.transport->receive(route.peer, match, own(ref), bytes(ref.count), operation);
+          sends
+              ? route.transport->send(route.peer, match, own(ref), bytes(ref.count), operation)
+              : route.transport->receive(route.peer, match, own(ref), bytes(ref.count), operation);
       if (!started) return false;
       active_slots_ = static_cast<std::uint8_t>(active_slots_ | 1u << step_.slot);
       slot_peer_[step_.slot] = step_.peer;
@@ -324,11 +345,7 @@ bool Run::execute_wait(int slot) noexcept {
   if ((active_slots_ >> slot & 1) == 0) return true;
   transport::Operation& operation = slots_[slot];
   if (!operation.done()) return false;
-  const Rank peer = slot_peer_[slot];
-  if (!operation.status.ok() && operation.status.code != ErrorCode::kMismatch) {
-    lost_ = {operation.status.code, peer, operation.status.detail};  // see watch()
-    return false;
-  }
+  if (broken(operation)) return false;  // watch() sees to it
   const bool receives = slot_bytes_[slot] >= 0;
   if (receives && (!operation.status.ok() || operation.bytes != slot_bytes_[slot] ||
                    operation.fingerprint != short_fingerprint(call_.plan->fingerprint))) {
@@ -388,7 +405,7 @@ bool Run::execute_elements() noexcept {
   if (step_.kind == StepKind::kCopy) {
     std::byte* to = address(dst, dst.rank) + bytes(cursor_);
     const std::byte* from = address(step_.src, step_.src.rank) + bytes(cursor_);
-    if (to != from) std::memmove(to, from, static_cast<std::size_t>(bytes(n)));
+    if (to != from) memory::copy_bytes(to, from, bytes(n));
   } else if (step_.kind == StepKind::kReduce) {
     std::byte* to = address(dst, dst.rank) + bytes(cursor_);
     const std::byte* from = address(step_.src, step_.src.rank) + bytes(cursor_);
@@ -419,8 +436,8 @@ void Run::fold_range(std::int64_t from, std::int64_t n) noexcept {
   const bool average = plan.key.op == ReduceOp::kAvg && step_.finish;
   const double scale = average ? 1.0 / plan.shape.ranks : 1.0;
   const bool to_every = step_.dst.rank == kEvery;
-  std::byte* const to = (to_every ? own(step_.dst) : address(step_.dst, step_.dst.rank)) +
-                        bytes(from);
+  std::byte* const to =
+      (to_every ? own(step_.dst) : address(step_.dst, step_.dst.rank)) + bytes(from);
   const std::int64_t piece = std::max<std::int64_t>(1, kFoldBytes / plan.element_bytes);
   std::array<const void*, transport::shm::kMaxLocalRanks> sources;
   for (std::int64_t i = 0; i < n; i += piece) {
@@ -432,8 +449,7 @@ void Run::fold_range(std::int64_t from, std::int64_t n) noexcept {
     // After the fold has read them: an output may be the same memory as its rank's input.
     for (const Rank member : binding.node_members) {
       if (member == binding.rank) continue;
-      std::memcpy(address(step_.dst, member) + bytes(from + i), to + bytes(i),
-                  static_cast<std::size_t>(bytes(m)));
+      memory::copy_bytes(address(step_.dst, member) + bytes(from + i), to + bytes(i), bytes(m));
     }
   }
 }
@@ -505,9 +521,11 @@ void Run::watch(std::int64_t now_ns) noexcept {
     return;
   }
   record_->awaited_peer.store(awaited_world(), std::memory_order_relaxed);
-  if (!lost_.ok()) {
+  for (int slot = 0; slot < schedule::kMaxSlots; ++slot) {
+    if ((active_slots_ >> slot & 1) == 0 || !broken(slots_[slot])) continue;
     if (lost_ns_ == 0) lost_ns_ = now_ns;
-    if (now_ns >= lost_ns_ + kLostNs) fail(lost_);
+    if (now_ns < lost_ns_ + kLostNs) return;
+    fail({ErrorCode::kTransport, slot_peer_[slot], slots_[slot].status.detail});
     return;
   }
   if (moved_) ask_ns_ = now_ns + ask_after_ns_;

@@ -3,9 +3,9 @@
 ///   queued -> staging -> entering -> running -> unstaging -> done
 ///                            \__________\____ (error) -> fencing -> done
 ///
-/// Staging: memory that is not in the arena is copied into pool blocks before and out of them after,
-/// so that schedules see arena memory only. Entering: the entry line. Fencing: after an error, wait
-/// until nobody writes our buffers any more (abort_board.h).
+/// Staging: memory that is not in the arena is copied into pool blocks before and out of them
+/// after, so that schedules see arena memory only. Entering: the entry line. Fencing: after an
+/// error, wait until nobody writes our buffers any more (abort_board.h).
 #pragma once
 
 #include <cstdint>
@@ -110,7 +110,7 @@ class Run final : public Task {
   schedule::Schedule schedule_;
   schedule::Step step_{};
   bool step_pending_ = false;
-  std::int64_t cursor_ = 0;       ///< elements (or bytes, when staging) of the step that are done
+  std::int64_t cursor_ = 0;  ///< elements (or bytes, when staging) of the step that are done
   std::int32_t awaited_index_ = 0;
   std::uint32_t phase_ = 0;
   std::uint32_t steps_ = 0;
@@ -123,8 +123,7 @@ class Run final : public Task {
   std::int64_t ask_ns_ = 0;        ///< when to ask the others, if nothing moves until then
   std::int64_t ask_after_ns_ = 0;  ///< silence before that
   bool suspect_ = false;           ///< a message of another collective came
-  Status lost_{};                  ///< a transport's error, before its cause is known
-  std::int64_t lost_ns_ = 0;
+  std::int64_t lost_ns_ = 0;       ///< when a transport's error was seen; its cause is awaited
   bool asked_ = false;             ///< the others have been asked at least once
   abi::OperationRecord* record_ = nullptr;
 };

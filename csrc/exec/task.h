@@ -51,7 +51,8 @@ class Task {
   std::string text_;
 };
 
-/// Tasks are kept and used again: nothing is allocated after the first use. Under the engine's lock.
+/// Tasks are kept and used again: nothing is allocated after the first use. Under the engine's
+/// lock.
 template <class T>
 class TaskPool {
  public:

@@ -42,9 +42,10 @@ bool Transfer::post() noexcept {
   const Route& route = binding.routes[call_.peer];
   const transport::Match match{transport::p2p_key(binding.communicator, call_.tag),
                                dtype_fingerprint(call_.dtype)};
-  posted_ = call_.sends
-                ? route.transport->send(route.peer, match, call_.source, call_.bytes, operation_)
-                : route.transport->receive(route.peer, match, call_.target, call_.bytes, operation_);
+  posted_ =
+      call_.sends
+          ? route.transport->send(route.peer, match, call_.source, call_.bytes, operation_)
+          : route.transport->receive(route.peer, match, call_.target, call_.bytes, operation_);
   return posted_;
 }
 
@@ -61,11 +62,10 @@ bool Transfer::poll(std::int64_t now_ns) noexcept {
     return true;
   }
   if (now_ns != 0 && call_.deadline_ns != 0 && now_ns >= call_.deadline_ns) {
-    const std::string text =
-        std::string(call_.sends ? "send to" : "recv from") + " rank " +
-        std::to_string(call_.peer) + ", tag " + std::to_string(call_.tag) +
-        ": the deadline passed; the other side has not " +
-        (call_.sends ? "received" : "sent") + " a matching message";
+    const std::string text = std::string(call_.sends ? "send to" : "recv from") + " rank " +
+                             std::to_string(call_.peer) + ", tag " + std::to_string(call_.tag) +
+                             ": the deadline passed; the other side has not " +
+                             (call_.sends ? "received" : "sent") + " a matching message";
     group_->fail({ErrorCode::kTimeout, call_.peer, 0}, nullptr, text, true);
     stop();
     return true;
@@ -85,14 +85,14 @@ bool Transfer::awaits_cause(std::int64_t now_ns) noexcept {
 void Transfer::end() noexcept {
   const Status status = operation_.status;
   if (!status.ok() && status.code != ErrorCode::kMismatch) {
-    group_->fail({status.code, call_.peer, status.detail}, nullptr, {}, true);
+    group_->fail({ErrorCode::kTransport, call_.peer, status.detail}, nullptr, {}, true);
     set_text(group_->failure_text());
     finish(group_->failure());
     return;
   }
-  const bool fits = status.ok() && (call_.sends || (operation_.bytes == call_.bytes &&
-                                                      operation_.fingerprint ==
-                                                          dtype_fingerprint(call_.dtype)));
+  const bool fits =
+      status.ok() && (call_.sends || (operation_.bytes == call_.bytes &&
+                                      operation_.fingerprint == dtype_fingerprint(call_.dtype)));
   if (!fits) set_text(describe_mismatch(call_, operation_));
   finish(fits ? kOkStatus : Status{ErrorCode::kMismatch, call_.peer, operation_.bytes});
 }

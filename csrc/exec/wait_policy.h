@@ -22,7 +22,8 @@ class WaitPolicy {
     if (rounds_ <= spins) return Action::kSpin;
     return rounds_ < spins + yields ? Action::kYield : Action::kSleep;
   }
-  /// Reading the clock and running callbacks costs as much as a round of polling: not while spinning.
+  /// Reading the clock and running callbacks costs as much as a round of polling: not while
+  /// spinning.
   [[nodiscard]] bool slow() const noexcept { return rounds_ > (crowded_ ? 10u : 1000u); }
 
  private:

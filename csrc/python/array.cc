@@ -15,14 +15,21 @@ constexpr const char* kSupported =
 /// numpy's stable type numbers; extension types (bfloat16) have larger ones and go by name.
 std::optional<DataType> data_type(const py::dtype& dtype) {
   switch (dtype.num()) {
-    case 2: return DataType::kUint8;
-    case 5: return DataType::kInt32;
+    case 2:
+      return DataType::kUint8;
+    case 5:
+      return DataType::kInt32;
     case 7:
-    case 9: return sizeof(long) == 8 || dtype.num() == 9 ? DataType::kInt64 : DataType::kInt32;
-    case 11: return DataType::kFloat32;
-    case 12: return DataType::kFloat64;
-    case 23: return DataType::kFloat16;
-    default: break;
+    case 9:
+      return sizeof(long) == 8 || dtype.num() == 9 ? DataType::kInt64 : DataType::kInt32;
+    case 11:
+      return DataType::kFloat32;
+    case 12:
+      return DataType::kFloat64;
+    case 23:
+      return DataType::kFloat16;
+    default:
+      break;
   }
   if (dtype.itemsize() == 2 && py::str(dtype.attr("name")).cast<std::string>() == "bfloat16") {
     return DataType::kBfloat16;
@@ -37,10 +44,11 @@ py::array as_numpy(const py::object& object, const std::string& what) {
     if (PyObject_CheckBuffer(object.ptr()) != 0) {
       return numpy.attr("asarray")(py::memoryview(object)).cast<py::array>();
     }
-    if (py::hasattr(object, "__dlpack__")) return numpy.attr("from_dlpack")(object).cast<py::array>();
+    if (py::hasattr(object, "__dlpack__"))
+      return numpy.attr("from_dlpack")(object).cast<py::array>();
   } catch (const py::error_already_set& error) {
-    invalid(what + ": numpy cannot look at this " +
-            std::string(py::str(py::type::of(object))) + " without a copy: " + error.what());
+    invalid(what + ": numpy cannot look at this " + std::string(py::str(py::type::of(object))) +
+            " without a copy: " + error.what());
   }
   invalid(what + ": expected an array (numpy, buffer protocol or DLPack on the CPU), got " +
           std::string(py::str(py::type::of(object))));
@@ -59,11 +67,13 @@ Array view(const py::object& object, const std::string& what, bool written) {
             kSupported + " are");
   }
   if (array.dtype().byteorder() == '>') {
-    invalid(what + ": the bytes are swapped (big-endian); pass x.astype(x.dtype.newbyteorder('='))");
+    invalid(what +
+            ": the bytes are swapped (big-endian); pass x.astype(x.dtype.newbyteorder('='))");
   }
   if ((array.flags() & py::array::c_style) == 0) {
-    invalid(what + ": the array is not C-contiguous (shape " + describe_shape(result) + ", strides " +
-            std::string(py::str(array.attr("strides"))) + "); pass np.ascontiguousarray(x)");
+    invalid(what + ": the array is not C-contiguous (shape " + describe_shape(result) +
+            ", strides " + std::string(py::str(array.attr("strides"))) +
+            "); pass np.ascontiguousarray(x)");
   }
   if (written && !array.writeable()) {
     invalid(what + ": the array is read-only and would be written; pass a copy or another out=");
@@ -87,7 +97,8 @@ Array empty(Communicator& comm, const std::vector<py::ssize_t>& shape, const py:
   }
   auto block = std::make_unique<PoolBlock>(comm.allocate({count * dtype.itemsize()}, 64));
   void* data = block->data();
-  py::capsule owner(block.release(), [](void* pointer) { delete static_cast<PoolBlock*>(pointer); });
+  py::capsule owner(block.release(),
+                    [](void* pointer) { delete static_cast<PoolBlock*>(pointer); });
   Array result;
   result.array = py::array(dtype, shape, data, owner);
   result.object = result.array;

@@ -117,9 +117,9 @@ py::object reduce(Communicator& comm, const py::object& x, Rank root, const std:
   require_count("reduce", "out", output, input.count);
   Work work = comm.reduce(input.in(), output.out(), {input.count}, input.dtype, parse_op(op), root,
                           call_options(timeout, deterministic));
-  return complete(PyWork(std::move(work), is_root ? output.object : py::none(),
-                         {input.object, output.object}),
-                  async_op);
+  return complete(
+      PyWork(std::move(work), is_root ? output.object : py::none(), {input.object, output.object}),
+      async_op);
 }
 
 py::object all_gather(Communicator& comm, const py::object& x, const py::object& out, bool async_op,
@@ -127,9 +127,9 @@ py::object all_gather(Communicator& comm, const py::object& x, const py::object&
   const Array input = view(x, "all_gather: x", false);
   const Array output = output_or_new(comm, "all_gather", out, grown(input, comm.size()), input);
   require_count("all_gather", "out", output, input.count * comm.size());
-  return finish(comm.all_gather(input.in(), output.out(), {input.count}, input.dtype,
-                                call_options(timeout)),
-                output, {input.object, output.object}, async_op);
+  return finish(
+      comm.all_gather(input.in(), output.out(), {input.count}, input.dtype, call_options(timeout)),
+      output, {input.object, output.object}, async_op);
 }
 
 py::object reduce_scatter(Communicator& comm, const py::object& x, const std::string& op,
@@ -137,7 +137,8 @@ py::object reduce_scatter(Communicator& comm, const py::object& x, const std::st
                           bool deterministic) {
   const Array input = view(x, "reduce_scatter: x", false);
   const std::int64_t count = block_count("reduce_scatter", input, comm.size());
-  const Array output = output_or_new(comm, "reduce_scatter", out, shrunk(input, comm.size()), input);
+  const Array output =
+      output_or_new(comm, "reduce_scatter", out, shrunk(input, comm.size()), input);
   require_count("reduce_scatter", "out", output, count);
   return finish(comm.reduce_scatter(input.in(), output.out(), {count}, input.dtype, parse_op(op),
                                     call_options(timeout, deterministic)),
@@ -179,18 +180,18 @@ py::object scatter(Communicator& comm, const py::object& x, Rank root, const py:
       invalid("scatter: ranks other than root need out=, an array of the block they receive");
     }
     const Array output = view(out, "scatter: out", true);
-    return finish(comm.scatter({}, output.out(), {output.count}, output.dtype, root,
-                               call_options(timeout)),
-                  output, {output.object}, async_op);
+    return finish(
+        comm.scatter({}, output.out(), {output.count}, output.dtype, root, call_options(timeout)),
+        output, {output.object}, async_op);
   }
   if (x.is_none()) invalid("scatter: root needs x, an array of one block per rank");
   const Array input = view(x, "scatter: x", false);
   const std::int64_t count = block_count("scatter", input, comm.size());
   const Array output = output_or_new(comm, "scatter", out, shrunk(input, comm.size()), input);
   require_count("scatter", "out", output, count);
-  return finish(comm.scatter(input.in(), output.out(), {count}, input.dtype, root,
-                             call_options(timeout)),
-                output, {input.object, output.object}, async_op);
+  return finish(
+      comm.scatter(input.in(), output.out(), {count}, input.dtype, root, call_options(timeout)),
+      output, {input.object, output.object}, async_op);
 }
 
 Message send_message(const Array& array, Rank to, std::int64_t tag) {
@@ -240,7 +241,8 @@ py::list batch(Communicator& comm, const py::iterable& items, bool async_op,
     const auto parts = py::cast<py::tuple>(item);
     if (parts.size() != 4) invalid("batch: items are (\"send\" or \"recv\", array, peer, tag)");
     const auto kind = parts[0].cast<std::string>();
-    if (kind != "send" && kind != "recv") invalid("batch: \"" + kind + "\" is neither send nor recv");
+    if (kind != "send" && kind != "recv")
+      invalid("batch: \"" + kind + "\" is neither send nor recv");
     const bool sends = kind == "send";
     arrays.push_back(view(parts[1], "batch: " + kind, !sends));
     const auto peer = parts[2].cast<Rank>();
@@ -251,8 +253,7 @@ py::list batch(Communicator& comm, const py::iterable& items, bool async_op,
   std::vector<Work> works = comm.batch(messages, call_options(timeout));
   py::list results;
   for (std::size_t i = 0; i < works.size(); ++i) {
-    results.append(py::cast(
-        PyWork(std::move(works[i]), arrays[i].object, {arrays[i].object})));
+    results.append(py::cast(PyWork(std::move(works[i]), arrays[i].object, {arrays[i].object})));
   }
   if (async_op) return results;
   py::list waited;
@@ -342,8 +343,8 @@ void register_communicator(py::module_& module) {
            arg("async_op") = false, arg("timeout") = none, arg("deterministic") = false)
       .def("all_to_all", &all_to_all, arg("x"), arg("out") = none, arg("async_op") = false,
            arg("timeout") = none)
-      .def("gather", &gather, arg("x"), arg("root") = 0, arg("out") = none,
-           arg("async_op") = false, arg("timeout") = none)
+      .def("gather", &gather, arg("x"), arg("root") = 0, arg("out") = none, arg("async_op") = false,
+           arg("timeout") = none)
       .def("scatter", &scatter, arg("x"), arg("root") = 0, arg("out") = none,
            arg("async_op") = false, arg("timeout") = none)
       .def("send", &send, arg("x"), arg("to"), arg("tag") = 0, arg("async_op") = false,
@@ -353,21 +354,23 @@ void register_communicator(py::module_& module) {
       .def("batch", &batch, arg("items"), arg("async_op") = false, arg("timeout") = none)
       .def("empty", &empty_array, arg("shape"), arg("dtype") = "float32")
       .def("pool", &pool)
-      .def("in_pool",
-           [](const Communicator& comm, const py::object& x) {
-             const Array array = view(x, "in_pool: x", false);
-             return comm.in_pool(array.data, array.bytes());
-           },
-           arg("x"))
+      .def(
+          "in_pool",
+          [](const Communicator& comm, const py::object& x) {
+            const Array array = view(x, "in_pool: x", false);
+            return comm.in_pool(array.data, array.bytes());
+          },
+          arg("x"))
       .def("explain", &explain, arg("collective"), arg("count"), arg("dtype") = "float32",
            arg("deterministic") = false)
-      .def("split",
-           [](Communicator& comm, int color, int key) -> std::optional<Communicator> {
-             Communicator part = comm.split(color, key);
-             if (!part) return std::nullopt;
-             return part;
-           },
-           released, arg("color"), arg("key") = 0)
+      .def(
+          "split",
+          [](Communicator& comm, int color, int key) -> std::optional<Communicator> {
+            Communicator part = comm.split(color, key);
+            if (!part) return std::nullopt;
+            return part;
+          },
+          released, arg("color"), arg("key") = 0)
       .def("abort", &Communicator::abort, released, arg("reason") = "")
       .def("finalize", &Communicator::finalize, released);
 }

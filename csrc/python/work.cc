@@ -7,7 +7,8 @@ namespace shoal::python {
 
 namespace {
 
-/// Looks for signals (Ctrl-C) every 50 ms of waiting; taking the GIL more often would disturb others.
+/// Looks for signals (Ctrl-C) every 50 ms of waiting; taking the GIL more often would disturb
+/// others.
 class SignalCheck {
  public:
   void operator()() {
@@ -57,7 +58,8 @@ py::object complete(PyWork work, bool async_op) {
 void register_work(py::module_& module) {
   py::class_<PyWork>(module, "Work", "An operation under way. Awaitable.")
       .def("wait", &PyWork::wait,
-           "Blocks until the operation is done and returns its result; raises its error. The GIL is\n"
+           "Blocks until the operation is done and returns its result; raises its error. The GIL "
+           "is\n"
            "released; Ctrl-C aborts the communicator and raises KeyboardInterrupt.")
       .def("test", &PyWork::test, "True when done, also by an error. Never blocks.")
       .def("exception", &PyWork::exception,

@@ -12,7 +12,7 @@
 namespace shoal::schedule {
 
 enum class Algorithm : std::uint8_t {
-  kDirect,             ///< in one node: straight out of and into the ranks' buffers
+  kDirect,  ///< in one node: straight out of and into the ranks' buffers
   kRing,
   kRecursiveDoubling,
   kRabenseifner,
@@ -20,8 +20,8 @@ enum class Algorithm : std::uint8_t {
   kBruck,
   kPairwise,
   kDissemination,
-  kOrdered,            ///< over messages: each slice gathered at its owner, folded in rank order
-  kHierarchical,       ///< direct in the node, composed with another over the network
+  kOrdered,       ///< over messages: each slice gathered at its owner, folded in rank order
+  kHierarchical,  ///< direct in the node, composed with another over the network
 };
 inline constexpr int kAlgorithms = 10;
 
@@ -31,8 +31,8 @@ SHOAL_API std::string_view name_of(Algorithm algorithm) noexcept;
 struct Entry {
   Collective collective;
   Algorithm algorithm;
-  bool node_memory;    ///< needs kPost/kAwait and access to the buffers of the node's ranks
-  bool deterministic;  ///< folds in rank order and rounds once: same bits for any split
+  bool node_memory;         ///< needs kPost/kAwait and access to the buffers of the node's ranks
+  bool deterministic;       ///< folds in rank order and rounds once: same bits for any split
   std::string_view cost;    ///< one line for people, e.g. "2 (P-1) rounds of N/P"
   std::string_view source;  ///< the paper
 };

@@ -37,23 +37,33 @@ struct Shape {
 
 constexpr int input_blocks(const Shape& s) noexcept {
   switch (s.collective) {
-    case Collective::kBarrier: return 0;
-    case Collective::kBroadcast: return s.rank == s.root ? 1 : 0;
+    case Collective::kBarrier:
+      return 0;
+    case Collective::kBroadcast:
+      return s.rank == s.root ? 1 : 0;
     case Collective::kReduceScatter:
-    case Collective::kAllToAll: return s.ranks;
-    case Collective::kScatter: return s.rank == s.root ? s.ranks : 0;
-    default: return 1;
+    case Collective::kAllToAll:
+      return s.ranks;
+    case Collective::kScatter:
+      return s.rank == s.root ? s.ranks : 0;
+    default:
+      return 1;
   }
 }
 
 constexpr int output_blocks(const Shape& s) noexcept {
   switch (s.collective) {
-    case Collective::kBarrier: return 0;
-    case Collective::kReduce: return s.rank == s.root ? 1 : 0;
+    case Collective::kBarrier:
+      return 0;
+    case Collective::kReduce:
+      return s.rank == s.root ? 1 : 0;
     case Collective::kAllGather:
-    case Collective::kAllToAll: return s.ranks;
-    case Collective::kGather: return s.rank == s.root ? s.ranks : 0;
-    default: return 1;
+    case Collective::kAllToAll:
+      return s.ranks;
+    case Collective::kGather:
+      return s.rank == s.root ? s.ranks : 0;
+    default:
+      return 1;
   }
 }
 

@@ -69,11 +69,11 @@ enum class StepKind : std::uint8_t {
 /// kAwait on that rank, and the last kPost that lets it return.
 struct Step {
   StepKind kind = StepKind::kEnd;
-  std::uint8_t slot = 0;      ///< kSend, kRecv, kWait: 0 <= slot < kMaxSlots
-  bool finish = false;        ///< kReduce, kFold: dst becomes complete here (kAvg divides now)
-  std::int32_t peer = 0;      ///< kSend, kRecv: rank; kAwait: rank or kEvery
-  std::int32_t blocks = 0;    ///< kFold
-  std::int64_t stride = 0;    ///< kFold with src.rank == kSelf: elements between blocks
+  std::uint8_t slot = 0;    ///< kSend, kRecv, kWait: 0 <= slot < kMaxSlots
+  bool finish = false;      ///< kReduce, kFold: dst becomes complete here (kAvg divides now)
+  std::int32_t peer = 0;    ///< kSend, kRecv: rank; kAwait: rank or kEvery
+  std::int32_t blocks = 0;  ///< kFold
+  std::int64_t stride = 0;  ///< kFold with src.rank == kSelf: elements between blocks
   Ref dst{};
   Ref src{};
 

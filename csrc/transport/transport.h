@@ -29,7 +29,8 @@ inline constexpr std::uint32_t kMaxCommunicators = 1u << 11;
 inline constexpr std::uint32_t kMaxTag = (1u << 24) - 1;
 inline constexpr int kMaxPeers = 1 << 16;
 
-constexpr std::uint64_t collective_key(std::uint32_t communicator, std::uint64_t sequence) noexcept {
+constexpr std::uint64_t collective_key(std::uint32_t communicator,
+                                       std::uint64_t sequence) noexcept {
   return (std::uint64_t{communicator} << 24) | (sequence & kMaxTag);
 }
 constexpr std::uint64_t p2p_key(std::uint32_t communicator, std::uint32_t tag) noexcept {

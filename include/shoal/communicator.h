@@ -45,10 +45,10 @@ struct Buffer {
 
 /// How a process joins its job. What is left as it is comes from the launcher's environment.
 struct Options {
-  Rank rank = -1;              ///< with `size` and `store`: no launcher
+  Rank rank = -1;  ///< with `size` and `store`: no launcher
   Rank size = -1;
-  std::string store;           ///< "host:port" of the rendezvous store; rank 0 serves it
-  std::string secret;          ///< shared by the job's ranks; needed with `store`
+  std::string store;   ///< "host:port" of the rendezvous store; rank 0 serves it
+  std::string secret;  ///< shared by the job's ranks; needed with `store`
   std::int64_t timeout_ms = 30 * 60 * 1000;      ///< of each operation
   std::int64_t init_timeout_ms = 5 * 60 * 1000;  ///< until all ranks have come
   /// Limit of this rank's pool; 0: SHOAL_POOL_BYTES, else the size of the node's memory.
@@ -148,7 +148,8 @@ class SHOAL_API Communicator {
 
   Work barrier(const CallOptions& options = {});
 
-  /// Shapes  input [count] at root, output [count] at every rank. In place: input == output at root.
+  /// Shapes  input [count] at root, output [count] at every rank. In place: input == output at
+  /// root.
   Work broadcast(ConstBuffer input, Buffer output, Count count, DataType dtype, Rank root,
                  const CallOptions& options = {});
 
@@ -160,8 +161,8 @@ class SHOAL_API Communicator {
   ///
   /// Shapes  input [count], output [count]. In place: input == output.
   /// Units   `count` is elements of `dtype`, not bytes.
-  /// Cost    up to 24 bytes in a node: one flag round; no allocation after the first call of a shape.
-  /// Source  Thakur, Rabenseifner, Gropp, IJHPCA 19(1), 2005.
+  /// Cost    up to 24 bytes in a node: one flag round; no allocation after the first call of a
+  /// shape. Source  Thakur, Rabenseifner, Gropp, IJHPCA 19(1), 2005.
   Work all_reduce(ConstBuffer input, Buffer output, Count count, DataType dtype, ReduceOp op,
                   const CallOptions& options = {});
 
@@ -204,7 +205,6 @@ class SHOAL_API Communicator {
   [[nodiscard]] PoolStatistics pool() const noexcept;
   /// True if [data, data + bytes) is pool memory that the ranks of the node share.
   [[nodiscard]] bool in_pool(const void* data, Bytes bytes) const noexcept;
-
 
  private:
   explicit Communicator(std::shared_ptr<CommunicatorImpl> impl) noexcept : impl_(std::move(impl)) {}

@@ -27,10 +27,9 @@ enum class ErrorCode : std::uint8_t {
 };
 
 constexpr std::string_view name_of(ErrorCode code) noexcept {
-  constexpr std::string_view kNames[] = {"Ok",          "InvalidArgument", "Mismatch",
-                                         "PeerFailed",  "Timeout",         "Aborted",
-                                         "OutOfMemory", "TransportError",  "BootstrapError",
-                                         "MissingLibrary", "SystemError"};
+  constexpr std::string_view kNames[] = {
+      "Ok",          "InvalidArgument", "Mismatch",       "PeerFailed",     "Timeout",    "Aborted",
+      "OutOfMemory", "TransportError",  "BootstrapError", "MissingLibrary", "SystemError"};
   return kNames[static_cast<int>(code)];
 }
 

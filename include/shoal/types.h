@@ -74,9 +74,9 @@ constexpr std::string_view name_of(ReduceOp op) noexcept {
 }
 
 constexpr std::string_view name_of(Collective collective) noexcept {
-  constexpr std::string_view kNames[kCollectives] = {
-      "barrier",        "broadcast",  "reduce", "all_reduce", "all_gather",
-      "reduce_scatter", "all_to_all", "gather", "scatter"};
+  constexpr std::string_view kNames[kCollectives] = {"barrier",    "broadcast",  "reduce",
+                                                     "all_reduce", "all_gather", "reduce_scatter",
+                                                     "all_to_all", "gather",     "scatter"};
   return kNames[static_cast<int>(collective)];
 }
 
@@ -86,8 +86,7 @@ constexpr bool has_root(Collective c) noexcept {
 }
 
 constexpr bool reduces(Collective c) noexcept {
-  return c == Collective::kReduce || c == Collective::kAllReduce ||
-         c == Collective::kReduceScatter;
+  return c == Collective::kReduce || c == Collective::kAllReduce || c == Collective::kReduceScatter;
 }
 
 }  // namespace shoal

@@ -81,7 +81,14 @@ def init(
     Raises   BootstrapError or Timeout, naming the ranks that are missing or wrong.
     """
     comm = _core.init(
-        rank, size, store, secret, timeout, init_timeout, pool_bytes, progress_thread,
+        rank,
+        size,
+        store,
+        secret,
+        timeout,
+        init_timeout,
+        pool_bytes,
+        progress_thread,
         ucx_directory(),
     )
     _jobs.add(comm)

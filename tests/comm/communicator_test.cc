@@ -46,8 +46,8 @@ class Attempt {
     const std::int64_t n = operation.count;
     const int ranks = comm.size();
     const Collective c = operation.collective;
-    const bool wide_in = c == Collective::kReduceScatter || c == Collective::kAllToAll ||
-                         c == Collective::kScatter;
+    const bool wide_in =
+        c == Collective::kReduceScatter || c == Collective::kAllToAll || c == Collective::kScatter;
     const bool wide_out =
         c == Collective::kAllGather || c == Collective::kAllToAll || c == Collective::kGather;
     const Values input = make_input(id, comm.rank(), wide_in ? n * ranks : n);
@@ -72,17 +72,33 @@ class Attempt {
     constexpr DataType kType = DataType::kInt64;
     constexpr ReduceOp kSum = ReduceOp::kSum;
     switch (operation_.collective) {
-      case Collective::kBarrier: work_ = comm_.barrier(); break;
-      case Collective::kBroadcast: work_ = comm_.broadcast(input_, output_, n, kType, root); break;
-      case Collective::kReduce: work_ = comm_.reduce(input_, output_, n, kType, kSum, root); break;
-      case Collective::kAllReduce: work_ = comm_.all_reduce(input_, output_, n, kType, kSum); break;
-      case Collective::kAllGather: work_ = comm_.all_gather(input_, output_, n, kType); break;
+      case Collective::kBarrier:
+        work_ = comm_.barrier();
+        break;
+      case Collective::kBroadcast:
+        work_ = comm_.broadcast(input_, output_, n, kType, root);
+        break;
+      case Collective::kReduce:
+        work_ = comm_.reduce(input_, output_, n, kType, kSum, root);
+        break;
+      case Collective::kAllReduce:
+        work_ = comm_.all_reduce(input_, output_, n, kType, kSum);
+        break;
+      case Collective::kAllGather:
+        work_ = comm_.all_gather(input_, output_, n, kType);
+        break;
       case Collective::kReduceScatter:
         work_ = comm_.reduce_scatter(input_, output_, n, kType, kSum);
         break;
-      case Collective::kAllToAll: work_ = comm_.all_to_all(input_, output_, n, kType); break;
-      case Collective::kGather: work_ = comm_.gather(input_, output_, n, kType, root); break;
-      case Collective::kScatter: work_ = comm_.scatter(input_, output_, n, kType, root); break;
+      case Collective::kAllToAll:
+        work_ = comm_.all_to_all(input_, output_, n, kType);
+        break;
+      case Collective::kGather:
+        work_ = comm_.gather(input_, output_, n, kType, root);
+        break;
+      case Collective::kScatter:
+        work_ = comm_.scatter(input_, output_, n, kType, root);
+        break;
     }
   }
 
@@ -93,9 +109,9 @@ class Attempt {
     if (c == Collective::kBarrier || (at_root_only && comm_.rank() != operation_.root)) return;
     const auto* got = static_cast<const std::int64_t*>(output_.data);
     for (std::int64_t i = 0; i < size_; ++i) {
-      ASSERT_EQ(got[i], expected(i)) << "operation " << id_ << " " << name_of(c) << " count "
-                                     << operation_.count << " element " << i << " rank "
-                                     << comm_.rank() << " of " << comm_.size();
+      ASSERT_EQ(got[i], expected(i))
+          << "operation " << id_ << " " << name_of(c) << " count " << operation_.count
+          << " element " << i << " rank " << comm_.rank() << " of " << comm_.size();
     }
   }
 
@@ -109,13 +125,19 @@ class Attempt {
       return total;
     };
     switch (operation_.collective) {
-      case Collective::kBroadcast: return element(id_, operation_.root, i);
-      case Collective::kScatter: return element(id_, operation_.root, mine + i);
-      case Collective::kReduceScatter: return sum(mine + i);
+      case Collective::kBroadcast:
+        return element(id_, operation_.root, i);
+      case Collective::kScatter:
+        return element(id_, operation_.root, mine + i);
+      case Collective::kReduceScatter:
+        return sum(mine + i);
       case Collective::kAllGather:
-      case Collective::kGather: return element(id_, static_cast<int>(i / n), i % n);
-      case Collective::kAllToAll: return element(id_, static_cast<int>(i / n), mine + i % n);
-      default: return sum(i);
+      case Collective::kGather:
+        return element(id_, static_cast<int>(i / n), i % n);
+      case Collective::kAllToAll:
+        return element(id_, static_cast<int>(i / n), mine + i % n);
+      default:
+        return sum(i);
     }
   }
 
@@ -131,8 +153,8 @@ class Attempt {
 };
 
 void run_program(Communicator& comm, int operations, unsigned seed) {
-  std::mt19937 shared(seed);                   // the same on all ranks
-  std::mt19937 own(seed * 31 + comm.rank());   // differs: offsets, kinds of memory, delays
+  std::mt19937 shared(seed);                  // the same on all ranks
+  std::mt19937 own(seed * 31 + comm.rank());  // differs: offsets, kinds of memory, delays
   Communicator other = comm.split(0, -comm.rank());
   std::deque<std::unique_ptr<Attempt>> pending;
   std::vector<PoolBlock> padding;  // other offsets on each rank
@@ -199,9 +221,9 @@ TEST(Communicator, DifferentCallsAreAMismatchOnAllRanksAndNothingIsWritten) {
     expect_mismatch([&] { return reduce(100, DataType::kFloat64, ReduceOp::kSum); }, normal,
                     "float64");
     expect_mismatch([&] { return reduce(100, DataType::kInt64, ReduceOp::kMin); }, normal, "min");
-    expect_mismatch(
-        [&] { return comm.broadcast(in(x), out(x), {100}, DataType::kInt64, 1); },
-        [&] { return comm.broadcast(in(x), out(x), {100}, DataType::kInt64, 2); }, "root 2");
+    expect_mismatch([&] { return comm.broadcast(in(x), out(x), {100}, DataType::kInt64, 1); },
+                    [&] { return comm.broadcast(in(x), out(x), {100}, DataType::kInt64, 2); },
+                    "root 2");
     normal().wait();  // in one node the communicator lives on
     EXPECT_EQ(x, Values(100, 15));
   });
@@ -216,7 +238,8 @@ TEST(Communicator, ALateRankIsNamedWhenTheDeadlinePasses) {
     options.timeout_ms = 500;
     EXPECT_EQ(outcome(
                   [&] {
-                    comm.all_reduce(in(x), out(x), {1000}, DataType::kInt64, ReduceOp::kSum, options)
+                    comm.all_reduce(in(x), out(x), {1000}, DataType::kInt64, ReduceOp::kSum,
+                                    options)
                         .wait();
                   },
                   &text),

@@ -1,5 +1,5 @@
-// Every algorithm of the catalog, run by the executor over every transport, gives what the reference
-// gives: pool and foreign memory, several counts and roots.
+// Every algorithm of the catalog, run by the executor over every transport, gives what the
+// reference gives: pool and foreign memory, several counts and roots.
 #include <gtest/gtest.h>
 
 #include <set>

@@ -21,7 +21,8 @@ using NetworkFactory = std::function<std::vector<std::unique_ptr<transport::Tran
 /// `ranks` ranks, node_ranks to a node, each with arena, pool, engine and one group.
 class Harness {
  public:
-  Harness(int ranks, int node_ranks, const NetworkFactory& network) : ranks_(ranks), health_(ranks) {
+  Harness(int ranks, int node_ranks, const NetworkFactory& network)
+      : ranks_(ranks), health_(ranks) {
     if (network) network_ = network(ranks);
     for (int r = 0; r < ranks; ++r) add_rank(r, node_ranks);
     for (int r = 0; r < ranks; ++r) places_[r]->group = make_group(r, node_ranks);
@@ -64,9 +65,8 @@ class Harness {
     auto place = std::make_unique<Place>();
     const memory::ArenaShape shape{node_ranks, memory::kHeaderBytes + (64 << 20)};
     const int first = rank / node_ranks * node_ranks;
-    auto arena = rank == first
-                     ? memory::Arena::create(shape)
-                     : memory::Arena::open(Fd(::dup(places_[first]->arena.fd())), shape);
+    auto arena = rank == first ? memory::Arena::create(shape)
+                               : memory::Arena::open(Fd(::dup(places_[first]->arena.fd())), shape);
     ASSERT_TRUE(arena.ok());
     place->arena = std::move(arena.value());
     place->pool = std::make_unique<memory::Pool>(place->arena, rank - first, 64 << 20);
@@ -104,8 +104,7 @@ class Harness {
     }
     std::byte* control = place.arena.at(places_[first]->control);
     binding.node = transport::shm::NodeGroup(control, node_ranks, rank - first);
-    binding.board =
-        AbortBoard(control + transport::shm::control_bytes(node_ranks), rank - first);
+    binding.board = AbortBoard(control + transport::shm::control_bytes(node_ranks), rank - first);
     binding.shm = place.node.get();
     binding.pool = place.pool.get();
     binding.health = &health_;

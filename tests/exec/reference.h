@@ -1,5 +1,5 @@
-/// What a collective must give, written down without any schedule: int64 inputs that name their rank
-/// and place, so that a sum shows which contributions are in it.
+/// What a collective must give, written down without any schedule: int64 inputs that name their
+/// rank and place, so that a sum shows which contributions are in it.
 #pragma once
 
 #include <cstdint>
@@ -40,15 +40,28 @@ inline std::vector<std::int64_t> expected_output(const schedule::Shape& shape) {
   };
   if (out.empty()) return out;
   switch (shape.collective) {
-    case Collective::kBarrier: break;
-    case Collective::kBroadcast: root_block(0); break;
-    case Collective::kScatter: root_block(shape.rank * n); break;
+    case Collective::kBarrier:
+      break;
+    case Collective::kBroadcast:
+      root_block(0);
+      break;
+    case Collective::kScatter:
+      root_block(shape.rank * n);
+      break;
     case Collective::kReduce:
-    case Collective::kAllReduce: sum(0); break;
-    case Collective::kReduceScatter: sum(shape.rank * n); break;
+    case Collective::kAllReduce:
+      sum(0);
+      break;
+    case Collective::kReduceScatter:
+      sum(shape.rank * n);
+      break;
     case Collective::kAllGather:
-    case Collective::kGather: blocks(0); break;
-    case Collective::kAllToAll: blocks(shape.rank * n); break;
+    case Collective::kGather:
+      blocks(0);
+      break;
+    case Collective::kAllToAll:
+      blocks(shape.rank * n);
+      break;
   }
   return out;
 }

@@ -13,6 +13,7 @@ import shutil
 import subprocess
 import sys
 import textwrap
+import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -112,6 +113,19 @@ def _ip(*arguments: str) -> None:
     subprocess.run(["ip", *arguments], check=True, capture_output=True, text=True, timeout=20)
 
 
+def _wait_until_up(name: str, link: str) -> None:
+    """The kernel reports a link's carrier a while after `set up`; UCX passes over links without."""
+    for _ in range(100):
+        shown = subprocess.run(
+            ["ip", "-n", name, "-br", "link", "show", link],
+            capture_output=True, text=True, timeout=20, check=True,
+        ).stdout  # fmt: skip
+        if " UP " in shown:
+            return
+        time.sleep(0.05)
+    pytest.skip(f"{link} has no carrier after 5 s: {shown}")
+
+
 @pytest.fixture
 def two_hosts() -> Iterator[TwoHosts]:
     if shutil.which("ip") is None or os.geteuid() != 0:
@@ -130,6 +144,8 @@ def two_hosts() -> Iterator[TwoHosts]:
             # bbr, this kernel's default, makes throughput depend on write sizes.
             _ip("netns", "exec", name, "sysctl", "-q", "-w",
                 "net.ipv4.tcp_congestion_control=reno")  # fmt: skip
+        _wait_until_up(hosts.a, f"va{tag}")
+        _wait_until_up(hosts.b, f"vb{tag}")
         yield hosts
     except subprocess.CalledProcessError as error:
         pytest.skip(f"cannot make network namespaces: {error.stderr}")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import pytest
-
 from conftest import Runner, TwoHosts
 
 TIMED = """
@@ -17,7 +16,9 @@ TIMED = """
         raise AssertionError(f"no {kind.__name__}")
 """
 
-KILL = TIMED + """
+KILL = (
+    TIMED
+    + """
     comm = shoal.init(timeout=30)
     x = comm.empty(1 << 20, "float32")
     comm.barrier()
@@ -32,8 +33,11 @@ KILL = TIMED + """
     assert f"rank {comm.size - 1} (" in text and "killed by signal 9 during all_reduce #" in text, text
     print("named")
 """
+)
 
-STOP = TIMED + """
+STOP = (
+    TIMED
+    + """
     comm = shoal.init(timeout=1.5)
     x = comm.empty(1 << 22, "float32")
     x[:] = 1
@@ -56,8 +60,11 @@ STOP = TIMED + """
     assert (x == 7).all(), "a stopped rank wrote after the time-out"
     print("clean")
 """
+)
 
-MISMATCH = TIMED + """
+MISMATCH = (
+    TIMED
+    + """
     comm = shoal.init(timeout=10)
     odd = comm.rank == 1
     x = np.ones(66, "float32")
@@ -75,8 +82,11 @@ MISMATCH = TIMED + """
     assert seconds < 5, seconds
     print("named")
 """
+)
 
-ABORT = TIMED + """
+ABORT = (
+    TIMED
+    + """
     comm = shoal.init(timeout=20)
     if comm.rank == 0:
         time.sleep(0.3)
@@ -85,8 +95,11 @@ ABORT = TIMED + """
     assert "the loss is NaN" in text, text
     print("named")
 """
+)
 
-INTERRUPT = TIMED + """
+INTERRUPT = (
+    TIMED
+    + """
     comm = shoal.init(timeout=20)
     if comm.rank == 0:
         signal.setitimer(signal.ITIMER_REAL, 0.3)
@@ -99,8 +112,11 @@ INTERRUPT = TIMED + """
         time.sleep(1)
         caught(comm.barrier, shoal.Aborted)
 """
+)
 
-ARGUMENTS = TIMED + """
+ARGUMENTS = (
+    TIMED
+    + """
     comm = shoal.init(timeout=10)
     fixed = np.ones(4)
     fixed.flags.writeable = False
@@ -127,6 +143,7 @@ ARGUMENTS = TIMED + """
     assert comm.all_reduce(ones)[0] == comm.size  # nothing was posted before
     print("named")
 """
+)
 
 
 def test_kill_9_is_named_on_every_rank(job: Runner) -> None:
@@ -136,9 +153,7 @@ def test_kill_9_is_named_on_every_rank(job: Runner) -> None:
 
 
 def test_kill_9_on_another_host_is_named(job: Runner, two_hosts: TwoHosts) -> None:
-    result = job(
-        KILL, expect=137, launcher=two_hosts.launcher, options=two_hosts.options(2)
-    )
+    result = job(KILL, expect=137, launcher=two_hosts.launcher, options=two_hosts.options(2))
     assert result.out.count("named") == 3
 
 

@@ -10,10 +10,9 @@ import sys
 import time
 
 import pytest
+from conftest import Runner, TwoHosts
 
 from shoal import _core, pages
-
-from conftest import Runner, TwoHosts
 
 SHOAL = (sys.executable, "-m", "shoal.cli")
 

@@ -315,7 +315,8 @@ TEST(Both, RefuseAReadBeforeTheOwnersWrite) {
   const Program other{{Step::post(), Step::await(kEvery), Step::copy(kOut, kOut.of(0)),
                        Step::post(), Step::await(kEvery)},
                       0};
-  expect_both_refuse({root, other}, two_ranks(Collective::kBroadcast, 2), "never been written", "wrong result");
+  expect_both_refuse({root, other}, two_ranks(Collective::kBroadcast, 2), "never been written",
+                     "wrong result");
 }
 
 TEST(Both, RefuseAReturnBeforeTheReaderHasRead) {

@@ -24,9 +24,9 @@ inline constexpr int kPageOperations = 16;
 struct ArenaHeader {
   std::uint64_t magic;
   std::uint32_t version;
-  std::int32_t ranks;         ///< local ranks
+  std::int32_t ranks;  ///< local ranks
   std::int64_t slice_bytes;
-  char job[64];               ///< job id, NUL-terminated
+  char job[64];  ///< job id, NUL-terminated
 };
 static_assert(sizeof(ArenaHeader) == 88);
 
@@ -36,15 +36,15 @@ enum class OperationState : std::uint32_t { kFree, kEntering, kRunning, kDone, k
 struct OperationRecord {
   std::atomic<std::uint64_t> sequence;
   std::atomic<std::uint32_t> communicator;
-  std::atomic<std::uint32_t> state;         ///< OperationState
-  std::atomic<std::uint32_t> collective;    ///< shoal::Collective
-  std::atomic<std::uint32_t> algorithm;     ///< schedule::Algorithm
-  std::atomic<std::uint32_t> dtype;         ///< shoal::DataType
-  std::atomic<std::uint32_t> op;            ///< shoal::ReduceOp
-  std::atomic<std::int64_t> count;          ///< elements
-  std::atomic<std::int64_t> begin_ns;       ///< CLOCK_MONOTONIC
-  std::atomic<std::uint32_t> step;          ///< steps begun
-  std::atomic<std::int32_t> awaited_peer;   ///< world rank; -1: none
+  std::atomic<std::uint32_t> state;        ///< OperationState
+  std::atomic<std::uint32_t> collective;   ///< shoal::Collective
+  std::atomic<std::uint32_t> algorithm;    ///< schedule::Algorithm
+  std::atomic<std::uint32_t> dtype;        ///< shoal::DataType
+  std::atomic<std::uint32_t> op;           ///< shoal::ReduceOp
+  std::atomic<std::int64_t> count;         ///< elements
+  std::atomic<std::int64_t> begin_ns;      ///< CLOCK_MONOTONIC
+  std::atomic<std::uint32_t> step;         ///< steps begun
+  std::atomic<std::int32_t> awaited_peer;  ///< world rank; -1: none
   std::atomic<std::uint64_t> reserved;
 };
 static_assert(sizeof(OperationRecord) == 64);
@@ -52,17 +52,17 @@ static_assert(sizeof(OperationRecord) == 64);
 struct ProgressPage {
   std::uint32_t version;
   std::int32_t pid;
-  std::int32_t rank;         ///< in the world
+  std::int32_t rank;  ///< in the world
   std::int32_t ranks;
   std::int32_t local_rank;
   std::int32_t reserved;
   char host[64];
-  std::atomic<std::int64_t> heartbeat_ns;   ///< CLOCK_MONOTONIC, every 100 ms; stands still: stopped
-  std::atomic<std::int32_t> thread_id;      ///< of the thread that last drove progress
+  std::atomic<std::int64_t> heartbeat_ns;  ///< CLOCK_MONOTONIC, every 100 ms; stands still: stopped
+  std::atomic<std::int32_t> thread_id;     ///< of the thread that last drove progress
   std::atomic<std::uint32_t> reserved2;
-  std::atomic<std::uint64_t> posted;        ///< operations begun, all communicators
-  std::atomic<std::uint64_t> completed;     ///< operations ended
-  std::atomic<std::uint64_t> failed;        ///< operations ended by an error
+  std::atomic<std::uint64_t> posted;     ///< operations begun, all communicators
+  std::atomic<std::uint64_t> completed;  ///< operations ended
+  std::atomic<std::uint64_t> failed;     ///< operations ended by an error
   OperationRecord operations[kPageOperations];
 };
 static_assert(sizeof(ProgressPage) <= kProgressPageBytes);
