@@ -2,8 +2,9 @@
 
 A two-layer network learns scikit-learn's handwritten digits (1,797 images of 8 x 8 pixels), numpy
 only. Every rank computes the gradients of its share of each global batch; one all_reduce per step
-sums them, in place, in pool memory. All ranks then take the same optimiser step, so their parameters
-stay bitwise equal. At the end rank 0 trains alone on the same global batches and compares.
+sums them, in place, in pool memory. All ranks then take the same optimiser step, so their
+parameters stay bitwise equal. At the end rank 0 trains alone on the same global batches and
+compares.
 """
 
 from __future__ import annotations

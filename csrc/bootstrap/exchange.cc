@@ -172,9 +172,9 @@ void Exchange::admit(Link& link) {
     if (source(round) != link.theirs().rank) continue;
     if (incoming_[round] && !incoming_[round]->closed()) break;
     incoming_[round].emplace(std::move(link));
-    break;
+    return;
   }
-  link.close(LinkEnd::kForeign, "moved or unwanted");
+  link.close(LinkEnd::kForeign, "unwanted");
 }
 
 void Exchange::check_links() {

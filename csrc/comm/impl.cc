@@ -98,7 +98,13 @@ void CommunicatorImpl::require_running() const {
                 "a forked child of a rank may only read pool memory; make collective calls in the "
                 "parent, or start processes with `shoal run`");
   }
-  if (group->failure().ok()) return;
+  // Under the lock: the control thread may be ending the group just now.
+  context->engine().synchronised([this] {
+    if (!group->failure().ok()) throw_ended();
+  });
+}
+
+void CommunicatorImpl::throw_ended() const {
   throw Error(group->failure().code,
               "communicator " + std::to_string(group->binding().communicator) +
                   " has ended by an earlier error: " + group->failure_text());

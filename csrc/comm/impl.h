@@ -21,6 +21,7 @@ struct CommunicatorImpl final : comm::ControlReceiver {
 
   const exec::Plan& plan(const exec::PlanKey& key);
   void require_running() const;
+  [[noreturn]] void throw_ended() const;
   [[nodiscard]] std::string describe_self() const;
   [[nodiscard]] std::vector<Rank> others() const;
 

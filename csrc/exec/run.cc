@@ -18,7 +18,6 @@ namespace {
 using schedule::kEvery;
 using schedule::Ref;
 using schedule::Space;
-using schedule::Step;
 using schedule::StepKind;
 
 /// One poll moves at most this much, so that errors are seen and other runs get their turn.

@@ -64,7 +64,7 @@ void register_errors(py::module_& module) {
     types[static_cast<std::size_t>(entry.code)] = type;
     module.attr(entry.name) = py::handle(type);
   }
-  py::register_exception_translator([](std::exception_ptr pointer) {
+  py::register_exception_translator([](std::exception_ptr pointer) {  // NOLINT(performance-unnecessary-value-param): theirs
     try {
       if (pointer) std::rethrow_exception(pointer);
     } catch (const Error& error) {

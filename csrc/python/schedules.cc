@@ -10,7 +10,6 @@ namespace shoal::python {
 
 namespace {
 
-using schedule::Algorithm;
 using schedule::Entry;
 
 std::string known(Collective collective) {

@@ -1,7 +1,8 @@
 """Jobs for tests: `job(source, ranks=N)` runs a Python program on N ranks under `shoal run`.
 
-A job has a time limit. When it passes, every rank prints the stacks of all its threads (faulthandler)
-before the launcher ends it, and the test fails with all of that: a hang is a failure with stacks.
+A job has a time limit. When it passes, every rank prints the stacks of all its threads
+(faulthandler) before the launcher ends it, and the test fails with all of that: a hang is a
+failure with stacks.
 """
 
 from __future__ import annotations

@@ -175,7 +175,8 @@ def test_other_launchers_are_understood(source: str, tmp_path: os.PathLike[str])
     for rank in range(2):
         environment = {
             **os.environ, names[0]: str(rank), names[1]: "2", "MASTER_ADDR": "127.0.0.1",
-            "MASTER_PORT": port, "SHOAL_STORE": f"127.0.0.1:{port}", "SHOAL_SECRET": "for this test",
+            "MASTER_PORT": port, "SHOAL_STORE": f"127.0.0.1:{port}",
+            "SHOAL_SECRET": "for this test",
         }  # fmt: skip
         processes.append(
             subprocess.Popen(

@@ -155,7 +155,7 @@ UcxFound load(const UcxSearch& search) {
 }
 
 fs::path module_path(const UcxSearch& search) {
-  if (const std::string named = setting(search.module, "SHOAL_UCX_MODULE"); !named.empty()) {
+  if (std::string named = setting(search.module, "SHOAL_UCX_MODULE"); !named.empty()) {
     return named;
   }
   std::error_code ignored;
