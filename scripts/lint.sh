@@ -31,7 +31,8 @@ tidy() {
 }
 
 check clang-format format_cxx
-check clang-tidy tidy
+# Minutes on two cores: `make test` leaves it to `make lint`.
+[[ -n ${SHOAL_LINT_FAST:-} ]] || check clang-tidy tidy
 check ruff "$bin/ruff" check --quiet .
 check 'ruff format' "$bin/ruff" format --quiet --check .
 check mypy "$bin/mypy" --no-error-summary
