@@ -64,7 +64,8 @@ void register_errors(py::module_& module) {
     types[static_cast<std::size_t>(entry.code)] = type;
     module.attr(entry.name) = py::handle(type);
   }
-  py::register_exception_translator([](std::exception_ptr pointer) {  // NOLINT(performance-unnecessary-value-param): theirs
+  // NOLINTNEXTLINE(performance-unnecessary-value-param): pybind11's signature
+  py::register_exception_translator([](std::exception_ptr pointer) {
     try {
       if (pointer) std::rethrow_exception(pointer);
     } catch (const Error& error) {
