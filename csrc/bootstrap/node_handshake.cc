@@ -107,15 +107,26 @@ bool same_user(int socket) {
          credentials.uid == ::geteuid();
 }
 
-bool send_fd(int socket, int fd) {
+/// One byte with room for one fd beside it.
+struct FdMessage {
+  FdMessage() {
+    header.msg_iov = &data;
+    header.msg_iovlen = 1;
+    header.msg_control = buffer.data();
+    header.msg_controllen = buffer.size();
+  }
+  FdMessage(const FdMessage&) = delete;  // the header points into it
+  FdMessage& operator=(const FdMessage&) = delete;
+
   char word = 'S';
   iovec data{&word, 1};
   alignas(cmsghdr) std::array<char, CMSG_SPACE(sizeof(int))> buffer{};
-  msghdr message{};
-  message.msg_iov = &data;
-  message.msg_iovlen = 1;
-  message.msg_control = buffer.data();
-  message.msg_controllen = buffer.size();
+  msghdr header{};
+};
+
+bool send_fd(int socket, int fd) {
+  FdMessage carrier;
+  msghdr& message = carrier.header;
   cmsghdr* header = CMSG_FIRSTHDR(&message);
   header->cmsg_level = SOL_SOCKET;
   header->cmsg_type = SCM_RIGHTS;
@@ -125,14 +136,8 @@ bool send_fd(int socket, int fd) {
 }
 
 Fd receive_fd(int socket) {
-  char word = 0;
-  iovec data{&word, 1};
-  alignas(cmsghdr) std::array<char, CMSG_SPACE(sizeof(int))> buffer{};
-  msghdr message{};
-  message.msg_iov = &data;
-  message.msg_iovlen = 1;
-  message.msg_control = buffer.data();
-  message.msg_controllen = buffer.size();
+  FdMessage carrier;
+  msghdr& message = carrier.header;
   if (::recvmsg(socket, &message, MSG_CMSG_CLOEXEC) != 1) return Fd();
   const cmsghdr* header = CMSG_FIRSTHDR(&message);
   if (header == nullptr || header->cmsg_type != SCM_RIGHTS) return Fd();

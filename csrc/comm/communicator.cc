@@ -1,14 +1,10 @@
 #include "shoal/communicator.h"
 
 #include <algorithm>
-#include <array>
-#include <cstring>
 #include <utility>
 
 #include "comm/impl.h"
 #include "comm/report.h"
-#include "comm/selector.h"
-#include "core/assert.h"
 #include "core/clock.h"
 
 namespace shoal {
@@ -201,16 +197,11 @@ int Communicator::nodes() const noexcept {
 
 std::string Communicator::explain(Collective collective, Count count, DataType dtype,
                                   bool deterministic) const {
-  const exec::Binding& binding = impl_->group->binding();
   const exec::PlanKey key =
       make_key(*impl_, collective, count, dtype, ReduceOp::kSum, 0, deterministic);
-  schedule::Shape shape;
-  shape.rank = impl_->rank;
-  shape.ranks = binding.ranks;
-  shape.node_ranks = binding.one_node() ? binding.ranks : binding.node_ranks;
-  const comm::Choice choice = comm::choose(key, shape, binding.one_node());
+  const comm::Choice choice = impl_->choose(key);
   return comm::describe(key) + ": " + std::string(schedule::name_of(choice.algorithm)) + " (" +
-         std::string(choice.reason) + "); " + std::to_string(binding.ranks) + " ranks on " +
+         std::string(choice.reason) + "); " + std::to_string(size()) + " ranks on " +
          std::to_string(nodes()) + " node(s); network: " + impl_->context->describe_network();
 }
 
@@ -228,8 +219,8 @@ Work Communicator::collective(Collective collective, ConstBuffer input, Buffer o
     check_buffer(*impl_, key, "output", output.data, output.bytes.value, plan.output_bytes);
   }
   check_overlap(*impl_, plan, input.data, output.data);
-  const std::int64_t timeout = timeout_ms(*impl_, options);
-  exec::Call call{&plan, input.data, output.data, Deadline::after_ms(timeout).at_ns(), timeout};
+  const exec::Call call{&plan, input.data, output.data,
+                        Deadline::after_ms(timeout_ms(*impl_, options)).at_ns()};
   return Work(impl_, impl_->context->engine().start(*impl_->group, call));
 }
 
@@ -384,13 +375,8 @@ Communicator Communicator::split(int color, int key) {
   memory::Offset control = memory::kNoOffset;
   if (leader != ranks.end() && *leader == rank()) {
     const int locals = static_cast<int>(std::count_if(ranks.begin(), ranks.end(), beside));
-    const std::int64_t bytes =
-        transport::shm::control_bytes(locals) + exec::AbortBoard::bytes(locals);
-    const auto block = context.pool().allocate(bytes, 4096);
-    if (block.ok()) {
-      control = block.value();
-      std::memset(context.arena().at(control), 0, static_cast<std::size_t>(bytes));
-    }
+    const auto made = context.make_control(locals);
+    if (made.ok()) control = made.value();
   }
   const std::vector<memory::Offset> controls = gather_all(*this, control);
   if (color < 0) return Communicator(nullptr);

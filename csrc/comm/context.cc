@@ -163,18 +163,25 @@ void Context::write_page() {
   page.heartbeat_ns.store(now_ns(), std::memory_order_relaxed);
 }
 
+Result<memory::Offset> Context::make_control(int ranks) noexcept {
+  const std::int64_t bytes = exec::control_bytes(ranks);
+  const auto block = pool_->allocate(bytes, 4096);
+  if (block.ok()) std::memset(arena_.at(block.value()), 0, static_cast<std::size_t>(bytes));
+  return block;
+}
+
 /// Agrees on the control memory of the world communicator and, where there are other nodes, on the
 /// network's addresses: one exchange.
 void Context::connect(Deadline deadline) {
   const bootstrap::Peer& self = peers_[identity_.rank];
   memory::Offset control = memory::kNoOffset;
   if (self.local_rank == 0) {
-    const std::int64_t bytes =
-        transport::shm::control_bytes(node_->ranks()) + exec::AbortBoard::bytes(node_->ranks());
-    const auto block = pool_->allocate(bytes, 4096);
-    if (!block.ok()) throw Error(ErrorCode::kOutOfMemory, pool_->explain_out_of_memory(bytes));
-    control = block.value();
-    std::memset(arena_.at(control), 0, static_cast<std::size_t>(bytes));
+    const auto made = make_control(node_->ranks());
+    if (!made.ok()) {
+      throw Error(ErrorCode::kOutOfMemory,
+                  pool_->explain_out_of_memory(exec::control_bytes(node_->ranks())));
+    }
+    control = made.value();
   }
   std::string mine(sizeof control, '\0');
   std::memcpy(mine.data(), &control, sizeof control);

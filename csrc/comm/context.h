@@ -40,7 +40,6 @@ class Context {
   [[nodiscard]] Rank ranks() const noexcept { return identity_.ranks; }
   [[nodiscard]] const std::string& job() const noexcept { return identity_.job; }
   [[nodiscard]] const std::vector<bootstrap::Peer>& peers() const noexcept { return peers_; }
-  [[nodiscard]] int nodes() const noexcept { return nodes_; }
 
   [[nodiscard]] memory::Pool& pool() noexcept { return *pool_; }
   [[nodiscard]] memory::Arena& arena() noexcept { return arena_; }
@@ -58,6 +57,8 @@ class Context {
 
   /// Offset of the control memory that the lowest local rank made for the world communicator.
   [[nodiscard]] memory::Offset world_control() const noexcept { return world_control_; }
+  /// Control memory for a node group of so many ranks, zeroed, from this rank's pool.
+  Result<memory::Offset> make_control(int ranks) noexcept;
   [[nodiscard]] std::uint32_t next_communicator() const noexcept { return next_communicator_; }
   void set_next_communicator(std::uint32_t id) noexcept { next_communicator_ = id; }
 

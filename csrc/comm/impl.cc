@@ -3,7 +3,6 @@
 #include <algorithm>
 
 #include "comm/report.h"
-#include "comm/selector.h"
 #include "core/clock.h"
 
 namespace shoal {
@@ -73,7 +72,6 @@ exec::Binding CommunicatorImpl::bind(std::uint32_t id, memory::Offset control) {
   binding.node = transport::shm::NodeGroup(memory, locals, self);
   binding.board = exec::AbortBoard(memory + transport::shm::control_bytes(locals), self);
   binding.shm = &context->node();
-  binding.pool = &context->pool();
   binding.health = &context->health();
   return binding;
 }
@@ -82,14 +80,22 @@ const exec::Plan& CommunicatorImpl::plan(const exec::PlanKey& key) {
   const std::lock_guard lock(plans_mutex_);
   const auto found = plans_.find(key);
   if (found != plans_.end()) return found->second;
+  const bool one_node = group->binding().one_node();
+  return plans_.emplace(key, exec::make_plan(key, choose(key).algorithm, shape(), one_node))
+      .first->second;
+}
+
+schedule::Shape CommunicatorImpl::shape() const noexcept {
   const exec::Binding& binding = group->binding();
   schedule::Shape shape;
   shape.rank = rank;
   shape.ranks = binding.ranks;
   shape.node_ranks = binding.one_node() ? binding.ranks : binding.node_ranks;
-  const auto choice = comm::choose(key, shape, binding.one_node());
-  return plans_.emplace(key, exec::make_plan(key, choice.algorithm, shape, binding.one_node()))
-      .first->second;
+  return shape;
+}
+
+comm::Choice CommunicatorImpl::choose(const exec::PlanKey& key) const noexcept {
+  return comm::choose(key, shape(), group->binding().one_node());
 }
 
 void CommunicatorImpl::require_running() const {
@@ -98,13 +104,7 @@ void CommunicatorImpl::require_running() const {
                 "a forked child of a rank may only read pool memory; make collective calls in the "
                 "parent, or start processes with `shoal run`");
   }
-  // Under the lock: the control thread may be ending the group just now.
-  context->engine().synchronised([this] {
-    if (!group->failure().ok()) throw_ended();
-  });
-}
-
-void CommunicatorImpl::throw_ended() const {
+  if (!group->ended()) return;
   throw Error(group->failure().code,
               "communicator " + std::to_string(group->binding().communicator) +
                   " has ended by an earlier error: " + group->failure_text());

@@ -7,6 +7,7 @@
 #include <vector>
 
 #include "comm/context.h"
+#include "comm/selector.h"
 #include "exec/plan.h"
 #include "shoal/communicator.h"
 
@@ -20,8 +21,8 @@ struct CommunicatorImpl final : comm::ControlReceiver {
   ~CommunicatorImpl() override;
 
   const exec::Plan& plan(const exec::PlanKey& key);
+  [[nodiscard]] comm::Choice choose(const exec::PlanKey& key) const noexcept;
   void require_running() const;
-  [[noreturn]] void throw_ended() const;
   [[nodiscard]] std::string describe_self() const;
   [[nodiscard]] std::vector<Rank> others() const;
 
@@ -34,6 +35,7 @@ struct CommunicatorImpl final : comm::ControlReceiver {
   std::unique_ptr<exec::Group> group;
 
  private:
+  [[nodiscard]] schedule::Shape shape() const noexcept;
   exec::Binding bind(std::uint32_t id, memory::Offset control);
   exec::GroupEvents events();
   std::string explain(const exec::Run* run, Status status);

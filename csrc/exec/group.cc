@@ -19,11 +19,10 @@ void Group::fail(Status status, const Run* run, std::string text, bool announce)
   if (text.empty() && events_.explain) text = events_.explain(run, status);
   binding_.board.raise(status, text);
   binding_.board.acknowledge();
-  for (const int local : binding_.local_ranks) {
-    if (binding_.shm != nullptr && local != binding_.shm->self()) binding_.shm->ring(local);
-  }
+  binding_.ring_node();
   if (announce && events_.announce) events_.announce(status, text);
   failure_text_ = std::move(text) + events_.signature;
+  ended_.store(true, std::memory_order_release);  // pairs with the acquire in ended()
 }
 
 void Group::check(const Run* run) noexcept {

@@ -2,6 +2,7 @@
 #pragma once
 
 #include <array>
+#include <atomic>
 #include <cstdint>
 #include <functional>
 #include <string>
@@ -10,7 +11,7 @@
 #include "core/status.h"
 #include "exec/abort_board.h"
 #include "exec/health.h"
-#include "memory/pool.h"
+#include "memory/arena.h"
 #include "shoal/types.h"
 #include "transport/shm/node.h"
 #include "transport/shm/node_group.h"
@@ -28,6 +29,12 @@ struct Route {
   Rank world = 0;
 };
 
+/// Bytes of a node group's control memory: entry lines and phases, then the abort board. Zeroed by
+/// the rank that makes it.
+constexpr std::int64_t control_bytes(int ranks) noexcept {
+  return transport::shm::control_bytes(ranks) + AbortBoard::bytes(ranks);
+}
+
 /// Resolved once per communicator; immutable.
 struct Binding {
   std::uint32_t communicator = 0;
@@ -40,11 +47,16 @@ struct Binding {
   std::vector<int> local_ranks;    ///< node index -> local rank in the arena
   AbortBoard board;
   transport::shm::Node* shm = nullptr;
-  memory::Pool* pool = nullptr;
   Health* health = nullptr;
 
   [[nodiscard]] bool one_node() const noexcept { return node.ranks() == ranks; }
   [[nodiscard]] memory::Arena& arena() const noexcept { return shm->arena(); }
+  /// After a store that the other ranks of the node group may sleep for.
+  void ring_node() const noexcept {
+    for (const int local : local_ranks) {
+      if (local != shm->self()) shm->ring(local);
+    }
+  }
 };
 
 /// What comm/ does on the executor's rare events. Called with the engine's lock held; may allocate,
@@ -89,6 +101,10 @@ class Group {
 
   /// Ends the communicator: no run executes a step any more. The first call counts.
   void fail(Status status, const Run* run, std::string text, bool announce) noexcept;
+  /// Any thread. True: failure() and failure_text() are final and may be read without the lock.
+  [[nodiscard]] bool ended() const noexcept {
+    return ended_.load(std::memory_order_acquire);  // pairs with the release in fail()
+  }
   [[nodiscard]] const Status& failure() const noexcept { return failure_; }
   [[nodiscard]] const std::string& failure_text() const noexcept { return failure_text_; }
   [[nodiscard]] std::int64_t failed_ns() const noexcept { return failed_ns_; }
@@ -109,6 +125,7 @@ class Group {
   Status failure_{};
   std::string failure_text_;
   std::int64_t failed_ns_ = 0;
+  std::atomic<bool> ended_{false};
 };
 
 }  // namespace shoal::exec

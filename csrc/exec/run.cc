@@ -179,9 +179,7 @@ void Run::enter() noexcept {
     if (plan.output_bytes > 0) line.output = arena.offset_of(output_, plan.output_bytes);
   }
   binding.node.enter(sequence_);
-  for (const int local : binding.local_ranks) {
-    if (local != binding.shm->self()) binding.shm->ring(local);
-  }
+  binding.ring_node();
 }
 
 /// True when every rank of the node has entered, with the same fingerprint.
@@ -360,9 +358,7 @@ void Run::post() noexcept {
   const Binding& binding = group_->binding();
   if (++phase_ == 1) return;
   binding.node.post(sequence_, phase_);
-  for (const int local : binding.local_ranks) {
-    if (local != binding.shm->self()) binding.shm->ring(local);
-  }
+  binding.ring_node();
 }
 
 bool Run::execute_await() noexcept {

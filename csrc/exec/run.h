@@ -24,7 +24,6 @@ struct Call {
   const void* input = nullptr;
   void* output = nullptr;
   std::int64_t deadline_ns = 0;
-  std::int64_t timeout_ms = 0;  ///< what the deadline was made of, for messages
 };
 
 class Run final : public Task {
@@ -42,11 +41,9 @@ class Run final : public Task {
   [[nodiscard]] const Call& call() const noexcept { return call_; }
   [[nodiscard]] Group& group() const noexcept { return *group_; }
   [[nodiscard]] std::uint64_t sequence() const noexcept { return sequence_; }
-  [[nodiscard]] bool entering() const noexcept { return stage_ == Stage::kEntering; }
   /// Rank of the communicator that the run waits for; -1: none.
   [[nodiscard]] Rank awaited() const noexcept;
   [[nodiscard]] Rank awaited_world() const noexcept;
-  [[nodiscard]] std::uint32_t steps_begun() const noexcept { return steps_; }
 
  private:
   enum class Stage : std::uint8_t {

@@ -92,7 +92,7 @@ class Trial {
         blocks.push_back(memory::kNoOffset);
       }
       results.push_back(output);
-      const Call call{&plans_[r], input, output, Deadline::after_ms(15'000).at_ns(), 15'000};
+      const Call call{&plans_[r], input, output, Deadline::after_ms(15'000).at_ns()};
       tasks.push_back(&harness_.engine(r).start(harness_.group(r), call));
     }
     ASSERT_TRUE(harness_.drive(tasks)) << "hangs: " << what();

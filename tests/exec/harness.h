@@ -76,8 +76,7 @@ class Harness {
     place->engine->add_transport(*place->shm, false);
     if (!network_.empty()) place->engine->add_transport(*network_[rank], true);
     if (rank == first) {
-      const std::int64_t bytes =
-          transport::shm::control_bytes(node_ranks) + AbortBoard::bytes(node_ranks);
+      const std::int64_t bytes = control_bytes(node_ranks);
       place->control = place->pool->allocate(bytes, 4096).value();
       std::memset(place->arena.at(place->control), 0, static_cast<std::size_t>(bytes));
     }
@@ -106,7 +105,6 @@ class Harness {
     binding.node = transport::shm::NodeGroup(control, node_ranks, rank - first);
     binding.board = AbortBoard(control + transport::shm::control_bytes(node_ranks), rank - first);
     binding.shm = place.node.get();
-    binding.pool = place.pool.get();
     binding.health = &health_;
     return std::make_unique<Group>(std::move(binding), GroupEvents{});
   }
