@@ -166,6 +166,9 @@ TEST(Executor, HierarchicalOverSharedMemoryAndSimulatedNetwork) {
 class OverUcx : public testing::Test {
  protected:
   void SetUp() override {
+#if !SHOAL_TEST_UCX
+    GTEST_SKIP() << "built without the UCX module";
+#endif
     const auto& found = transport::ucx::find_ucx();
     if (found.path.empty()) GTEST_SKIP() << found.reason;
   }
