@@ -70,11 +70,10 @@ test-python: package ## Python tests against the installed package
 	timeout --kill-after=10 900 $(VENV)/bin/python -m pytest tests/python --junitxml=$(REPORTS)/python.xml
 
 # Not under a sanitizer: tests that measure (slow), and the installed library (install).
-# Nor, yet, the tests of exec/ and comm/: they have not been brought under it.
 test-asan: $(VENV)/.ready-for-test ## C++ tests with address and undefined-behaviour sanitizers
 	$(CONFIGURE) --preset asan
 	cmake --build build/asan
-	$(CTEST) --preset asan -LE 'slow|install' -E 'allocation_test|communicator_test|executor_test' --output-junit $(REPORTS)/asan.xml
+	$(CTEST) --preset asan -LE 'slow|install' --output-junit $(REPORTS)/asan.xml
 
 # Without UCX: it is not instrumented, so its own synchronisation would look like races. Without the
 # pure tests: they have one thread.

@@ -172,7 +172,7 @@ void Run::enter() noexcept {
   line.payload_bytes = 0;
   if (plan.in_line) {
     line.payload_bytes = static_cast<std::uint8_t>(plan.input_bytes);
-    std::memcpy(line.payload, input_, static_cast<std::size_t>(plan.input_bytes));
+    memory::copy_bytes(line.payload, input_, plan.input_bytes);  // a barrier has none
   } else if (binding.node.ranks() > 1) {
     const memory::Arena& arena = binding.arena();
     if (plan.input_bytes > 0) line.input = arena.offset_of(input_, plan.input_bytes);
