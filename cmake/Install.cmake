@@ -2,7 +2,7 @@
 #   cmake --install BUILD                     lib/libshoal.so, lib/libshoal_ucx.so, include/shoal/,
 #                                             find_package(shoal), pkg-config shoal
 #   cmake --install BUILD --component python  the binary part of the Python package, flat: _core and,
-#                                             beside it, the libraries it loads ($ORIGIN)
+#                                             beside it, the libraries it loads ($ORIGIN), and include/
 # `shoal_package` builds what the second one needs and nothing else.
 
 if(NOT TARGET shoal)
@@ -23,6 +23,8 @@ install(TARGETS shoal
   LIBRARY DESTINATION . COMPONENT python NAMELINK_SKIP EXCLUDE_FROM_ALL)
 install(DIRECTORY ${PROJECT_SOURCE_DIR}/include/shoal DESTINATION ${CMAKE_INSTALL_INCLUDEDIR}
   FILES_MATCHING PATTERN "*.h")
+install(DIRECTORY ${PROJECT_SOURCE_DIR}/include/shoal DESTINATION include
+  COMPONENT python EXCLUDE_FROM_ALL FILES_MATCHING PATTERN "*.h")
 
 # Loaded by libshoal.so when the first remote peer appears; found beside it.
 foreach(plugin shoal_ucx)
