@@ -2,7 +2,7 @@
 #
 #   PYTHON=python3.12   the interpreter .venv is made with (>= 3.10)
 #   CXX=g++-13          the compiler (g++ >= 12)
-#   RANKS=4             how many ranks `make demo` and `make bench` start
+#   RANKS=4             how many ranks `make demo` starts
 
 SHELL := /bin/bash
 .DEFAULT_GOAL := help
@@ -27,7 +27,7 @@ CONFIGURE = $(WITH_CXX) cmake --log-level=WARNING
 # Twice: tests of deadlines and of dying processes meet a loaded machine now and then.
 CTEST = ctest --no-tests=error --timeout 300 -j $(JOBS) --repeat until-pass:2
 
-.PHONY: help demo test bench build package format lint clean test-cpp test-python test-asan test-tsan
+.PHONY: help demo test bench bench-quick build package format lint clean test-cpp test-python test-asan test-tsan
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -38,9 +38,15 @@ demo: package ## train a network on real data with four ranks
 test: $(VENV)/.ready-for-test ## all that CI runs: C++ and Python tests, sanitizers, lint
 	@scripts/test.sh
 
-bench: package ## shoal's operations beside the machine's floors
+BENCH = $(SHOAL) bench --directory build/bench
+
+bench: package ## shoal beside other libraries and the machine's floors, up to 40 minutes
 	@mkdir -p build/bench
-	$(SHOAL) run -n $(or $(RANKS),2) $(VENV)/bin/python benchmarks/ops.py --json build/bench/ops.json
+	$(BENCH) --json build/bench/full.json
+
+bench-quick: package ## the same with two ranks, in under 3 minutes
+	@mkdir -p build/bench
+	$(BENCH) --quick --rows build/bench/quick.json
 
 build: $(VENV)/.ready-for-test configure ## the C++ libraries and tests, in build/release
 	cmake --build $(BUILD)
@@ -50,7 +56,7 @@ package: $(VENV)/.ready-for-demo ## the Python package, into .venv
 	  --disable-pip-version-check --no-build-isolation --no-deps .
 
 format: $(VENV)/.ready-for-test ## rewrite sources as the formatters want them
-	find csrc include tests -name '*.h' -o -name '*.cc' -o -name '*.inc' | xargs $(VENV)/bin/clang-format -i
+	find csrc include tests benchmarks -name '*.h' -o -name '*.cc' -o -name '*.c' -o -name '*.inc' | xargs $(VENV)/bin/clang-format -i
 	$(VENV)/bin/ruff check --quiet --select I --fix .
 	$(VENV)/bin/ruff format .
 

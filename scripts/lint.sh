@@ -18,7 +18,7 @@ check() {
 }
 
 cxx_files() {
-  find csrc include tests -name '*.h' -o -name '*.cc' -o -name '*.inc'
+  find csrc include tests benchmarks -name '*.h' -o -name '*.cc' -o -name '*.c' -o -name '*.inc'
 }
 format_cxx() { cxx_files | xargs "$bin/clang-format" --dry-run -Werror; }
 

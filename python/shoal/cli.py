@@ -1,4 +1,4 @@
-"""The `shoal` command: run, ps, info, plan."""
+"""The `shoal` command: run, ps, info, plan, bench."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from typing import Any
 
 from shoal import _core, pages
 from shoal._ucx import ucx_directory
+from shoal.bench import cli as bench
 from shoal.launch import run
 
 
@@ -124,6 +125,10 @@ def _parser() -> argparse.ArgumentParser:
     command.add_argument("--node-ranks", type=int, help="ranks of one node")
     command.add_argument("--list", action="store_true", help="the catalog")
     command.set_defaults(main=_plan)
+
+    command = commands.add_parser("bench", help="time shoal beside other libraries")
+    bench.add_arguments(command)
+    command.set_defaults(main=bench.main)
     return parser
 
 

@@ -1,0 +1,126 @@
+"""The libraries that take part, and how their ranks are started.
+
+Each runs one driver a rank; every driver gets the path of the session's socket and the library's
+name, and says by that socket who it is.
+"""
+
+from __future__ import annotations
+
+import sys
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from shoal._ucx import ucx_directory
+
+from .network import Hosts
+from .workshop import Workshop
+
+_PACKAGE = Path(sys.modules["shoal"].__file__ or "").parent
+
+
+@dataclass(frozen=True)
+class Placement:
+    """How many ranks, on which cores: rank r on core r mod their number; on one host or two."""
+
+    ranks: int
+    cores: tuple[int, ...]
+    hosts: Hosts | None = None
+
+    @property
+    def is_crowded(self) -> bool:
+        return self.ranks > len(self.cores)
+
+    def core(self, rank: int) -> int:
+        return self.cores[rank % len(self.cores)]
+
+    def __str__(self) -> str:
+        where = "two hosts over TCP" if self.hosts else "one host"
+        return f"{self.ranks} ranks, {where}" + (", more than cores" if self.is_crowded else "")
+
+
+@dataclass(frozen=True)
+class Process:
+    """One program to start: a launcher, or a rank."""
+
+    argv: list[str]
+    environment: Mapping[str, str] = field(default_factory=dict)  # beside our own
+
+
+@dataclass(frozen=True)
+class Line:
+    """What a session gives to the ranks it starts."""
+
+    socket: Path
+    memory: Path  # shared memory for a library that has none of its own
+
+
+class Library(ABC):
+    """`buffers` are the kinds of memory it is measured with, the first one anybody's."""
+
+    name: str
+    buffers: tuple[str, ...]
+    is_peer = False
+
+    @abstractmethod
+    def make(self, workshop: Workshop) -> None:
+        """Installs and compiles what is missing. Raises Unavailable."""
+
+    @abstractmethod
+    def processes(self, placement: Placement, line: Line) -> list[Process]: ...
+
+    def settings(self, placement: Placement) -> str:
+        """What differs from the library's defaults, for the report."""
+        del placement
+        return ""
+
+
+class Direct(Library):
+    """Bare loops over shared memory: what the machine can do at all (drivers/direct.cc)."""
+
+    name = "direct"
+    buffers = ("shared",)
+
+    def make(self, workshop: Workshop) -> None:
+        self._driver = workshop.compile(self.name, "direct.cc")
+
+    def processes(self, placement: Placement, line: Line) -> list[Process]:
+        hosts = placement.hosts
+        address = [hosts.addresses[0]] if hosts else []
+        return [
+            Process(
+                [*(hosts.inside(rank, placement.ranks) if hosts else []), str(self._driver),
+                 str(line.socket), self.name, str(rank), str(placement.ranks),
+                 str(line.memory), *address]
+            )
+            for rank in range(placement.ranks)
+        ]  # fmt: skip
+
+
+class Shoal(Library):
+    """The installed libshoal through its C++ API."""
+
+    name = "shoal"
+    buffers = ("ordinary", "pool")
+
+    def make(self, workshop: Workshop) -> None:
+        library = next(_PACKAGE.glob("libshoal.so.*"))
+        flags = [f"-I{_PACKAGE / 'include'}", str(library), f"-Wl,-rpath,{_PACKAGE}"]
+        self._driver = workshop.compile(self.name, "shoal.cc", flags)
+
+    def processes(self, placement: Placement, line: Line) -> list[Process]:
+        driver = [str(self._driver), str(line.socket), self.name, ucx_directory()]
+        return [Process([*shoal_run(placement), *driver])]
+
+
+def shoal_run(placement: Placement) -> list[str]:
+    command = [sys.executable, "-m", "shoal.cli", "run", "--no-bind"]
+    if placement.hosts is None:
+        return [*command, "-n", str(placement.ranks)]
+    hosts = placement.hosts
+    where = ",".join(f"{name}:{placement.ranks // 2}" for name in hosts.names)
+    return [
+        *hosts.inside(0, placement.ranks), *command, "--hosts", where,
+        "--agent", "ip netns exec {host}", "--address", hosts.addresses[0],
+    ]  # fmt: skip

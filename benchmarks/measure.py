@@ -1,0 +1,150 @@
+"""Rounds: for one cell, every contender takes its turn, again and again."""
+
+from __future__ import annotations
+
+import math
+import time
+from dataclasses import dataclass, field
+from statistics import median
+
+from .cells import Cell
+from .session import LibraryFailed, Running, Session, TooSlow
+
+BLOCK_US = 20.0  # a block of short calls lasts at least this long, for the fastest contender
+MAX_BLOCK = 1000
+MAX_ITERATIONS = 400  # of one turn
+WARM_UP = 2  # iterations before those that count
+SLOWEST_US = 1e6  # an iteration that takes longer is a collapse ...
+COLLAPSE_RATIO = 50.0  # ... and so is one so many times slower than the fastest, unless ...
+COLLAPSE_US = 5000.0  # ... it is short all the same
+REGIME_RATIO = 1.5  # rounds whose calibration is further from the median are not counted
+
+_PROBE_BLOCK = 16
+_PROBE_ITERATIONS = 3
+_ANSWER_SECONDS = 20.0  # beyond what a turn is expected to take
+_CALIBRATION = (200, 1, 5)  # hops in a block, warm-up, repetitions
+
+
+@dataclass(frozen=True)
+class Effort:
+    """How long to look at each cell."""
+
+    rounds: int
+    turn_seconds: float  # of one contender in one round
+    fewest: int  # iterations of a turn, however long they take
+
+
+QUICK = Effort(rounds=3, turn_seconds=0.012, fewest=3)
+FULL = Effort(rounds=5, turn_seconds=0.040, fewest=3)
+
+
+@dataclass(frozen=True, eq=False)  # each is its own key
+class Contender:
+    """A library with one kind of memory. Names are what rows and reports show."""
+
+    running: Running
+    buffer: str
+
+    @property
+    def name(self) -> str:
+        return f"{self.running.name}/{self.buffer}"
+
+
+@dataclass
+class Result:
+    """One cell. Times are microseconds of one call on the slowest rank."""
+
+    cell: Cell
+    block: int = 1
+    calibration_ns: list[float] = field(default_factory=list)  # one way, before each round
+    times_us: dict[str, list[list[float]]] = field(default_factory=dict)  # by contender and round
+    collapsed: dict[str, str] = field(default_factory=dict)  # contender: what was seen
+    failed: dict[str, str] = field(default_factory=dict)
+
+    def rounds_counted(self) -> list[int]:
+        """Those in which the two cores were placed as in most rounds of this cell."""
+        middle = median(self.calibration_ns)
+        return [
+            number
+            for number, ns in enumerate(self.calibration_ns)
+            if middle / REGIME_RATIO <= ns <= middle * REGIME_RATIO
+        ]
+
+
+@dataclass(frozen=True)
+class _Probe:
+    call_us: float
+    wall_seconds: float  # of one iteration with filling and meeting
+
+
+def measure(session: Session, cell: Cell, contenders: list[Contender], effort: Effort) -> Result:
+    result = Result(cell)
+    probes = _probe_all(cell, contenders, result)
+    _set_aside_collapsed(probes, result)
+    if not probes:
+        return result
+    fastest = min(probe.call_us for probe in probes.values())
+    if cell.is_short:
+        result.block = max(1, min(MAX_BLOCK, math.ceil(BLOCK_US / fastest)))
+    for _ in range(effort.rounds):
+        result.calibration_ns.append(calibrate(session))
+        for contender, probe in probes.items():
+            if contender.name not in result.failed:
+                _take_turn(cell, contender, probe, effort, result)
+    for name in result.failed:
+        result.times_us.pop(name, None)
+    return result
+
+
+def calibrate(session: Session) -> float:
+    """Nanoseconds that a cache line takes from one core to the other now."""
+    block, warm_up, repetitions = _CALIBRATION
+    direct = session.running["direct"]
+    direct.prepare("ping_pong", 0, "private")
+    times = direct.time(block, warm_up, repetitions, False, _ANSWER_SECONDS)
+    return median(times) / block
+
+
+def _probe_all(cell: Cell, contenders: list[Contender], result: Result) -> dict[Contender, _Probe]:
+    """A first look: is the result right, and how long does it take?"""
+    block = _PROBE_BLOCK if cell.is_short else 1
+    probes = {}
+    for contender in contenders:
+        try:
+            contender.running.prepare(cell.op, cell.bytes, contender.buffer)
+            start = time.monotonic()
+            times = contender.running.time(block, 1, _PROBE_ITERATIONS, True, _ANSWER_SECONDS)
+            wall = (time.monotonic() - start) / (1 + _PROBE_ITERATIONS)
+        except TooSlow as late:
+            result.collapsed[contender.name] = str(late)
+        except LibraryFailed as failure:
+            result.failed[contender.name] = str(failure)
+        else:
+            probes[contender] = _Probe(min(times) / block / 1000, wall)
+    return probes
+
+
+def _set_aside_collapsed(probes: dict[Contender, _Probe], result: Result) -> None:
+    if not probes:
+        return
+    fastest = min(probe.call_us for probe in probes.values())
+    bound = min(SLOWEST_US, max(COLLAPSE_US, COLLAPSE_RATIO * fastest))
+    for contender in [c for c, probe in probes.items() if probe.call_us > bound]:
+        result.collapsed[contender.name] = f"{probes.pop(contender).call_us:.0f} us"
+
+
+def _take_turn(
+    cell: Cell, contender: Contender, probe: _Probe, effort: Effort, result: Result
+) -> None:
+    extra = (result.block - (_PROBE_BLOCK if cell.is_short else 1)) * probe.call_us / 1e6
+    wall = max(probe.wall_seconds + extra, result.block * probe.call_us / 1e6)
+    iterations = max(effort.fewest, min(MAX_ITERATIONS, int(effort.turn_seconds / wall)))
+    seconds = 10 * wall * (WARM_UP + iterations) + _ANSWER_SECONDS
+    try:
+        contender.running.prepare(cell.op, cell.bytes, contender.buffer)
+        times = contender.running.time(result.block, WARM_UP, iterations, False, seconds)
+    except LibraryFailed as failure:
+        result.failed[contender.name] = str(failure)
+        return
+    rounds = result.times_us.setdefault(contender.name, [])
+    rounds.append([ns / result.block / 1000 for ns in times])

@@ -1,0 +1,124 @@
+"""The command line, understood: what is measured, with whom, and where results go."""
+
+from __future__ import annotations
+
+import argparse
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from .cells import FULL_SIZES, OPS, QUICK_SIZES, parse_size
+from .libraries import Direct, Library, Shoal
+from .measure import FULL, QUICK, Effort
+from .peers import PEERS
+from .workshop import default_directory
+
+MAX_RANKS = 64
+_FULL_RANKS, _FULL_NETWORK, _QUICK_RANKS = "2,4,8", "2,4", "2"
+
+
+class UsageError(Exception):
+    """The command line asks for what cannot be done; the text says what can."""
+
+
+@dataclass(frozen=True)
+class Plan:
+    ops: list[str]
+    sizes: list[int]
+    ranks: list[int]  # on one host
+    network: list[int]  # over TCP
+    libraries: list[Library]
+    effort: Effort
+    minutes: float
+    directory: Path
+    json: Path | None
+    rows: Path | None
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    add = parser.add_argument
+    add("--quick", action="store_true", help="2 ranks, fewer sizes and rounds: under 3 minutes")
+    add("--ops", metavar="A,B", help=f"of {', '.join(OPS)} (default: all)")
+    add("--sizes", metavar="A,B", help=f"bytes (default: {FULL_SIZES})")
+    add("--ranks", metavar="A,B", help=f"on one host (default: {_FULL_RANKS}; quick: 2)")
+    add("--network", metavar="A,B",
+        help="ranks over TCP, half of them in each of two network namespaces; needs root "
+        f"(default: {_FULL_NETWORK}; quick, or with --ranks: none)")  # fmt: skip
+    add("--libraries", metavar="A,B", help=f"beside direct (default: {','.join(_names())})")
+    add("--rounds", type=int, metavar="N",
+        help=f"of each cell (default: {FULL.rounds}; quick: {QUICK.rounds})")  # fmt: skip
+    add("--minutes", type=float, metavar="M", default=40.0,
+        help="leave out what is not begun by then (default: %(default)g)")  # fmt: skip
+    add("--json", type=Path, metavar="FILE", help="write everything there")
+    add("--rows", type=Path, metavar="FILE", help="write the list of rows there, as JSON")
+    add("--directory", type=Path, metavar="DIR", default=default_directory(),
+        help="where peers are installed and drivers compiled (default: %(default)s)")  # fmt: skip
+
+
+def plan_of(options: argparse.Namespace) -> Plan:
+    ranks, network = options.ranks, options.network
+    if ranks is None and network is None:
+        ranks, network = (_QUICK_RANKS, None) if options.quick else (_FULL_RANKS, _FULL_NETWORK)
+    names = _chosen("--libraries", options.libraries, _names())
+    return Plan(
+        ops=_chosen("--ops", options.ops, list(OPS)),
+        sizes=_sizes(options.sizes or (QUICK_SIZES if options.quick else FULL_SIZES)),
+        ranks=_ranks("--ranks", ranks),
+        network=_ranks("--network", network),
+        libraries=[Direct(), *(one for one in _libraries() if one.name in names)],
+        effort=_effort(QUICK if options.quick else FULL, options.rounds),
+        minutes=options.minutes,
+        directory=options.directory,
+        json=_writable("--json", options.json),
+        rows=_writable("--rows", options.rows),
+    )
+
+
+def _libraries() -> list[Library]:
+    return [Shoal(), *(peer() for peer in PEERS)]
+
+
+def _names() -> list[str]:
+    return [library.name for library in _libraries()]
+
+
+def _chosen(option: str, text: str | None, known: list[str]) -> list[str]:
+    if text is None:
+        return known
+    words = text.split(",")
+    if unknown := [word for word in words if word not in known]:
+        raise UsageError(f"{option}: no such {unknown[0]!r}; there are {', '.join(known)}")
+    return words
+
+
+def _sizes(text: str) -> list[int]:
+    try:
+        return sorted({parse_size(word) for word in text.split(",")})
+    except ValueError as error:
+        raise UsageError(f"--sizes: {error}") from None
+
+
+def _ranks(option: str, text: str | None) -> list[int]:
+    numbers = []
+    for word in text.split(",") if text else []:
+        if not word.isdigit() or not 2 <= int(word) <= MAX_RANKS:
+            raise UsageError(f"{option}: {word!r} is not a number of ranks from 2 to {MAX_RANKS}")
+        if option == "--network" and int(word) % 2:
+            raise UsageError(
+                f"{option} {word}: each host has half of the ranks; give an even number"
+            )
+        numbers.append(int(word))
+    return numbers
+
+
+def _effort(effort: Effort, rounds: int | None) -> Effort:
+    if rounds is None:
+        return effort
+    if rounds < 1:
+        raise UsageError(f"--rounds {rounds}: at least one is needed")
+    return replace(effort, rounds=rounds)
+
+
+def _writable(option: str, path: Path | None) -> Path | None:
+    if path and not path.absolute().parent.is_dir():
+        raise UsageError(f"{option} {path}: there is no such directory")
+    return path
