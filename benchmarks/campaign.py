@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable
 import shoal
 
 from . import report
-from .cells import FLOORS, Cell, cells_of
+from .cells import FLOORS, NETWORK_FLOORS, Cell, cells_of
 from .libraries import Library, Placement
 from .measure import Contender, Result, measure
 from .network import two_hosts
@@ -80,7 +80,8 @@ class _Stage:
     def run(self) -> None:
         plan, stage = self._campaign.plan, self._session.placement
         self._start_all()
-        for cell in cells_of(FLOORS, plan.sizes):
+        floors = NETWORK_FLOORS if stage.hosts else FLOORS
+        for cell in cells_of(floors, plan.sizes):
             if not self._campaign.is_in_time(f"{cell}, {stage}"):
                 return
             self._add_floor(cell)
@@ -120,7 +121,7 @@ class _Stage:
             Contender(running, buffer)
             for running in self._session.running.values()
             if running.is_alive
-            for buffer in running.library.buffers[: None if cell.has_buffers else 1]
+            for buffer in _buffers(running.library, cell, self._session.placement)
         ]
         taking_part = [c for c in contenders if (cell.op, c.name) not in self._collapsed]
         result = measure(self._session, cell, taking_part, self._campaign.plan.effort)
@@ -136,6 +137,10 @@ class _Stage:
             self._campaign.say(f"{name} in {result.cell}: {text}")
             if name.split("/")[0] not in self._peers:
                 self._campaign.mistakes.append(f"{name} in {result.cell}: {text}")
+
+
+def _buffers(library: Library, cell: Cell, placement: Placement) -> tuple[str, ...]:
+    return library.buffers(placement)[: None if cell.has_buffers else 1]
 
 
 def _conditions() -> dict[str, object]:

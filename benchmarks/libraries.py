@@ -57,15 +57,16 @@ class Line:
 
 
 class Library(ABC):
-    """`buffers` are the kinds of memory it is measured with, the first one anybody's."""
-
     name: str
-    buffers: tuple[str, ...]
     is_peer = False
 
     @abstractmethod
     def make(self, workshop: Workshop) -> None:
         """Installs and compiles what is missing. Raises Unavailable."""
+
+    @abstractmethod
+    def buffers(self, placement: Placement) -> tuple[str, ...]:
+        """The kinds of memory it is measured with, the first one anybody's."""
 
     @abstractmethod
     def processes(self, placement: Placement, line: Line) -> list[Process]: ...
@@ -80,10 +81,12 @@ class Direct(Library):
     """Bare loops over shared memory: what the machine can do at all (drivers/direct.cc)."""
 
     name = "direct"
-    buffers = ("shared",)
 
     def make(self, workshop: Workshop) -> None:
         self._driver = workshop.compile(self.name, "direct.cc")
+
+    def buffers(self, placement: Placement) -> tuple[str, ...]:
+        return () if placement.hosts else ("shared",)  # two hosts share no memory
 
     def processes(self, placement: Placement, line: Line) -> list[Process]:
         hosts = placement.hosts
@@ -102,12 +105,15 @@ class Shoal(Library):
     """The installed libshoal through its C++ API."""
 
     name = "shoal"
-    buffers = ("ordinary", "pool")
 
     def make(self, workshop: Workshop) -> None:
         library = next(_PACKAGE.glob("libshoal.so.*"))
         flags = [f"-I{_PACKAGE / 'include'}", str(library), f"-Wl,-rpath,{_PACKAGE}"]
         self._driver = workshop.compile(self.name, "shoal.cc", flags)
+
+    def buffers(self, placement: Placement) -> tuple[str, ...]:
+        del placement
+        return ("ordinary", "pool")
 
     def processes(self, placement: Placement, line: Line) -> list[Process]:
         driver = [str(self._driver), str(line.socket), self.name, ucx_directory()]

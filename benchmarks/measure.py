@@ -21,7 +21,7 @@ REGIME_RATIO = 1.5  # rounds whose calibration is further from the median are no
 
 _PROBE_BLOCK = 16
 _PROBE_ITERATIONS = 3
-_ANSWER_SECONDS = 20.0  # beyond what a turn is expected to take
+_ANSWER_SECONDS = 10.0  # beyond what a turn is expected to take
 _CALIBRATION = (200, 1, 5)  # hops in a block, warm-up, repetitions
 
 

@@ -5,10 +5,12 @@ from __future__ import annotations
 import os
 import shutil
 import subprocess
+import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 
 from .workshop import Unavailable
 
@@ -19,22 +21,47 @@ _SUBNET = "10.83.1"  # inside the namespaces only
 _CONGESTION_CONTROL = "reno"
 
 
+_LINK = "shoal0"  # the same name on both sides: a library is told one device for all hosts
+
+# Stands in for ssh. A host's name is its address, which everybody can look up without a server.
+_AGENT = """\
+#!/bin/sh
+# AGENT [options] ADDRESS COMMAND...: runs the command on one of the two hosts.
+while [ "${{1#-}}" != "$1" ]; do shift; done
+address=$1
+shift
+case $address in
+  {addresses[0]}) name={names[0]} ;;
+  {addresses[1]}) name={names[1]} ;;
+  *) echo "no such host: $address" >&2; exit 255 ;;
+esac
+exec ip netns exec "$name" unshare --uts --ipc sh -c "hostname $address; $*"
+"""
+
+
 @dataclass(frozen=True)
 class Hosts:
+    """`agent` is a program to be called in the place of ssh."""
+
     names: tuple[str, str]  # of the namespaces
     addresses: tuple[str, str]
-    links: tuple[str, str]
+    link: str  # the network device, on each of them
+    agent: Path
 
     def inside(self, rank: int, ranks: int) -> list[str]:
         """Words before a command that is to run where this rank is: the first half on one host."""
         return ["ip", "netns", "exec", self.names[rank * 2 // ranks]]
 
-    def received_bytes(self) -> int:
+    def as_host(self, number: int) -> list[str]:
+        """The same, for one that looks at the host's name, or for System V shared memory."""
+        script = 'hostname "$0"; exec "$@"'
+        words = ["unshare", "--uts", "--ipc", "sh", "-c", script, self.addresses[number]]
+        return ["ip", "netns", "exec", self.names[number], *words]
+
+    def crossed_bytes(self) -> int:
         """What has crossed the link so far, both ways."""
-        return sum(
-            int(_ip("netns", "exec", name, "cat", f"/sys/class/net/{link}/statistics/rx_bytes"))
-            for name, link in zip(self.names, self.links, strict=True)
-        )
+        path = f"/sys/class/net/{self.link}/statistics/rx_bytes"
+        return sum(int(_ip("netns", "exec", name, "cat", path)) for name in self.names)
 
 
 @contextmanager
@@ -42,36 +69,37 @@ def two_hosts() -> Iterator[Hosts]:
     """Made now, removed at the end. Raises Unavailable."""
     if shutil.which("ip") is None or os.geteuid() != 0:
         raise Unavailable("network namespaces need root and the command ip (Debian: iproute2)")
-    tag = f"{os.getpid()}"
-    hosts = Hosts(
-        (f"shoal-bench-a{tag}", f"shoal-bench-b{tag}"),
-        (f"{_SUBNET}.1", f"{_SUBNET}.2"),
-        (f"sba{tag}", f"sbb{tag}"),
-    )
-    try:
+    names = (f"shoal-bench-a{os.getpid()}", f"shoal-bench-b{os.getpid()}")
+    addresses = (f"{_SUBNET}.1", f"{_SUBNET}.2")
+    with tempfile.TemporaryDirectory(prefix="shoal-bench-") as folder:
+        agent = Path(folder) / "agent"
+        agent.write_text(_AGENT.format(names=names, addresses=addresses))
+        agent.chmod(0o700)
+        hosts = Hosts(names, addresses, _LINK, agent)
         try:
             _make(hosts)
+            yield hosts
         except subprocess.CalledProcessError as error:
             raise Unavailable(f"cannot make network namespaces: {error.stderr.strip()}") from error
-        yield hosts
-    finally:
-        for name in hosts.names:  # the links go with them
-            subprocess.run(["ip", "netns", "del", name], capture_output=True, check=False)
+        finally:
+            for name in names:  # the link goes with them
+                subprocess.run(["ip", "netns", "del", name], capture_output=True, check=False)
 
 
 def _make(hosts: Hosts) -> None:
-    for name in hosts.names:
-        _ip("netns", "add", name)
-    (a, b), (link_a, link_b) = hosts.names, hosts.links
-    _ip("link", "add", link_a, "netns", a, "type", "veth", "peer", "name", link_b, "netns", b)
-    for name, link, address in zip(hosts.names, hosts.links, hosts.addresses, strict=True):
-        _ip("-n", name, "addr", "add", f"{address}/24", "dev", link)
-        _ip("-n", name, "link", "set", link, "up")
+    a, b = hosts.names
+    _ip("netns", "add", a)
+    _ip("netns", "add", b)
+    _ip("link", "add", hosts.link, "netns", a, "type", "veth",
+        "peer", "name", hosts.link, "netns", b)  # fmt: skip
+    for name, address in zip(hosts.names, hosts.addresses, strict=True):
+        _ip("-n", name, "addr", "add", f"{address}/24", "dev", hosts.link)
+        _ip("-n", name, "link", "set", hosts.link, "up")
         _ip("-n", name, "link", "set", "lo", "up")
         setting = f"net.ipv4.tcp_congestion_control={_CONGESTION_CONTROL}"
         _ip("netns", "exec", name, "sysctl", "-q", "-w", setting)
-    for name, link in zip(hosts.names, hosts.links, strict=True):
-        _wait_until_up(name, link)
+    for name in hosts.names:
+        _wait_until_up(name, hosts.link)
 
 
 def _wait_until_up(name: str, link: str) -> None:

@@ -1,5 +1,15 @@
 """The other libraries: from package registries, each in an environment of its own, each with the
-settings that its manual recommends for the case."""
+settings that its manual recommends for the case.
+
+    Open MPI   pml ob1 with btl sm, self and tcp (docs.open-mpi.org, "Networking support"); pml ucx
+               needs opal_common_ucx_tls=any where there is no InfiniBand (the same, "UCX"). More
+               ranks than cores: mpi_yield_when_idle ("Oversubscription").
+    MPICH      more ranks than cores: the three variables that its own CI sets for that case
+               (.github/workflows/ci-workflow.yml); what they do is in `mpivars`.
+    Intel MPI  I_MPI_FABRICS=shm in one node, shm:ofi with the provider tcp over Ethernet; more
+               ranks than cores: I_MPI_WAIT_MODE (Developer Reference, "Other Environment
+               Variables").
+"""
 
 from __future__ import annotations
 
@@ -11,19 +21,24 @@ class _Mpi(Library):
     """An MPI: drivers/mpi.c, compiled with its header and library."""
 
     is_peer = True
-    buffers = ("private", "window")
-    environment_name: str
-    packages: tuple[str, ...]
+    package: str  # the environment's name
+    requirements: tuple[str, ...]
 
     def make(self, workshop: Workshop) -> None:
-        self._root = workshop.environment(self.environment_name, self.packages)
+        self._root = workshop.environment(self.package, self.requirements)
         include, library = self._root / "include", self._root / "lib"
         flags = [f"-I{include}", f"-L{library}", "-lmpi", f"-Wl,-rpath,{library}"]
-        self._driver = workshop.compile(self.environment_name, "mpi.c", flags)
+        self._driver = workshop.compile(self.package, "mpi.c", flags)
+
+    def buffers(self, placement: Placement) -> tuple[str, ...]:
+        return ("private",) if placement.hosts else ("private", "window")
 
     def processes(self, placement: Placement, line: Line) -> list[Process]:
-        driver = [str(self._driver), str(line.socket), self.name]
-        words = [*self.launcher(placement), *self.options(placement), *driver]
+        hosts = placement.hosts
+        words = hosts.as_host(0) if hosts else []
+        words += [str(self._root / "bin" / "mpiexec"), "-n", str(placement.ranks)]
+        words += [*self.launcher(placement), *self.options(placement)]
+        words += [str(self._driver), str(line.socket), self.name]
         return [Process(words, self.environment(placement))]
 
     def settings(self, placement: Placement) -> str:
@@ -31,52 +46,98 @@ class _Mpi(Library):
         return " ".join([*words, *self.options(placement)])
 
     def launcher(self, placement: Placement) -> list[str]:
-        return [str(self._root / "bin" / "mpiexec"), "-n", str(placement.ranks)]
+        """Hydra's options: where ranks run, and what takes the place of ssh."""
+        hosts = placement.hosts
+        if hosts is None:
+            return []
+        where = ["-hosts", ",".join(hosts.addresses), "-ppn", str(placement.ranks // 2)]
+        return ["-launcher", "ssh", "-launcher-exec", str(hosts.agent), *where]
 
     def options(self, placement: Placement) -> list[str]:
+        """Of the library, on the command line."""
         del placement
         return []
 
     def environment(self, placement: Placement) -> dict[str, str]:
+        """Of the library, by variables."""
         del placement
         return {}
 
 
 class OpenMpi(_Mpi):
     name = "openmpi"
-    environment_name = "openmpi"
-    packages = ("openmpi==5.*",)
-    pml: tuple[str, ...] = ("--mca", "pml", "ob1", "--mca", "btl", "sm,self")
+    package = "openmpi"
+    requirements = ("openmpi==5.*",)
 
     def launcher(self, placement: Placement) -> list[str]:
         # The harness binds ranks to cores. Root, as in a container, has to be allowed.
         words = ["--allow-run-as-root", "--bind-to", "none", "--oversubscribe"]
-        return [*super().launcher(placement), *words]
+        if placement.hosts:
+            each = placement.ranks // 2
+            where = ",".join(f"{address}:{each}" for address in placement.hosts.addresses)
+            words += ["--host", where, "--prtemca", "plm_ssh_agent", str(placement.hosts.agent)]
+        for name in self.environment(placement):
+            words += ["-x", name]
+        return words
 
     def options(self, placement: Placement) -> list[str]:
-        crowded = ("--mca", "mpi_yield_when_idle", "1") if placement.is_crowded else ()
-        return [*self.pml, *crowded]
+        crowded = ["--mca", "mpi_yield_when_idle", "1"] if placement.is_crowded else []
+        return [*self.transport(placement), *crowded]
+
+    def transport(self, placement: Placement) -> list[str]:
+        words = ["--mca", "pml", "ob1", "--mca", "btl"]
+        if placement.hosts is None:
+            return [*words, "sm,self"]
+        return [*words, "tcp,sm,self", "--mca", "btl_tcp_if_include", placement.hosts.link]
 
 
 class OpenMpiUcx(OpenMpi):
     name = "openmpi-ucx"
-    pml = ("--mca", "pml", "ucx")
+
+    def transport(self, placement: Placement) -> list[str]:
+        del placement
+        words = ["--mca", "pml", "ucx", "--mca", "opal_common_ucx_tls", "any"]
+        return [*words, "--mca", "opal_common_ucx_devices", "any"]
+
+    def environment(self, placement: Placement) -> dict[str, str]:
+        return {"UCX_NET_DEVICES": placement.hosts.link} if placement.hosts else {}
 
 
 class Mpich(_Mpi):
     name = "mpich"
-    environment_name = "mpich"
-    packages = ("mpich==5.*",)
+    package = "mpich"
+    requirements = ("mpich==5.*",)
+
+    def environment(self, placement: Placement) -> dict[str, str]:
+        settings = {}
+        if placement.hosts:
+            settings["UCX_NET_DEVICES"] = placement.hosts.link
+        if placement.is_crowded:
+            settings["MPIR_CVAR_POLLS_BEFORE_YIELD"] = "1"
+            settings["MPIR_CVAR_CH4_PROGRESS_THROTTLE"] = "true"
+            settings["MPIR_CVAR_CH4_PROGRESS_THROTTLE_NO_PROGRESS_COUNT"] = "1"
+        return settings
 
 
 class IntelMpi(_Mpi):
     name = "intelmpi"
-    environment_name = "intelmpi"
-    packages = ("impi-rt==2021.*", "impi-devel==2021.*")
+    package = "intelmpi"
+    requirements = ("impi-rt==2021.*", "impi-devel==2021.*")
 
     def environment(self, placement: Placement) -> dict[str, str]:
-        crowded = {"I_MPI_WAIT_MODE": "1"} if placement.is_crowded else {}
-        return {"I_MPI_FABRICS": "shm", "I_MPI_PIN": "0", **crowded}
+        settings = {"I_MPI_FABRICS": "shm", "I_MPI_PIN": "0"}
+        if placement.hosts:
+            library = str(self._root / "lib")
+            settings |= {
+                "I_MPI_FABRICS": "shm:ofi",
+                "I_MPI_OFI_PROVIDER": "tcp",
+                "FI_TCP_IFACE": placement.hosts.link,
+                "FI_PROVIDER_PATH": library,
+                "LD_LIBRARY_PATH": library,  # libfabric is looked for at run time
+            }
+        if placement.is_crowded:
+            settings["I_MPI_WAIT_MODE"] = "1"
+        return settings
 
 
 PEERS: tuple[type[Library], ...] = (OpenMpi, OpenMpiUcx, Mpich, IntelMpi)

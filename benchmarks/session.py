@@ -91,6 +91,8 @@ class Running:
 
     def _ask(self, command: str, seconds: float) -> list[str]:
         """Every rank's answer. One that is late or gone ends the library."""
+        if not self.is_alive:
+            raise LibraryFailed("it has been ended")
         deadline = time.monotonic() + seconds
         what = f"{self.name}: {command}"
         answers = []
