@@ -15,7 +15,7 @@ from pathlib import Path
 from shoal._ucx import ucx_directory
 
 from .network import Hosts
-from .workshop import Workshop
+from .workshop import DRIVERS, Workshop
 
 _PACKAGE = Path(sys.modules["shoal"].__file__ or "").parent
 
@@ -52,8 +52,12 @@ class Process:
 class Line:
     """What a session gives to the ranks it starts."""
 
-    socket: Path
+    folder: Path  # theirs, for as long as they run
     memory: Path  # shared memory for a library that has none of its own
+
+    @property
+    def socket(self) -> Path:
+        return self.folder / "line"
 
 
 class Library(ABC):
@@ -118,6 +122,23 @@ class Shoal(Library):
     def processes(self, placement: Placement, line: Line) -> list[Process]:
         driver = [str(self._driver), str(line.socket), self.name, ucx_directory()]
         return [Process([*shoal_run(placement), *driver])]
+
+
+class ShoalPython(Library):
+    """The same through its Python API."""
+
+    name = "shoal-python"
+
+    def make(self, workshop: Workshop) -> None:
+        self._harness = workshop.harness()
+
+    def buffers(self, placement: Placement) -> tuple[str, ...]:
+        del placement
+        return ("ordinary", "pool")
+
+    def processes(self, placement: Placement, line: Line) -> list[Process]:
+        driver = [sys.executable, str(DRIVERS / "shoal_python.py"), str(self._harness)]
+        return [Process([*shoal_run(placement), *driver, str(line.socket), self.name])]
 
 
 def shoal_run(placement: Placement) -> list[str]:

@@ -9,12 +9,13 @@ settings that its manual recommends for the case.
     Intel MPI  I_MPI_FABRICS=shm in one node, shm:ofi with the provider tcp over Ethernet; more
                ranks than cores: I_MPI_WAIT_MODE (Developer Reference, "Other Environment
                Variables").
+    Gloo       GLOO_SOCKET_IFNAME (pytorch.org, "Distributed communication package").
 """
 
 from __future__ import annotations
 
 from .libraries import Library, Line, Placement, Process
-from .workshop import Workshop
+from .workshop import DRIVERS, Workshop
 
 
 class _Mpi(Library):
@@ -140,4 +141,40 @@ class IntelMpi(_Mpi):
         return settings
 
 
-PEERS: tuple[type[Library], ...] = (OpenMpi, OpenMpiUcx, Mpich, IntelMpi)
+class Gloo(Library):
+    """torch.distributed's backend for CPUs (drivers/gloo.py); it is TCP in one node too."""
+
+    name = "gloo"
+    is_peer = True
+    # This version is a CPU build on PyPI; others bring CUDA along.
+    requirements = ("torch==2.13.0", "numpy")
+
+    def make(self, workshop: Workshop) -> None:
+        self._root = workshop.environment(self.name, self.requirements)
+        self._harness = workshop.harness()
+
+    def buffers(self, placement: Placement) -> tuple[str, ...]:
+        del placement
+        return ("private",)
+
+    def processes(self, placement: Placement, line: Line) -> list[Process]:
+        hosts = placement.hosts
+        return [
+            Process(
+                [*(hosts.inside(rank, placement.ranks) if hosts else []),
+                 str(self._root / "bin" / "python"), str(DRIVERS / "gloo.py"), str(self._harness),
+                 str(line.socket), self.name, str(rank), str(placement.ranks),
+                 str(line.folder / "store")],
+                self.environment(placement),
+            )
+            for rank in range(placement.ranks)
+        ]  # fmt: skip
+
+    def settings(self, placement: Placement) -> str:
+        return " ".join(f"{name}={value}" for name, value in self.environment(placement).items())
+
+    def environment(self, placement: Placement) -> dict[str, str]:
+        return {"GLOO_SOCKET_IFNAME": placement.hosts.link if placement.hosts else "lo"}
+
+
+PEERS: tuple[type[Library], ...] = (OpenMpi, OpenMpiUcx, Mpich, IntelMpi, Gloo)

@@ -7,12 +7,13 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from .cells import FULL_SIZES, OPS, QUICK_SIZES, parse_size
-from .libraries import Direct, Library, Shoal
+from .libraries import Direct, Library, Shoal, ShoalPython
 from .measure import FULL, QUICK, Effort
 from .peers import PEERS
 from .workshop import default_directory
 
 MAX_RANKS = 64
+_QUICK_LIBRARIES = ["shoal", "openmpi", "mpich", "intelmpi"]  # others are rarely the fastest
 _FULL_RANKS, _FULL_NETWORK, _QUICK_RANKS = "2,4,8", "2,4", "2"
 
 
@@ -43,7 +44,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--network", metavar="A,B",
         help="ranks over TCP, half of them in each of two network namespaces; needs root "
         f"(default: {_FULL_NETWORK}; quick, or with --ranks: none)")  # fmt: skip
-    add("--libraries", metavar="A,B", help=f"beside direct (default: {','.join(_names())})")
+    add("--libraries", metavar="A,B",
+        help=f"beside direct (default: {','.join(_names())}; "
+        f"quick: {','.join(_QUICK_LIBRARIES)})")  # fmt: skip
     add("--rounds", type=int, metavar="N",
         help=f"of each cell (default: {FULL.rounds}; quick: {QUICK.rounds})")  # fmt: skip
     add("--minutes", type=float, metavar="M", default=40.0,
@@ -59,6 +62,8 @@ def plan_of(options: argparse.Namespace) -> Plan:
     if ranks is None and network is None:
         ranks, network = (_QUICK_RANKS, None) if options.quick else (_FULL_RANKS, _FULL_NETWORK)
     names = _chosen("--libraries", options.libraries, _names())
+    if options.quick and options.libraries is None:
+        names = _QUICK_LIBRARIES
     return Plan(
         ops=_chosen("--ops", options.ops, list(OPS)),
         sizes=_sizes(options.sizes or (QUICK_SIZES if options.quick else FULL_SIZES)),
@@ -74,7 +79,7 @@ def plan_of(options: argparse.Namespace) -> Plan:
 
 
 def _libraries() -> list[Library]:
-    return [Shoal(), *(peer() for peer in PEERS)]
+    return [Shoal(), ShoalPython(), *(peer() for peer in PEERS)]
 
 
 def _names() -> list[str]:

@@ -158,11 +158,12 @@ class Session:
         self.placement = placement
         self.running: dict[str, Running] = {}
         self._logs = logs
-        self._folder = Path(tempfile.mkdtemp(prefix="shoal-bench-"))
-        self._server = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-        self._server.bind(str(self._folder / "line"))
-        self._server.listen(placement.ranks)
+        self._folder = tempfile.TemporaryDirectory(prefix="shoal-bench-")
         self._memory = _shared_memory("direct", _MEMORY_PER_RANK * placement.ranks)
+        self._line = Line(Path(self._folder.name), path_of(self._memory))
+        self._server = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        self._server.bind(str(self._line.socket))
+        self._server.listen(placement.ranks)
 
     def __enter__(self) -> Session:
         return self
@@ -177,18 +178,16 @@ class Session:
             running.quit() if kind is None else running.kill()
         self._server.close()
         os.close(self._memory)
-        (self._folder / "line").unlink()
-        self._folder.rmdir()
+        self._folder.cleanup()
 
     def start(self, library: Library) -> Running:
         """Starts its ranks and waits until all of them wait for commands."""
         self._logs.mkdir(parents=True, exist_ok=True)
         log = self._logs / f"{library.name}.log"
-        line = Line(self._folder / "line", path_of(self._memory))
         with log.open("wb") as output:
             launchers = [
                 _launch(process, output.fileno())
-                for process in library.processes(self.placement, line)
+                for process in library.processes(self.placement, self._line)
             ]
         running = Running(library, "", log, launchers)
         try:

@@ -49,10 +49,14 @@ class Workshop:
 
     def compile(self, name: str, source: str, flags: Sequence[str] = ()) -> Path:
         """The driver `source` with the harness, for this processor; made again if they change."""
-        cc, cxx = _compiler("CC", "gcc", "cc", "clang"), _compiler("CXX", "g++", "c++", "clang++")
-        harness = self._made("harness", [cc, "-c"], ["harness.c", "harness.h"])
+        cc, cxx = _c_compiler(), _compiler("CXX", "g++", "c++", "clang++")
+        harness = self._made("harness.o", [cc, "-c"], ["harness.c", "harness.h"])
         compiler = [cxx, "-std=c++20"] if source.endswith(".cc") else [cc]
         return self._made(name, compiler, [source, "harness.h"], [str(harness), *flags])
+
+    def harness(self) -> Path:
+        """The harness alone, to be loaded by a driver in Python."""
+        return self._made("harness.so", [_c_compiler(), "-shared"], ["harness.c", "harness.h"])
 
     def _made(
         self, name: str, compiler: list[str], sources: list[str], others: Sequence[str] = ()
@@ -69,6 +73,10 @@ class Workshop:
             _run([*command, "-o", str(unfinished)], _COMPILE_SECONDS)
             unfinished.rename(output)
         return output
+
+
+def _c_compiler() -> str:
+    return _compiler("CC", "gcc", "cc", "clang")
 
 
 def _compiler(variable: str, *names: str) -> str:

@@ -1,6 +1,7 @@
 #define _GNU_SOURCE
 #include "harness.h"
 
+#include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
 #include <stdatomic.h>
@@ -210,11 +211,24 @@ static void run(struct server *s, int64_t block, int warmup, int repetitions, in
   free(times);
 }
 
-static const char *start(struct server *s, int core, int spin, const char *path) {
+/* All threads of the process: a library's helpers have no core beside the rank's. */
+static int pin(int core) {
   cpu_set_t set;
   CPU_ZERO(&set);
   CPU_SET(core, &set);
-  if (sched_setaffinity(0, sizeof set, &set) != 0) return strerror(errno);
+  DIR *tasks = opendir("/proc/self/task");
+  if (!tasks) return -1;
+  int result = 0;
+  for (const struct dirent *task; (task = readdir(tasks)) != NULL;) {
+    const int id = atoi(task->d_name); /* 0: "." and ".." */
+    if (id > 0 && sched_setaffinity(id, sizeof set, &set) != 0) result = -1;
+  }
+  closedir(tasks);
+  return result;
+}
+
+static const char *start(struct server *s, int core, int spin, const char *path) {
+  if (pin(core) != 0) return strerror(errno);
   harness_spins = spin ? kSpins : kCrowdedSpins;
   const int fd = open(path, O_RDWR | O_CLOEXEC);
   if (fd < 0) return strerror(errno);
