@@ -3,6 +3,7 @@
 #   PYTHON=python3.12   the interpreter .venv is made with (>= 3.10)
 #   CXX=g++-13          the compiler (g++ >= 12)
 #   RANKS=4             how many ranks `make demo` starts
+#   REPORT=docs/performance.md  where `make bench` writes its report and plots
 
 SHELL := /bin/bash
 .DEFAULT_GOAL := help
@@ -40,11 +41,11 @@ test: $(VENV)/.ready-for-test ## all that CI runs: C++ and Python tests, sanitiz
 
 BENCH = $(SHOAL) bench --directory build/bench
 
-bench: package ## shoal beside other libraries and the machine's floors, up to 40 minutes
+bench: package $(VENV)/.ready-for-bench ## shoal beside other libraries and floors, 40 minutes, with a report
 	@mkdir -p build/bench
-	$(BENCH) --json build/bench/full.json
+	$(BENCH) --json build/bench/full.json --report $(or $(REPORT),build/bench/performance.md)
 
-bench-quick: package ## the same with two ranks, in under 3 minutes
+bench-quick: package ## the same with two ranks and fewer sizes, in under 3 minutes
 	@mkdir -p build/bench
 	$(BENCH) --quick --rows build/bench/quick.json
 

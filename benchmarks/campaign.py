@@ -3,49 +3,61 @@
 from __future__ import annotations
 
 import os
-import platform
 import time
 from collections.abc import Callable, Iterable
 
-import shoal
-
-from . import report
+from . import table
 from .cells import FLOORS, NETWORK_FLOORS, Cell, cells_of
+from .conditions import conditions
 from .libraries import Library, Placement
-from .measure import Contender, Result, measure
+from .measure import Contender, measure
 from .network import two_hosts
 from .plan import Plan
-from .session import LibraryFailed, Session
+from .rows import Note, Report, floor_of, rows_of
+from .session import LibraryFailed, Running, Session
 from .workshop import Unavailable, Workshop
 
+DIRECT = "direct"  # the library that calibrates: nothing goes without it
+_CHECKED_BYTES = 1 << 20
+_CHECK_SECONDS = 20.0
 _MAX_STARTS = 4  # of one library in one placement: it is ended when it does not answer
 
 Say = Callable[[str], None]
 
 
 class Campaign:
+    """Runs a plan. `report` grows as it goes; `mistakes` are what shoal itself did wrong."""
+
     def __init__(self, plan: Plan, say: Say) -> None:
-        self.report = report.Report(_conditions(), [], [])
-        self.mistakes: list[str] = []  # what shoal itself did wrong
+        self.report = Report(conditions())
+        self.mistakes: list[str] = []
         self.plan = plan
         self.say = say
-        self._deadline = time.monotonic() + plan.minutes * 60
+        self._begin = time.monotonic()
+        self._deadline = self._begin
         self._workshop = Workshop(plan.directory, say)
 
     def run(self) -> None:
         libraries = list(self._made(self.plan.libraries))
         cores = tuple(sorted(os.sched_getaffinity(0)))
-        for ranks in self.plan.ranks:
-            self._run_at(Placement(ranks, cores), libraries)
-        for ranks in self.plan.network:
+        local = [Placement(ranks, cores) for ranks in self.plan.ranks]
+        placements = len(local) + len(self.plan.network)
+        for number, placement in enumerate(local):
+            self._run_at(placement, libraries, (number + 1) / placements)
+        for number, ranks in enumerate(self.plan.network, len(local)):
             with two_hosts() as hosts:
-                self._run_at(Placement(ranks, cores, hosts), libraries)
+                placement = Placement(ranks, cores, hosts)
+                self._run_at(placement, libraries, (number + 1) / placements)
 
     def is_in_time(self, what: object) -> bool:
         in_time = time.monotonic() < self._deadline
         if not in_time:
-            self.say(f"out of time before {what}; see --minutes")
+            self.note("time", str(what), "left out: the time was up, see --minutes")
         return in_time
+
+    def note(self, who: str, where: str, what: str) -> None:
+        self.say(f"{who}, {where}: {what}")
+        self.report.notes.append(Note(where, who, what))
 
     def _made(self, libraries: list[Library]) -> Iterable[Library]:
         for library in libraries:
@@ -54,16 +66,23 @@ class Campaign:
             except Unavailable as reason:
                 if not library.is_peer:
                     raise
-                self.say(f"without {library.name}: {reason}")
+                self.note(library.name, "everywhere", f"not available: {reason}")
             else:
                 yield library
 
-    def _run_at(self, placement: Placement, libraries: list[Library]) -> None:
+    def _run_at(self, placement: Placement, libraries: list[Library], share: float) -> None:
+        """`share` of the time may be gone at its end, so that each placement gets some."""
+        self._deadline = self._begin + self.plan.minutes * 60 * share
         if not self.is_in_time(placement):
             return
         self.say(str(placement))
+        self.report.settings[str(placement)] = {
+            library.name: text for library in libraries if (text := library.settings(placement))
+        }
         with Session(placement, self._workshop.directory / "logs") as session:
             _Stage(self, session, libraries).run()
+            for running in session.running.values():
+                self.report.versions[running.name] = running.version
 
 
 class _Stage:
@@ -72,25 +91,27 @@ class _Stage:
     def __init__(self, campaign: Campaign, session: Session, libraries: list[Library]) -> None:
         self._campaign = campaign
         self._session = session
+        self._placement = session.placement
         self._libraries = libraries
         self._peers = {library.name for library in libraries if library.is_peer}
         self._starts = {library.name: 0 for library in libraries}
-        self._collapsed: dict[tuple[str, str], str] = {}  # by operation and contender
+        self._collapsed: set[tuple[str, str]] = set()  # operation and contender
 
     def run(self) -> None:
-        plan, stage = self._campaign.plan, self._session.placement
         self._start_all()
-        floors = NETWORK_FLOORS if stage.hosts else FLOORS
-        for cell in cells_of(floors, plan.sizes):
-            if not self._campaign.is_in_time(f"{cell}, {stage}"):
-                return
+        floors = NETWORK_FLOORS if self._placement.hosts else FLOORS
+        for cell in self._in_time(cells_of(floors, self._campaign.plan.sizes)):
             self._add_floor(cell)
-        print(report.HEADING)
-        for cell in cells_of(plan.ops, plan.sizes):
-            if not self._campaign.is_in_time(f"{cell}, {stage}"):
-                return
+        print(table.HEADING)
+        for cell in self._in_time(cells_of(self._campaign.plan.ops, self._campaign.plan.sizes)):
             self._add_rows(cell)
             self._start_all()
+
+    def _in_time(self, cells: list[Cell]) -> Iterable[Cell]:
+        for cell in cells:
+            if not self._campaign.is_in_time(f"{self._placement}, {cell} and what follows"):
+                return
+            yield cell
 
     def _start_all(self) -> None:
         """Starts those that do not run: at first all, later those that had to be ended."""
@@ -100,53 +121,56 @@ class _Stage:
                 continue
             self._starts[library.name] += 1
             try:
-                self._session.start(library)
+                self._check_network(self._session.start(library))
             except LibraryFailed as reason:
-                if not library.is_peer:
-                    raise
                 self._starts[library.name] = _MAX_STARTS
-                self._campaign.say(f"without {library.name}: {reason}")
+                self._note({library.name: str(reason)}, "start")
+                if library.name == DIRECT:
+                    raise
+
+    def _check_network(self, running: Running) -> None:
+        """The two hosts are one machine and share memory; a library may find it, and skip TCP."""
+        hosts = self._placement.hosts
+        if hosts is None or running.name == DIRECT:
+            return
+        before = hosts.crossed_bytes()
+        running.prepare("broadcast", _CHECKED_BYTES, running.library.buffers(self._placement)[0])
+        running.time(1, 0, 1, True, _CHECK_SECONDS)
+        if (crossed := hosts.crossed_bytes() - before) < _CHECKED_BYTES:
+            running.kill()
+            raise LibraryFailed(f"its data does not cross the network: only {crossed} bytes did")
 
     def _add_floor(self, cell: Cell) -> None:
-        direct = Contender(self._session.running["direct"], "private")
+        direct = Contender(self._session.running[DIRECT], "private")
         result = measure(self._session, cell, [direct], self._campaign.plan.effort)
-        self._note_mistakes(result)
-        floor = report.floor_of(result, self._session.placement)
-        if floor:
+        self._note(result.failed, str(cell))
+        if floor := floor_of(result, self._placement):
             self._campaign.report.floors.append(floor)
-            print(report.floor_line(floor), flush=True)
+            print(table.floor_line(floor), flush=True)
 
     def _add_rows(self, cell: Cell) -> None:
         contenders = [
             Contender(running, buffer)
             for running in self._session.running.values()
             if running.is_alive
-            for buffer in _buffers(running.library, cell, self._session.placement)
+            for buffer in _buffers(running.library, cell, self._placement)
         ]
         taking_part = [c for c in contenders if (cell.op, c.name) not in self._collapsed]
         result = measure(self._session, cell, taking_part, self._campaign.plan.effort)
-        for name, seen in result.collapsed.items():
-            self._collapsed[cell.op, name] = seen  # larger sizes would take longer still
-        self._note_mistakes(result)
-        for row in report.rows_of(result, self._session.placement, self._peers):
+        # Larger sizes would take longer still.
+        self._collapsed |= {(cell.op, name) for name in result.collapsed}
+        self._note(result.collapsed, f"{cell} and larger")
+        self._note(result.failed, str(cell))
+        for row in rows_of(result, self._placement, self._peers):
             self._campaign.report.rows.append(row)
-            print(report.line(row), flush=True)
+            print(table.line(row), flush=True)
 
-    def _note_mistakes(self, result: Result) -> None:
-        for name, text in {**result.failed, **result.collapsed}.items():
-            self._campaign.say(f"{name} in {result.cell}: {text}")
+    def _note(self, what: dict[str, str], where: str) -> None:
+        for name, text in what.items():
+            self._campaign.note(name, f"{where}, {self._placement}", text)
             if name.split("/")[0] not in self._peers:
-                self._campaign.mistakes.append(f"{name} in {result.cell}: {text}")
+                self._campaign.mistakes.append(f"{name} in {where}: {text}")
 
 
 def _buffers(library: Library, cell: Cell, placement: Placement) -> tuple[str, ...]:
     return library.buffers(placement)[: None if cell.has_buffers else 1]
-
-
-def _conditions() -> dict[str, object]:
-    return {
-        "shoal": shoal.__version__,
-        "machine": platform.machine(),
-        "kernel": platform.release(),
-        "cores": len(os.sched_getaffinity(0)),
-    }

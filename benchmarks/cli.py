@@ -6,13 +6,15 @@ import argparse
 import sys
 
 from .campaign import Campaign
-from .plan import UsageError, add_arguments, plan_of
+from .plan import Plan, UsageError, add_arguments, plan_of
+from .rows import Report
 from .session import LibraryFailed
 from .workshop import Unavailable
 
 __all__ = ["add_arguments", "main"]
 
 USAGE_CODE = 2
+INTERRUPTED_CODE = 130  # as a shell has it
 
 
 def main(options: argparse.Namespace) -> int:
@@ -22,13 +24,27 @@ def main(options: argparse.Namespace) -> int:
         print(f"shoal bench: {error}", file=sys.stderr)
         return USAGE_CODE
     campaign = Campaign(plan, lambda text: print(f"==> {text}", flush=True))
+    code = 0
     try:
         campaign.run()
+    except KeyboardInterrupt:
+        code = INTERRUPTED_CODE
     except (Unavailable, LibraryFailed) as error:
         print(f"shoal bench: {error}", file=sys.stderr)
-        return 1
+        code = 1
+    _write(campaign.report, plan)
+    for mistake in campaign.mistakes:
+        print(f"shoal bench: {mistake}", file=sys.stderr)
+    return code or bool(campaign.mistakes)
+
+
+def _write(report: Report, plan: Plan) -> None:
+    """Also of a run that was cut short."""
     if plan.json:
-        campaign.report.write_json(plan.json)
+        report.write_json(plan.json)
     if plan.rows:
-        campaign.report.write_rows(plan.rows)
-    return 1 if campaign.mistakes else 0
+        report.write_rows(plan.rows)
+    if plan.report:
+        from .document import write  # matplotlib is optional, and slow to import
+
+        write(report, plan.report)

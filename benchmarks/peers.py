@@ -40,7 +40,7 @@ class _Mpi(Library):
         words += [str(self._root / "bin" / "mpiexec"), "-n", str(placement.ranks)]
         words += [*self.launcher(placement), *self.options(placement)]
         words += [str(self._driver), str(line.socket), self.name]
-        return [Process(words, self.environment(placement))]
+        return [Process(words, {**self.environment(placement), **self.paths(placement)})]
 
     def settings(self, placement: Placement) -> str:
         words = [f"{name}={value}" for name, value in self.environment(placement).items()]
@@ -61,6 +61,11 @@ class _Mpi(Library):
 
     def environment(self, placement: Placement) -> dict[str, str]:
         """Of the library, by variables."""
+        del placement
+        return {}
+
+    def paths(self, placement: Placement) -> dict[str, str]:
+        """Variables that say where its parts lie."""
         del placement
         return {}
 
@@ -128,17 +133,18 @@ class IntelMpi(_Mpi):
     def environment(self, placement: Placement) -> dict[str, str]:
         settings = {"I_MPI_FABRICS": "shm", "I_MPI_PIN": "0"}
         if placement.hosts:
-            library = str(self._root / "lib")
             settings |= {
                 "I_MPI_FABRICS": "shm:ofi",
                 "I_MPI_OFI_PROVIDER": "tcp",
                 "FI_TCP_IFACE": placement.hosts.link,
-                "FI_PROVIDER_PATH": library,
-                "LD_LIBRARY_PATH": library,  # libfabric is looked for at run time
             }
         if placement.is_crowded:
             settings["I_MPI_WAIT_MODE"] = "1"
         return settings
+
+    def paths(self, placement: Placement) -> dict[str, str]:
+        library = str(self._root / "lib")  # libfabric and its providers are loaded on demand
+        return {"FI_PROVIDER_PATH": library, "LD_LIBRARY_PATH": library} if placement.hosts else {}
 
 
 class Gloo(Library):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import importlib.util
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -13,7 +14,7 @@ from .peers import PEERS
 from .workshop import default_directory
 
 MAX_RANKS = 64
-_QUICK_LIBRARIES = ["shoal", "openmpi", "mpich", "intelmpi"]  # others are rarely the fastest
+_QUICK_LIBRARIES = ["shoal", "openmpi", "openmpi-ucx", "mpich", "intelmpi"]  # the fastest ones
 _FULL_RANKS, _FULL_NETWORK, _QUICK_RANKS = "2,4,8", "2,4", "2"
 
 
@@ -33,6 +34,7 @@ class Plan:
     directory: Path
     json: Path | None
     rows: Path | None
+    report: Path | None
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -53,6 +55,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="leave out what is not begun by then (default: %(default)g)")  # fmt: skip
     add("--json", type=Path, metavar="FILE", help="write everything there")
     add("--rows", type=Path, metavar="FILE", help="write the list of rows there, as JSON")
+    add("--report", type=Path, metavar="FILE.md",
+        help="write a report there, plots into a folder beside it (needs matplotlib)")  # fmt: skip
     add("--directory", type=Path, metavar="DIR", default=default_directory(),
         help="where peers are installed and drivers compiled (default: %(default)s)")  # fmt: skip
 
@@ -75,6 +79,7 @@ def plan_of(options: argparse.Namespace) -> Plan:
         directory=options.directory,
         json=_writable("--json", options.json),
         rows=_writable("--rows", options.rows),
+        report=_report(options.report),
     )
 
 
@@ -121,6 +126,12 @@ def _effort(effort: Effort, rounds: int | None) -> Effort:
     if rounds < 1:
         raise UsageError(f"--rounds {rounds}: at least one is needed")
     return replace(effort, rounds=rounds)
+
+
+def _report(path: Path | None) -> Path | None:
+    if path and importlib.util.find_spec("matplotlib") is None:
+        raise UsageError("--report draws with matplotlib: pip install 'shoal[bench]'")
+    return _writable("--report", path)
 
 
 def _writable(option: str, path: Path | None) -> Path | None:

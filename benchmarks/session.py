@@ -210,7 +210,7 @@ class Session:
                 self._check(running, ranks - len(arrived), deadline)
                 continue
             arrived[number] = rank
-            running.version = version
+            running.version = " ".join(version.split())
         running._ranks = [arrived[number] for number in range(ranks)]
         barrier = _shared_memory("barrier", os.sysconf("SC_PAGESIZE") * ranks)
         try:

@@ -2,7 +2,8 @@
 # Installs what is missing, and says what it does.
 #
 #   scripts/setup.sh demo   what building the package and running the demo needs
-#   scripts/setup.sh test   that, and what the tests and linters need
+#   scripts/setup.sh bench  that, and what the benchmark's plots and networks need
+#   scripts/setup.sh test   what the demo, the tests and the linters need
 #
 # PyPI packages go into .venv. Debian packages are installed when this runs as root; otherwise the one
 # line that installs them is printed, and this stops if one of them is required. PYTHON and CXX choose
@@ -13,8 +14,9 @@ cd "$(dirname "$0")/.."
 readonly level=${1:-}
 case $level in
   demo) readonly extras=(build run demo) ;;
+  bench) readonly extras=(build run demo bench) ;;
   test) readonly extras=(build run demo test dev) ;;
-  *) echo "usage: scripts/setup.sh demo|test" >&2; exit 2 ;;
+  *) echo "usage: scripts/setup.sh demo|bench|test" >&2; exit 2 ;;
 esac
 
 say() { printf '==> %s\n' "$*"; }
@@ -50,6 +52,9 @@ find_missing() {
   require "$version-dev" has_python_h
   require libssl-dev has_header openssl/evp.h    # HMAC of the rendezvous
   wish systemtap-sdt-dev has_header sys/sdt.h    # USDT probes: without it they are left out
+  if [[ $level == bench ]]; then
+    wish iproute2 command -v ip                  # two hosts as network namespaces
+  fi
   if [[ $level == test ]]; then
     require libgtest-dev has_header gtest/gtest.h
     require pkg-config command -v pkg-config

@@ -1,14 +1,14 @@
-"""What was measured, as rows: for JSON, for a terminal, for Markdown."""
+"""What was measured, as rows: medians, percentiles, bandwidths, ratios; and as JSON."""
 
 from __future__ import annotations
 
 import json
 import math
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from statistics import median
 
-from .cells import bus_factor, size_text
+from .cells import bus_factor
 from .libraries import Placement
 from .measure import Result
 
@@ -150,46 +150,25 @@ def floor_of(result: Result, placement: Placement) -> Floor | None:
 
 
 @dataclass(frozen=True)
+class Note:
+    """What went wrong: a contender that collapsed, failed or did not take part."""
+
+    where: str
+    who: str
+    what: str
+
+
+@dataclass(frozen=True)
 class Report:
-    conditions: dict[str, object]
-    rows: list[Row]
-    floors: list[Floor]
+    conditions: dict[str, str]  # the machine, the moment
+    versions: dict[str, str] = field(default_factory=dict)  # by library
+    settings: dict[str, dict[str, str]] = field(default_factory=dict)  # by placement and library
+    rows: list[Row] = field(default_factory=list)
+    floors: list[Floor] = field(default_factory=list)
+    notes: list[Note] = field(default_factory=list)
 
     def write_json(self, path: Path) -> None:
         path.write_text(json.dumps(asdict(self), indent=1) + "\n")
 
     def write_rows(self, path: Path) -> None:
         path.write_text(json.dumps([asdict(row) for row in self.rows], indent=1) + "\n")
-
-
-# ---- the terminal
-
-HEADING = (
-    f"{'':<15}{'':>9}  {'buffer':<9}{'shoal us':>10}{'p99':>10}{'busbw':>8}"
-    f"{'best peer us':>14}{'ratio':>7}{'direct us':>11}{'ratio':>7}  best peer"
-)
-
-
-def number(value: float | None) -> str:
-    """Three digits, or what they need before the point."""
-    if value is None:
-        return "-"
-    digits = 2 if value < 10 else 1 if value < 100 else 0
-    return f"{value:.{digits}f}"
-
-
-def line(row: Row) -> str:
-    best = row.peer_us[row.best_peer] if row.best_peer else None
-    marks = f"  ({row.rounds_left_out} rounds left out)" if row.rounds_left_out else ""
-    gone = "".join(f"  {name} collapsed ({seen})" for name, seen in row.collapsed.items())
-    return (
-        f"{row.op:<15}{size_text(row.bytes):>9}  {row.buffer:<9}{number(row.shoal_us):>10}"
-        f"{number(row.shoal_p99_us):>10}{number(row.busbw_gbs):>8}{number(best):>14}"
-        f"{number(row.to_best_peer):>7}{number(row.direct_us):>11}{number(row.to_direct):>7}"
-        f"  {row.best_peer or '-'}{marks}{gone}"
-    )
-
-
-def floor_line(floor: Floor) -> str:
-    rate = f"{floor.gbs:.1f} GB/s" if floor.bytes else ""
-    return f"floor {floor.floor:<14}{size_text(floor.bytes):>9}{number(floor.us):>10} us  {rate}"
