@@ -34,15 +34,19 @@ std::string trimmed(std::string text) {
   return text;
 }
 
-// All of a file, or a pipe until its end.
+// All of a file, or a pipe until its end. A file is read from its start wherever its offset stands:
+// that is shared with whoever inherited the descriptor, such as the next program of this rank.
 std::string read_all(int fd, const std::string& what) {
   const Deadline deadline = Deadline::after_ms(kPipeLimitMs);
+  const bool seekable = ::lseek(fd, 0, SEEK_CUR) >= 0;
   std::string text;
   while (text.size() <= kMaxSecretBytes) {
     pollfd entry{fd, POLLIN, 0};
     if (poll_until({&entry, 1}, deadline) == 0) refuse(what, "nobody wrote it within 5 s");
     std::array<char, 1024> part;
-    const ssize_t count = ::read(fd, part.data(), part.size());
+    const ssize_t count =
+        seekable ? ::pread(fd, part.data(), part.size(), static_cast<off_t>(text.size()))
+                 : ::read(fd, part.data(), part.size());
     if (count < 0 && errno == EINTR) continue;
     if (count < 0) refuse(what, std::strerror(errno));
     if (count == 0) break;

@@ -2,6 +2,7 @@
 
 #include <fcntl.h>
 #include <gtest/gtest.h>
+#include <sys/mman.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
@@ -12,6 +13,7 @@
 #include <map>
 
 #include "bootstrap/secret.h"
+#include "core/fd.h"
 #include "shoal/error.h"
 
 namespace shoal::bootstrap {
@@ -225,6 +227,17 @@ TEST_F(IdentityTest, SecretFromAPipeIsKeptForTheNextCall) {
   ::setenv("SHOAL_SECRET_FD", std::to_string(ends[0]).c_str(), 1);
   EXPECT_EQ(secret_from_environment(), "piped");
   EXPECT_EQ(secret_from_environment(), "piped");
+}
+
+// The launcher's memory file: whoever inherited it too may have left their common offset at the
+// end.
+TEST_F(IdentityTest, SecretFromAFileIsReadFromItsStartAndTheDescriptorClosed) {
+  const Fd file(::memfd_create("secret", MFD_CLOEXEC));
+  ASSERT_EQ(::write(file.get(), "kept\n", 5), 5);
+  const int fd = ::fcntl(file.get(), F_DUPFD_CLOEXEC, 100);  // a number that no other test has read
+  ::setenv("SHOAL_SECRET_FD", std::to_string(fd).c_str(), 1);
+  EXPECT_EQ(secret_from_environment(), "kept");
+  EXPECT_EQ(::fcntl(fd, F_GETFD), -1);
 }
 
 TEST_F(IdentityTest, SecretFileMustBePrivate) {

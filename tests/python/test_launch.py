@@ -60,6 +60,13 @@ def test_the_secret_is_in_no_command_line_and_no_environment(job: Runner) -> Non
     assert job(source, 2).out.count("kept") == 2
 
 
+def test_a_rank_may_run_several_programs_one_after_the_other() -> None:
+    program = "import shoal; comm = shoal.init(); comm.barrier(); print('met', comm.size)"
+    line = f'"{sys.executable}" -c "{program}"'
+    done = shoal("run", "-n", "2", "bash", "-c", f"{line} && {line}")
+    assert done.returncode == 0 and done.stdout.count("met 2") == 4, done.stdout + done.stderr
+
+
 def test_signals_reach_the_ranks() -> None:
     program = (
         "import signal, sys, time; signal.signal(signal.SIGTERM, lambda *_: sys.exit(3)); "
