@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import pathlib
 import signal
 import subprocess
 import sys
@@ -13,6 +14,7 @@ import pytest
 from conftest import Runner, TwoHosts
 
 from shoal import _core, pages
+from shoal.launch.job import program_name
 
 SHOAL = (sys.executable, "-m", "shoal.cli")
 
@@ -28,7 +30,28 @@ def test_output_is_prefixed_and_the_report_is_complete(job: Runner) -> None:
     for rank in range(3):
         assert result.lines(rank) == [f"hello from {rank}"]
     assert result.report["ok"] is True
+    assert result.report["job"].startswith("program.py-")  # the script, not "python"
     assert [rank["exit_code"] for rank in result.report["ranks"]] == [0, 0, 0]
+
+
+@pytest.mark.parametrize(
+    ("command", "name"),
+    [
+        ("{script} --lr 1", "train.py"),
+        ("/usr/bin/python3.11 -u {script} {other}", "train.py"),
+        ("python -X dev -m lab.train {script}", "lab.train"),
+        ("bash {other}", "other.sh"),
+        ("python -c pass {script}", "python"),
+        ("sh -c {script}", "sh"),
+        ("python", "python"),
+        ("mybinary {script}", "mybinary"),
+    ],
+)
+def test_a_job_is_named_after_its_program(command: str, name: str, tmp_path: pathlib.Path) -> None:
+    paths = {"script": tmp_path / "train.py", "other": tmp_path / "other.sh"}
+    for path in paths.values():
+        path.touch()
+    assert program_name(command.format(**paths).split()) == name
 
 
 def test_the_first_failure_is_named_and_its_code_returned(job: Runner) -> None:

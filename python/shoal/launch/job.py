@@ -6,6 +6,7 @@ import os
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Protocol
 
 LOCAL = "localhost"
@@ -14,6 +15,7 @@ LOCAL = "localhost"
 _IDENTITY = re.compile(
     r"SHOAL_(RANK|WORLD_SIZE|LOCAL_RANK|LOCAL_SIZE|STORE|STORE_PORT|JOB|SECRET|SECRET_FD|SECRET_FILE)"
 )
+_INTERPRETER = re.compile(r"(python|pypy)[\d.]*t?|(ba|da|z)?sh|perl|ruby|julia|Rscript")
 
 
 class UsageError(Exception):
@@ -113,6 +115,21 @@ def place(hosts: list[tuple[str, int]], ranks: int | None) -> list[tuple[str, li
         if taken:
             placed.append((name, taken))
     return placed
+
+
+def program_name(command: list[str]) -> str:
+    """The script of ``python -u train.py``, the module of ``python -m train``, or the program."""
+    name = Path(command[0]).name
+    if not _INTERPRETER.fullmatch(name):
+        return name
+    for i, word in enumerate(command[1:], 1):
+        if word == "-c":
+            break
+        if word == "-m" and i + 1 < len(command):
+            return command[i + 1]
+        if not word.startswith("-") and os.path.isfile(word):
+            return Path(word).name
+    return name
 
 
 def own_environment(environment: Mapping[str, str]) -> dict[str, str]:

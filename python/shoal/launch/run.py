@@ -27,6 +27,7 @@ from shoal.launch.job import (
     forwarded_environment,
     parse_hosts,
     place,
+    program_name,
 )
 from shoal.launch.network import store_address
 from shoal.launch.output import Console, bare, console, numbered
@@ -58,7 +59,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     tags.add_argument("--no-prefix", action="store_true", help="do not prefix lines by rank")
     add("--json-report", type=Path, metavar="FILE", help="write there how each rank ended")
-    add("--job", metavar="NAME", help="name in logs and `shoal ps` (default: made up)")
+    add(
+        "--job",
+        metavar="NAME",
+        help="name in logs and `shoal ps` (default: the program's, and a number)",
+    )
     add("-v", "--verbose", action="store_true", help="say what is started where")
     add("command", nargs=argparse.REMAINDER, help="the program and its arguments")
 
@@ -82,7 +87,7 @@ def run(arguments: argparse.Namespace) -> JobReport:
     ranks = sum(len(taken) for _, taken in placed)
     remote = any(name != LOCAL for name, _ in placed)
     address = store_address(arguments.address, arguments.interface, remote)
-    job = arguments.job or f"{Path(command[0]).name[:24]}-{secrets.token_hex(4)}"
+    job = arguments.job or f"{program_name(command)[:24]}-{secrets.token_hex(4)}"
     secret = secrets.token_hex(32)
     store = make_store(address, ranks, job, secret)
 
