@@ -6,6 +6,9 @@ find_package(Threads REQUIRED)
 
 add_library(shoal_options INTERFACE)
 target_compile_options(shoal_options INTERFACE -Wall -Wextra -Wpedantic -Wshadow -Wno-missing-field-initializers)
+# No path of the building machine in what is built: __FILE__ in an assertion begins at the tree's root.
+target_compile_options(shoal_options INTERFACE
+  -fmacro-prefix-map=${PROJECT_SOURCE_DIR}/= -fmacro-prefix-map=${PROJECT_BINARY_DIR}/=)
 target_link_libraries(shoal_options INTERFACE Threads::Threads)
 if(SHOAL_SANITIZE)
   target_compile_options(shoal_options INTERFACE -fsanitize=${SHOAL_SANITIZE} -fno-omit-frame-pointer -g)

@@ -23,6 +23,16 @@ file(REMOVE_RECURSE ${WORK_DIR})
 run(${CMAKE_COMMAND} --install ${BUILD_DIR} --prefix ${WORK_DIR}/staged)
 file(RENAME ${WORK_DIR}/staged ${WORK_DIR}/prefix)
 
+foreach(library libshoal.so libshoal_ucx.so)
+  if(EXISTS ${WORK_DIR}/prefix/${LIBDIR}/${library})
+    file(STRINGS ${WORK_DIR}/prefix/${LIBDIR}/${library} text)
+    string(FIND "${text}" "${SOURCE_DIR}" found)
+    if(NOT found EQUAL -1)
+      message(FATAL_ERROR "${library} names ${SOURCE_DIR}, where it was built")
+    endif()
+  endif()
+endforeach()
+
 run(${CMAKE_COMMAND} -S ${CONSUMER_DIR} -B ${WORK_DIR}/by-cmake -G ${GENERATOR}
   -DCMAKE_PREFIX_PATH=${WORK_DIR}/prefix -DCMAKE_CXX_COMPILER=${CXX})
 run(${CMAKE_COMMAND} --build ${WORK_DIR}/by-cmake)
