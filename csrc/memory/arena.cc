@@ -2,10 +2,8 @@
 
 #include <errno.h>
 #include <fcntl.h>
-#include <linux/mempolicy.h>
 #include <sys/mman.h>
 #include <sys/stat.h>
-#include <sys/syscall.h>
 #include <unistd.h>
 
 #include <algorithm>
@@ -15,6 +13,7 @@
 
 #include "core/assert.h"
 #include "memory/host_room.h"
+#include "memory/placement.h"
 #include "shoal/abi/progress_page.h"
 
 namespace shoal::memory {
@@ -64,19 +63,6 @@ bool is_sealed(int fd, std::int64_t bytes) noexcept {
          (::fcntl(fd, F_GET_SEALS) & kSeals) == kSeals;
 }
 
-/// Pages of the range will come from the NUMA node of this thread, also if the process interleaves
-/// (numactl) what it allocates. A preference only: a failure costs speed and nothing else.
-void prefer_local_node(std::byte* begin, std::int64_t bytes) noexcept {
-  static const bool several_nodes = ::access("/sys/devices/system/node/node1", F_OK) == 0;
-  if (!several_nodes) return;
-  unsigned cpu = 0, node = 0;
-  constexpr unsigned kMaxNodes = 1024;
-  unsigned long mask[kMaxNodes / 64] = {};
-  if (::syscall(SYS_getcpu, &cpu, &node, nullptr) != 0 || node >= kMaxNodes) return;
-  mask[node / 64] = 1ul << (node % 64);
-  ::syscall(SYS_mbind, begin, bytes, MPOL_PREFERRED, mask, kMaxNodes + 1, 0);
-}
-
 }  // namespace
 
 struct Arena::CutOff {
@@ -87,15 +73,12 @@ struct Arena::CutOff {
 
 Result<Arena> Arena::map(Fd fd, const ArenaShape& shape) noexcept {
   const std::int64_t bytes = shape.ranks * shape.slice_bytes;
-  // NORESERVE: address space for every slice to grow in; pages come by commit() only.
-  void* base = ::mmap(nullptr, static_cast<std::size_t>(bytes), PROT_READ | PROT_WRITE,
-                      MAP_SHARED | MAP_NORESERVE, fd.get(), 0);
-  if (base == MAP_FAILED) return system_error(errno);
-  ::madvise(base, static_cast<std::size_t>(bytes), MADV_HUGEPAGE);  // refused: small pages
+  std::byte* base = map_by_slab(fd.get(), bytes);
+  if (base == nullptr) return system_error(errno);
   Arena arena;
   arena.fd_ = std::move(fd);
   arena.shape_ = shape;
-  arena.base_ = static_cast<std::byte*>(base);
+  arena.base_ = base;
   arena.size_ = static_cast<std::uint64_t>(bytes);
   return arena;
 }
@@ -163,6 +146,7 @@ Status Arena::commit(Offset offset, std::int64_t bytes) noexcept {
   // fallocate would go on until the OOM killer ends somebody: ask before.
   if (host_room().bytes - kHeadroomBytes < bytes) return {ErrorCode::kOutOfMemory, -1, ENOMEM};
   prefer_local_node(base_ + offset, bytes);
+  commit_huge(fd_.get(), base_ + offset, offset, bytes);
   constexpr int kMaxInterruptions = 1000;
   for (int attempt = 0; attempt < kMaxInterruptions; ++attempt) {
     if (::fallocate(fd_.get(), 0, offset, bytes) == 0) return kOkStatus;

@@ -34,8 +34,8 @@ inline constexpr std::int64_t kHeaderBytes = 8 << 20;
 /// Owns one mapping of the arena. Any thread, after construction; cut_off() one thread at a time.
 ///
 /// The memfd has no name in any file system and goes with its last mapping and fd: nothing stays
-/// behind after kill -9. Pages come from the NUMA node of the thread that commits them; huge where
-/// the system grants them (huge_pages() in host_room.h says which setting to change if not).
+/// behind after kill -9. Pages come from the NUMA node of the thread that commits them, and are
+/// huge where the system grants them (placement.h).
 class Arena {
  public:
   /// Creates the memfd (sealed: its size never changes), sparse, with an abi::ArenaHeader that

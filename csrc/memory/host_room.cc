@@ -3,7 +3,6 @@
 #include <algorithm>
 #include <fstream>
 #include <limits>
-#include <sstream>
 #include <string_view>
 
 namespace shoal::memory {
@@ -85,19 +84,6 @@ HostRoom host_room() noexcept {
   if (available_kib > 0) room = {available_kib * 1024, "MemAvailable of the node"};
   look_at_cgroups(room);
   return room;
-}
-
-HugePages huge_pages() noexcept {
-  static constexpr char kSetting[] = "/sys/kernel/mm/transparent_hugepage/shmem_enabled";
-  std::ifstream file(kSetting);
-  std::stringstream text;
-  text << file.rdbuf();
-  const std::string choices = text.str();  // "always within_size advise [never] deny force"
-  for (const char* granting : {"[always]", "[within_size]", "[advise]", "[force]"}) {
-    if (choices.find(granting) != std::string::npos) return {true, "huge pages: granted"};
-  }
-  if (choices.empty()) return {false, "huge pages: this kernel has none for shared memory"};
-  return {false, std::string("huge pages: refused; as root: echo advise > ") + kSetting};
 }
 
 }  // namespace shoal::memory

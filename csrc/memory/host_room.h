@@ -4,8 +4,6 @@
 #include <cstdint>
 #include <string>
 
-#include "shoal/export.h"
-
 namespace shoal::memory {
 
 struct HostRoom {
@@ -16,12 +14,5 @@ struct HostRoom {
 /// The smallest of MemAvailable and the free part of every memory cgroup (v2 or v1) above this
 /// process. Reads a few files, about 0.1 ms: for set-up and growth, not for the data path.
 HostRoom host_room() noexcept;
-
-/// Whether shared memory gets huge pages, and if not, which setting to change.
-struct HugePages {
-  bool granted = false;
-  std::string advice;  ///< a sentence for `shoal info`
-};
-SHOAL_API HugePages huge_pages() noexcept;
 
 }  // namespace shoal::memory

@@ -2,7 +2,7 @@
 #include <string>
 
 #include "core/probes.h"
-#include "memory/host_room.h"
+#include "memory/placement.h"
 #include "python/module.h"
 #include "reduce/reduce.h"
 #include "shoal/abi/progress_page.h"
@@ -38,7 +38,8 @@ std::string sanitizers() {
 }
 
 py::dict info(const std::string& ucx_directory) {
-  const memory::HugePages huge = memory::huge_pages();
+  const memory::Grant huge = memory::huge_pages();
+  const memory::Grant local = memory::local_pages();
   py::dict result;
   result["version"] = SHOAL_VERSION;
   result["compiler"] = std::string("g++ ") + __VERSION__;
@@ -47,6 +48,8 @@ py::dict info(const std::string& ucx_directory) {
   result["probes"] = probes_available();
   result["huge_pages"] = huge.advice;
   result["huge_pages_granted"] = huge.granted;
+  result["numa"] = local.advice;
+  result["numa_granted"] = local.granted;
   result["ucx"] = ucx_info(ucx_directory);
   return result;
 }

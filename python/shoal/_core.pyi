@@ -623,8 +623,8 @@ def plan(
 def info(ucx_directory: str = "") -> dict[str, Any]:
     """What was built in and what was found; `shoal info` prints it.
 
-    Keys  version, compiler, sanitizers, isa, probes, huge_pages, huge_pages_granted, and ucx:
-          found, path, version, transports, verbs, reason.
+    Keys  version, compiler, sanitizers, isa, probes, huge_pages, huge_pages_granted,
+          numa, numa_granted, and ucx: found, path, version, transports, verbs, reason.
     """
 
 def abi_layout() -> dict[str, int]:

@@ -71,7 +71,8 @@ def _info(options: argparse.Namespace) -> int:
         ("", f"verbs: {'yes' if ucx['verbs'] else 'no'}; {ucx['reason']}"),
         ("RDMA devices", ", ".join(info["rdma_devices"]) or "none"),
         ("huge pages", info["huge_pages"]),
-        ("cores", f"{info['cores']} on {info['numa_nodes']} NUMA node(s)"),
+        ("NUMA nodes", f"{info['numa_nodes']}; {info['numa']}"),
+        ("cores", str(info["cores"])),
         ("locked memory", info["memlock"]),
     ]
     for name, text in rows:

@@ -229,13 +229,5 @@ TEST(HostRoom, IsPositiveAndNamesItsLimit) {
   EXPECT_FALSE(room.limit.empty());
 }
 
-TEST(HugePages, SaysWhichSettingToChangeWhereRefused) {
-  const HugePages pages = huge_pages();
-  EXPECT_FALSE(pages.advice.empty());
-  if (!pages.granted && std::filesystem::exists("/sys/kernel/mm/transparent_hugepage")) {
-    EXPECT_NE(pages.advice.find("shmem_enabled"), std::string::npos) << pages.advice;
-  }
-}
-
 }  // namespace
 }  // namespace shoal::memory
