@@ -9,6 +9,7 @@
 
 #include "bootstrap/identity.h"
 #include "comm/report.h"
+#include "memory/host_room.h"
 #include "transport/ucx/loader.h"
 
 namespace shoal::comm {
@@ -118,6 +119,10 @@ Context::Context(const Options& options)
   pool_ = std::make_unique<memory::Pool>(arena_, self.local_rank,
                                          std::min(limit, shape.slice_bytes - memory::kHeaderBytes));
   node_ = std::make_unique<transport::shm::Node>(arena_, self.local_rank);
+  if (!node_->commit_header().ok()) {
+    throw Error(ErrorCode::kOutOfMemory, "init: no memory for the node's control pages: " +
+                                             memory::host_room().limit + " is met");
+  }
   shm_ = std::make_unique<transport::shm::ShmTransport>(*node_, *pool_);
   engine_ = std::make_unique<exec::Engine>(*node_, *pool_, local_ranks > usable_cores());
   engine_->add_transport(*shm_, false);
