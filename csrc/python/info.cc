@@ -42,7 +42,11 @@ py::dict info(const std::string& ucx_directory) {
   const memory::Grant local = memory::local_pages();
   py::dict result;
   result["version"] = SHOAL_VERSION;
+#if defined(__clang__)
+  result["compiler"] = __VERSION__;  // "Clang 19.1.7"
+#else
   result["compiler"] = std::string("g++ ") + __VERSION__;
+#endif
   result["sanitizers"] = sanitizers();
   result["isa"] = reduce::instruction_set();
   result["probes"] = probes_available();
