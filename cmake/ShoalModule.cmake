@@ -11,7 +11,11 @@ target_compile_options(shoal_options INTERFACE
   -fmacro-prefix-map=${PROJECT_SOURCE_DIR}/= -fmacro-prefix-map=${PROJECT_BINARY_DIR}/=)
 target_link_libraries(shoal_options INTERFACE Threads::Threads)
 if(SHOAL_SANITIZE)
-  target_compile_options(shoal_options INTERFACE -fsanitize=${SHOAL_SANITIZE} -fno-omit-frame-pointer -g)
+  # A report needs line numbers and ends the test. With -O2 -g and checks that go on, g++ 12 takes five times
+  # as long (two files of bootstrap/ under address,undefined: 19.6 s of CPU; so: 4.1 s).
+  set(CMAKE_CXX_FLAGS_RELWITHDEBINFO "-O1 -g1")
+  target_compile_options(shoal_options INTERFACE -fsanitize=${SHOAL_SANITIZE} -fno-sanitize-recover=undefined
+    -fno-omit-frame-pointer)
   target_link_options(shoal_options INTERFACE -fsanitize=${SHOAL_SANITIZE})
 endif()
 
