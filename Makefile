@@ -25,8 +25,7 @@ ifneq ($(origin CXX),default)
 endif
 WITH_CXX = CXX="$$(scripts/find-cxx.sh)"
 CONFIGURE = $(WITH_CXX) cmake --log-level=WARNING
-# Twice: tests of deadlines and of dying processes meet a loaded machine now and then.
-CTEST = ctest --no-tests=error --timeout 300 -j $(JOBS) --repeat until-pass:2
+CTEST = ctest --no-tests=error --timeout 300 -j $(JOBS)
 
 .PHONY: help demo test bench bench-quick build package format lint clean test-cpp test-python test-asan test-tsan
 

@@ -234,7 +234,8 @@ TEST_F(IdentityTest, SecretFromAPipeIsKeptForTheNextCall) {
 TEST_F(IdentityTest, SecretFromAFileIsReadFromItsStartAndTheDescriptorClosed) {
   const Fd file(::memfd_create("secret", MFD_CLOEXEC));
   ASSERT_EQ(::write(file.get(), "kept\n", 5), 5);
-  const int fd = ::fcntl(file.get(), F_DUPFD_CLOEXEC, 100);  // a number that no other test has read
+  static int unread = 100;  // what has been read is kept by number
+  const int fd = ::fcntl(file.get(), F_DUPFD_CLOEXEC, unread++);
   ::setenv("SHOAL_SECRET_FD", std::to_string(fd).c_str(), 1);
   EXPECT_EQ(secret_from_environment(), "kept");
   EXPECT_EQ(::fcntl(fd, F_GETFD), -1);

@@ -2,6 +2,8 @@
 #pragma once
 
 #include <algorithm>
+#include <atomic>
+#include <fstream>
 #include <functional>
 #include <string>
 #include <thread>
@@ -31,6 +33,19 @@ inline Identity identity_of(Rank rank, Rank ranks, std::uint16_t port) {
   return identity;
 }
 
+/// Time in which the threads of in_threads() wanted to run and other programs had their cores.
+inline std::atomic<std::int64_t> withheld_ns = 0;
+
+/// A clock for bounds that are to mean what they say on a quiet machine and to hold on a loaded
+/// one: it does not count what was withheld.
+inline std::int64_t fair_now_ns() { return now_ns() - withheld_ns; }
+
+inline void add_what_was_withheld() {
+  std::int64_t ran = 0, waited = 0;
+  std::ifstream("/proc/thread-self/schedstat") >> ran >> waited;
+  withheld_ns += waited;
+}
+
 /// Runs body(i) for i in 0..count-1, each in a thread; returns what each threw ("" for nothing).
 inline std::vector<std::string> in_threads(int count, const std::function<void(int)>& body) {
   std::vector<std::string> errors(static_cast<std::size_t>(count));
@@ -42,6 +57,7 @@ inline std::vector<std::string> in_threads(int count, const std::function<void(i
       } catch (const std::exception& error) {
         errors[static_cast<std::size_t>(i)] = error.what();
       }
+      add_what_was_withheld();
     });
   }
   for (std::thread& thread : threads) thread.join();

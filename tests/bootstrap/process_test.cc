@@ -289,11 +289,15 @@ TEST(Death, OfTheRankThatServesTheStore) {
 
 // The launcher is killed: each rank hears that it is cut off, itself.
 TEST(Death, OfTheLaunchersStore) {
-  Processes processes(kRanks, [](Rank rank, std::uint16_t port) {
+  int joined[2];
+  ASSERT_EQ(::pipe(joined), 0);
+  const Fd joined_reader(joined[0]), joined_writer(joined[1]);
+  Processes processes(kRanks, [&](Rank rank, std::uint16_t port) {
     Heard heard;
     Session session(identity_of(rank, kRanks, port), seconds(20));
     session.join_node(make_memfd, seconds(20));
     session.listen(heard.listener());
+    if (::write(joined_writer.get(), "", 1) != 1) return 2;
     return heard.wait_for(rank, seconds(5)).find("lost its connection to the store") == 0 ? 0 : 1;
   });
   int ends[2];
@@ -304,9 +308,11 @@ TEST(Death, OfTheLaunchersStore) {
     Store store(store_for(kRanks));
     const std::uint16_t port = store.port();
     if (::write(writer.get(), &port, sizeof port) != sizeof port) ::_exit(1);
-    const Deadline deadline = seconds(10);
-    while (!store.missing().empty() && !deadline.passed()) ::usleep(1000);
-    ::usleep(300'000);  // they shake hands meanwhile
+    ::alarm(60);  // for a rank that never joins
+    char byte = 0;
+    for (Rank rank = 0; rank < kRanks; ++rank) {
+      if (::read(joined_reader.get(), &byte, 1) != 1) ::_exit(1);
+    }
     die();
   }
   std::uint16_t port = 0;
