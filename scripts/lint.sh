@@ -27,12 +27,12 @@ format_cxx() { cxx_files | xargs "$bin/clang-format" --dry-run -Werror; }
 tidy() {
   [[ -e build/release/compile_commands.json ]] || { echo "lint: configure first: make build"; return 1; }
   find csrc -name '*.cc' -print0 | xargs -0 -P "$(nproc)" -n 4 "$bin/clang-tidy" -p build/release --quiet \
-    --warnings-as-errors='*' --extra-arg=-Wno-unknown-warning-option 2> >(grep -v 'warnings generated' >&2)
+    --warnings-as-errors='*' --extra-arg=-Wno-unknown-warning-option \
+    2> >(grep -Ev 'warnings generated|Processing file' >&2)
 }
 
 check clang-format format_cxx
-# Minutes on two cores: `make test` leaves it to `make lint`.
-[[ -n ${SHOAL_LINT_FAST:-} ]] || check clang-tidy tidy
+check clang-tidy tidy
 check ruff "$bin/ruff" check --quiet .
 check 'ruff format' "$bin/ruff" format --quiet --check .
 check mypy "$bin/mypy" --no-error-summary

@@ -8,7 +8,6 @@ readonly stages=(test-cpp test-python test-asan test-tsan lint)
 lines=()
 status=0
 
-export SHOAL_LINT_FAST=1  # without clang-tidy
 rm -rf build/reports
 mkdir -p build/reports
 for stage in "${stages[@]}"; do
