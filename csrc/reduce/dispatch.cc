@@ -65,12 +65,18 @@ std::span<const KernelTable* const> supported_tables() noexcept {
 
 const char* instruction_set() noexcept { return best().instruction_set; }
 
-void fold(DataType dtype, ReduceOp op, void* dst, std::span<const void* const> sources,
-          std::int64_t count, double scale) noexcept {
-  SHOAL_ASSERT(!sources.empty() && count >= 0);
+void fold(DataType dtype, ReduceOp op, std::span<void* const> targets,
+          std::span<const void* const> sources, std::int64_t count, double scale,
+          Stores stores) noexcept {
+  SHOAL_ASSERT(!targets.empty() && !sources.empty() && count >= 0);
   SHOAL_ASSERT(scale == 1.0 || !is_integer(dtype));
   best().fold[static_cast<int>(dtype)][kernel_of(op)](
-      dst, sources.data(), static_cast<std::int64_t>(sources.size()), count, scale);
+      {targets.data(), static_cast<std::int64_t>(targets.size()), sources.data(),
+       static_cast<std::int64_t>(sources.size()), count, scale, stores == Stores::kStreaming});
+}
+
+void stream(void* target, const void* source, std::int64_t bytes) noexcept {
+  best().stream(target, source, bytes);
 }
 
 void scale(DataType dtype, void* dst, std::int64_t count, double scale) noexcept {

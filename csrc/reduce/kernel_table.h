@@ -11,12 +11,22 @@ namespace shoal::reduce {
 /// kAvg is kSum with a scale: it has no kernels of its own.
 inline constexpr int kKernelOps = 4;
 
-/// dst[i] = scale * (sources[0][i] op ... op sources[k - 1][i]), k >= 1. See fold() in reduce.h.
-using FoldKernel = void (*)(void* dst, const void* const* sources, std::int64_t k,
-                            std::int64_t count, double scale) noexcept;
+/// targets[*][i] = scale * (sources[0][i] op ... op sources[k - 1][i]). See fold() in reduce.h.
+struct FoldArguments {
+  void* const* targets;
+  std::int64_t target_count;  ///< >= 1
+  const void* const* sources;
+  std::int64_t source_count;  ///< >= 1
+  std::int64_t count;         ///< elements
+  double scale;
+  bool streams;
+};
+using FoldKernel = void (*)(const FoldArguments&) noexcept;
+using CopyKernel = void (*)(void* target, const void* source, std::int64_t bytes) noexcept;
 
 struct KernelTable {
   const char* instruction_set;
+  CopyKernel stream;  ///< copies past the caches
   FoldKernel fold[kDataTypes][kKernelOps];
 };
 

@@ -6,13 +6,13 @@
 /// -ffp-contract=off (CMakeLists.txt): a fused multiply-add would give other bits than v2 has.
 ///
 /// A fold of k sources runs block by block. A block's partial results stay in a small array on the
-/// stack, so each source is read once, dst is written once, dst may be any one of the sources, and
-/// 16-bit floats accumulate in float32 and round once. Loads and stores go through memcpy: the
-/// user's arrays need not be aligned.
+/// stack, so each source is read once, each target is written once, a target may be any one of the
+/// sources, and 16-bit floats accumulate in float32 and round once. Loads and stores go through
+/// memcpy: the user's arrays need not be aligned.
 #include <stdint.h>
 #include <string.h>
 
-#ifdef __F16C__
+#ifdef __x86_64__
 #include <immintrin.h>
 #endif
 
@@ -44,6 +44,55 @@ void store(void* to, int64_t i, T value) noexcept {
 
 const void* advance(const void* p, int64_t bytes) noexcept {
   return static_cast<const char*>(p) + bytes;
+}
+void* advance(void* p, int64_t bytes) noexcept { return static_cast<char*>(p) + bytes; }
+
+// ---- stores past the caches. Whole cache lines of aligned targets; the rest as usual.
+
+constexpr int64_t kLine = 64;
+
+/// Bytes before the next line.
+int64_t head_of(const void* p) noexcept {
+  return static_cast<int64_t>(-reinterpret_cast<uintptr_t>(p) & (kLine - 1));
+}
+
+void stream_line(char* to, const char* from) noexcept {
+#if defined(__AVX512F__)
+  _mm512_stream_si512(reinterpret_cast<__m512i*>(to), load<__m512i>(from, 0));
+#elif defined(__AVX__)
+  for (int64_t i = 0; i < 2; ++i)
+    _mm256_stream_si256(reinterpret_cast<__m256i*>(to) + i, load<__m256i>(from, i));
+#elif defined(__x86_64__)
+  for (int64_t i = 0; i < 4; ++i)
+    _mm_stream_si128(reinterpret_cast<__m128i*>(to) + i, load<__m128i>(from, i));
+#else
+  memcpy(to, from, kLine);
+#endif
+}
+
+/// Without the fence.
+void stream_bytes(void* target, const void* source, int64_t bytes) noexcept {
+  char* to = static_cast<char*>(target);
+  const char* from = static_cast<const char*>(source);
+  int64_t at = head_of(to) < bytes ? head_of(to) : bytes;
+  memcpy(to, from, at);
+  for (; at + 4 * kLine <= bytes; at += 4 * kLine) {
+    for (int64_t i = 0; i < 4; ++i) stream_line(to + at + i * kLine, from + at + i * kLine);
+  }
+  for (; at + kLine <= bytes; at += kLine) stream_line(to + at, from + at);
+  memcpy(to + at, from + at, bytes - at);
+}
+
+/// Streaming stores are weakly ordered: this orders them before the flag that tells of them.
+void finish_stream() noexcept {
+#ifdef __x86_64__
+  _mm_sfence();
+#endif
+}
+
+void stream_copy(void* target, const void* source, int64_t bytes) noexcept {
+  stream_bytes(target, source, bytes);
+  finish_stream();
 }
 
 // ---- operations. Signed integers are handled as unsigned ones where they wrap around.
@@ -133,24 +182,69 @@ void fold_block(void* dst, const void* const* sources, int64_t k, int64_t offset
   fold_two<T, Op>(dst, sums, advance(sources[s], offset), count);
 }
 
+/// `n` elements from `offset` bytes on, to one place.
 template <class T, class Op>
-void fold_wide(void* dst, const void* const* sources, int64_t k, int64_t count,
-               double scale) noexcept {
-  if (k == 1 && scale != 1.0) return scale_all<T>(dst, sources[0], count, scale);
-  if (count == 0) return;  // an empty array may be at a null address, which memmove must not see
-  if (k == 1) return static_cast<void>(memmove(dst, sources[0], count * sizeof(T)));
-  if (k == 2 && scale == 1.0) return fold_two<T, Op>(dst, sources[0], sources[1], count);
-  for (int64_t begin = 0; begin < count; begin += kBlock) {
-    const int64_t n = count - begin < kBlock ? count - begin : kBlock;
-    const int64_t offset = begin * static_cast<int64_t>(sizeof(T));
-    char* const out = static_cast<char*>(dst) + offset;
-    if (k == 2) {
-      fold_two<T, Op>(out, advance(sources[0], offset), advance(sources[1], offset), n);
-    } else {
-      fold_block<T, Op>(out, sources, k, offset, n);
-    }
-    if (scale != 1.0) scale_all<T>(out, out, n, scale);  // while the block is in L1
+void fold_part(void* dst, const FoldArguments& f, int64_t offset, int64_t n) noexcept {
+  const void* const first = advance(f.sources[0], offset);
+  if (f.source_count == 1) {
+    if (f.scale != 1.0) return scale_all<T>(dst, first, n, f.scale);
+    return static_cast<void>(memmove(dst, first, n * sizeof(T)));
   }
+  if (f.source_count == 2) {
+    fold_two<T, Op>(dst, first, advance(f.sources[1], offset), n);
+  } else {
+    fold_block<T, Op>(dst, f.sources, f.source_count, offset, n);
+  }
+  if (f.scale != 1.0) scale_all<T>(dst, dst, n, f.scale);  // while the block is in L1
+}
+
+/// To each target, from a block in L1.
+void store_block(const FoldArguments& f, int64_t offset, const void* block,
+                 int64_t bytes) noexcept {
+  for (int64_t t = 0; t < f.target_count; ++t) {
+    void* const to = advance(f.targets[t], offset);
+    if (f.streams) {
+      stream_bytes(to, block, bytes);
+    } else {
+      memcpy(to, block, bytes);
+    }
+  }
+}
+
+/// Calls part(offset in bytes, elements) for one block after another. Where stores stream, the
+/// first one is so short that the others begin at a cache line of the first target.
+template <class T, class Part>
+void for_blocks(const FoldArguments& f, Part&& part) noexcept {
+  constexpr int64_t kSize = sizeof(T);
+  const int64_t head = f.streams ? head_of(f.targets[0]) : 0;
+  int64_t begin = 0;
+  int64_t next = head % kSize == 0 && head > 0 ? head / kSize : kBlock;
+  while (begin < f.count) {
+    if (next > f.count) next = f.count;
+    part(begin * kSize, next - begin);
+    begin = next;
+    next += kBlock;
+  }
+}
+
+template <class T, class Op>
+void fold_wide(const FoldArguments& f) noexcept {
+  if (f.count == 0) return;  // an empty array may be at a null address, which memmove must not see
+  if (f.target_count == 1 && !f.streams) {
+    // Two sources and no scale need no blocks.
+    if (f.source_count <= 2 && f.scale == 1.0) {
+      return fold_part<T, Op>(f.targets[0], f, 0, f.count);
+    }
+    return for_blocks<T>(f, [&](int64_t offset, int64_t n) noexcept {
+      fold_part<T, Op>(advance(f.targets[0], offset), f, offset, n);
+    });
+  }
+  alignas(kLine) T block[kBlock];
+  for_blocks<T>(f, [&](int64_t offset, int64_t n) noexcept {
+    fold_part<T, Op>(block, f, offset, n);
+    store_block(f, offset, block, n * static_cast<int64_t>(sizeof(T)));
+  });
+  if (f.streams) finish_stream();
 }
 
 // ---- float16 and bfloat16: widened to float32, folded there, rounded once to nearest even.
@@ -196,19 +290,21 @@ struct Float16 {
 };
 
 template <class Half, class Op>
-void fold_half(void* dst, const void* const* sources, int64_t k, int64_t count,
-               double scale) noexcept {
+void fold_half(const FoldArguments& f) noexcept {
   float sums[kBlock], next[kBlock];
-  for (int64_t begin = 0; begin < count; begin += kBlock) {
-    const int64_t n = count - begin < kBlock ? count - begin : kBlock;
-    Half::widen(sums, advance(sources[0], begin * 2), n);
-    for (int64_t s = 1; s < k; ++s) {  // two loops: g++ 12 vectorises neither in one
-      Half::widen(next, advance(sources[s], begin * 2), n);
+  alignas(kLine) uint16_t block[kBlock];
+  const bool direct = f.target_count == 1 && !f.streams;
+  for_blocks<uint16_t>(f, [&](int64_t offset, int64_t n) noexcept {
+    Half::widen(sums, advance(f.sources[0], offset), n);
+    for (int64_t s = 1; s < f.source_count; ++s) {  // two loops: g++ 12 vectorises neither in one
+      Half::widen(next, advance(f.sources[s], offset), n);
       fold_two<float, Op>(sums, sums, next, n);
     }
-    if (scale != 1.0) scale_all<float>(sums, sums, n, scale);
-    Half::narrow(static_cast<char*>(dst) + begin * 2, sums, n);
-  }
+    if (f.scale != 1.0) scale_all<float>(sums, sums, n, f.scale);
+    Half::narrow(direct ? advance(f.targets[0], offset) : block, sums, n);
+    if (!direct) store_block(f, offset, block, n * 2);
+  });
+  if (f.streams) finish_stream();
 }
 
 }  // namespace
@@ -217,6 +313,7 @@ void fold_half(void* dst, const void* const* sources, int64_t k, int64_t count,
 extern const KernelTable kTable;
 const KernelTable kTable = {
     SHOAL_INSTRUCTION_SET,
+    stream_copy,
     {
         {fold_wide<float, Sum>, fold_wide<float, Prod>, fold_wide<float, Min>,
          fold_wide<float, Max>},

@@ -243,8 +243,16 @@ std::vector<const void*> pointers(const std::vector<Array>& arrays) {
 void run(const KernelTable& table, DataType dtype, ReduceOp op, void* dst,
          const std::vector<const void*>& sources, std::size_t count, double scale = 1.0) {
   table.fold[static_cast<int>(dtype)][static_cast<int>(op)](
-      dst, sources.data(), static_cast<std::int64_t>(sources.size()),
-      static_cast<std::int64_t>(count), scale);
+      {&dst, 1, sources.data(), static_cast<std::int64_t>(sources.size()),
+       static_cast<std::int64_t>(count), scale, false});
+}
+
+void run_to_all(const KernelTable& table, DataType dtype, ReduceOp op,
+                const std::vector<void*>& targets, const std::vector<const void*>& sources,
+                std::size_t count, bool streams) {
+  table.fold[static_cast<int>(dtype)][static_cast<int>(op)](
+      {targets.data(), static_cast<std::int64_t>(targets.size()), sources.data(),
+       static_cast<std::int64_t>(sources.size()), static_cast<std::int64_t>(count), 1.0, streams});
 }
 
 class Kernels : public ::testing::TestWithParam<const KernelTable*> {
@@ -281,6 +289,49 @@ TEST_P(Kernels, DestinationMayBeAnySource) {
             ASSERT_TRUE(equal(dtype, dst, wanted, count))
                 << name_of(op) << " of " << k << ", dst is source " << alias;
           }
+}
+
+// Each target at another distance from a cache line, so that streamed heads, lines and tails
+// differ; the last target is the first source.
+TEST_P(Kernels, SeveralTargets) {
+  for (DataType dtype : kAllTypes)
+    for (std::size_t count : {0, 1, 15, 100, 1000, 4099})
+      for (int k : {1, 2, 3, 5})
+        for (bool streams : {false, true})
+          for (std::size_t shift : {0, 1, 4, 32, 60}) {
+            std::vector<Array> sources = random_arrays(dtype, count, k);
+            const std::vector<const void*> at = pointers(sources);
+            const Array wanted = reference(dtype, ReduceOp::kSum, sources, count);
+            const std::size_t bytes = sources[0].size();
+            Array first(bytes + 192, 0xa5), second(bytes + 192, 0xa5);
+            run_to_all(table(), dtype, ReduceOp::kSum,
+                       {first.data() + 64, second.data() + 64 + shift, sources[0].data()}, at,
+                       count, streams);
+            for (const Array* target : {&first, &second}) {
+              const std::size_t begin = 64 + (target == &second ? shift : 0);
+              ASSERT_TRUE(
+                  equal(dtype, Array(target->begin() + begin, target->end()), wanted, count))
+                  << "of " << k << ", streams " << streams << ", shift " << shift;
+              for (std::size_t i = 0; i < target->size(); ++i) {
+                if (i == begin) i += bytes;
+                ASSERT_EQ((*target)[i], 0xa5) << "wrote outside, at " << i << " of " << bytes;
+              }
+            }
+            ASSERT_TRUE(equal(dtype, sources[0], wanted, count)) << "the target that is a source";
+          }
+}
+
+TEST_P(Kernels, StreamedCopy) {
+  for (std::size_t bytes : {0, 1, 63, 64, 65, 256, 1000, 4096, 5000})
+    for (std::size_t shift : {0, 1, 17, 63}) {
+      Array from(bytes + 64), to(bytes + 192, 0xa5);
+      for (std::size_t i = 0; i < bytes; ++i) from[i] = static_cast<unsigned char>(i * 7 + 1);
+      table().stream(to.data() + 64 + shift, from.data(), static_cast<std::int64_t>(bytes));
+      for (std::size_t i = 0; i < to.size(); ++i) {
+        const bool inside = i >= 64 + shift && i < 64 + shift + bytes;
+        ASSERT_EQ(to[i], inside ? from[i - 64 - shift] : 0xa5) << i << " of " << bytes;
+      }
+    }
 }
 
 // Slices of a user's array begin anywhere; UBSan watches the loads.
