@@ -99,29 +99,35 @@ namespace {
 
 using Impl = CommunicatorImpl;
 
-[[noreturn]] void refuse(const Impl& impl, Collective collective, const std::string& what) {
+[[noreturn, gnu::cold]] void refuse(const Impl& impl, Collective collective,
+                                    const std::string& what) {
   throw Error(ErrorCode::kInvalidArgument,
               std::string(name_of(collective)) + ": " + what + impl.describe_self());
 }
 
-void check_buffer(const Impl& impl, const exec::PlanKey& key, const char* which, const void* data,
-                  std::int64_t given, std::int64_t needed) {
-  if (given != needed) {
-    refuse(impl, key.collective,
-           std::string(which) + " has " + std::to_string(given) + " bytes, needs " +
-               std::to_string(needed) + " (count " + std::to_string(key.count) + " x " +
-               std::string(name_of(key.dtype)) + ")");
+[[noreturn, gnu::cold]] void refuse_buffer(const Impl& impl, const exec::PlanKey& key,
+                                           const char* which, const void* data, std::int64_t given,
+                                           std::int64_t needed) {
+  if (given == needed && data == nullptr) {
+    refuse(impl, key.collective, std::string(which) + " is null");
   }
-  if (needed > 0 && data == nullptr) refuse(impl, key.collective, std::string(which) + " is null");
+  refuse(impl, key.collective,
+         std::string(which) + " has " + std::to_string(given) + " bytes, needs " +
+             std::to_string(needed) + " (count " + std::to_string(key.count) + " x " +
+             std::string(name_of(key.dtype)) + ")");
 }
 
-/// Where in the output the input may lie, or in the input the output: exactly, or not at all.
-void check_overlap(const Impl& impl, const exec::Plan& plan, const void* input,
-                   const void* output) {
-  if (plan.input_bytes == 0 || plan.output_bytes == 0) return;
-  const auto in = reinterpret_cast<std::uintptr_t>(input);
-  const auto out = reinterpret_cast<std::uintptr_t>(output);
-  if (in + plan.input_bytes <= out || out + plan.output_bytes <= in) return;
+/// Where a rank has no input (or output) what it gives is not looked at.
+void check_buffer(const Impl& impl, const exec::PlanKey& key, const char* which, const void* data,
+                  std::int64_t given, std::int64_t needed) {
+  if (needed > 0 && (given != needed || data == nullptr)) {
+    refuse_buffer(impl, key, which, data, given, needed);
+  }
+}
+
+/// The two buffers have bytes in common.
+void check_in_place(const Impl& impl, const exec::Plan& plan, std::uintptr_t in,
+                    std::uintptr_t out) {
   const std::int64_t block = plan.key.count * plan.element_bytes;
   const auto mine = static_cast<std::uintptr_t>(plan.shape.rank * block);
   const Collective collective = plan.key.collective;
@@ -139,6 +145,16 @@ void check_overlap(const Impl& impl, const exec::Plan& plan, const void* input,
                                                                  : "in place means input == output";
   refuse(impl, collective,
          "input and output overlap; " + form + "; otherwise give separate memory");
+}
+
+/// Where in the output the input may lie, or in the input the output: exactly, or not at all.
+void check_overlap(const Impl& impl, const exec::Plan& plan, const void* input,
+                   const void* output) {
+  if (plan.input_bytes == 0 || plan.output_bytes == 0) return;
+  const auto in = reinterpret_cast<std::uintptr_t>(input);
+  const auto out = reinterpret_cast<std::uintptr_t>(output);
+  const bool disjoint = in + plan.input_bytes <= out || out + plan.output_bytes <= in;
+  if (!disjoint) check_in_place(impl, plan, in, out);
 }
 
 exec::PlanKey make_key(const Impl& impl, Collective collective, Count count, DataType dtype,
@@ -211,17 +227,12 @@ Work Communicator::collective(Collective collective, ConstBuffer input, Buffer o
   const exec::PlanKey key =
       make_key(*impl_, collective, count, dtype, op, root, options.deterministic);
   const exec::Plan& plan = impl_->plan(key);
-  // Where a rank has no input (or output) what it gives is not looked at.
-  if (plan.input_bytes > 0) {
-    check_buffer(*impl_, key, "input", input.data, input.bytes.value, plan.input_bytes);
-  }
-  if (plan.output_bytes > 0) {
-    check_buffer(*impl_, key, "output", output.data, output.bytes.value, plan.output_bytes);
-  }
+  check_buffer(*impl_, key, "input", input.data, input.bytes.value, plan.input_bytes);
+  check_buffer(*impl_, key, "output", output.data, output.bytes.value, plan.output_bytes);
   check_overlap(*impl_, plan, input.data, output.data);
-  const exec::Call call{&plan, input.data, output.data,
-                        Deadline::after_ms(timeout_ms(*impl_, options)).at_ns()};
-  return Work(impl_, impl_->context->engine().start(*impl_->group, call));
+  const exec::Call call{&plan, input.data, output.data, timeout_ms(*impl_, options) * kNsPerMs};
+  exec::Run* run = impl_->context->engine().start(*impl_->group, call);
+  return run == nullptr ? Work() : Work(impl_, *run);
 }
 
 Work Communicator::barrier(const CallOptions& options) {

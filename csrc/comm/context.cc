@@ -38,6 +38,9 @@ std::int64_t pool_limit(const Options& options) {
   return value;
 }
 
+/// What connect() exchanges before the network's address: control memory, has_heavy_fence().
+constexpr std::size_t kAgreedBytes = sizeof(memory::Offset) + 1;
+
 memory::ArenaShape arena_shape(int local_ranks, std::int64_t limit_bytes) noexcept {
   const std::int64_t slab = memory::kSlabBytes;
   const std::int64_t pool = (limit_bytes + slab - 1) / slab * slab;
@@ -86,7 +89,7 @@ int usable_cores() noexcept {
 Context::Context(const Options& options)
     : options_(options),
       identity_(identify(options)),
-      owner_pid_(::getpid()),
+      generation_(fork_generation()),
       health_(identity_.ranks) {
   const Deadline deadline = Deadline::after_ms(options_.init_timeout_ms);
   session_ = std::make_unique<bootstrap::Session>(identity_, deadline);
@@ -124,7 +127,8 @@ Context::Context(const Options& options)
                                              memory::host_room().limit + " is met");
   }
   shm_ = std::make_unique<transport::shm::ShmTransport>(*node_, *pool_);
-  engine_ = std::make_unique<exec::Engine>(*node_, *pool_, local_ranks > usable_cores());
+  crowded_ = local_ranks > usable_cores();
+  engine_ = std::make_unique<exec::Engine>(*node_, *pool_, crowded_);
   engine_->add_transport(*shm_, false);
   write_page();
   connect(deadline);
@@ -147,8 +151,6 @@ Context::~Context() {
   if (network_ != nullptr) pool_->set_registrar(nullptr);
   network_.reset();
 }
-
-bool Context::in_its_process() const noexcept { return ::getpid() == owner_pid_; }
 
 void Context::leave() noexcept {
   std::call_once(left_, [this] {
@@ -175,8 +177,8 @@ Result<memory::Offset> Context::make_control(int ranks) noexcept {
   return block;
 }
 
-/// Agrees on the control memory of the world communicator and, where there are other nodes, on the
-/// network's addresses: one exchange.
+/// Agrees on the control memory of the world communicator, on fences and, where there are other
+/// nodes, on the network's addresses: one exchange.
 void Context::connect(Deadline deadline) {
   const bootstrap::Peer& self = peers_[identity_.rank];
   memory::Offset control = memory::kNoOffset;
@@ -188,23 +190,28 @@ void Context::connect(Deadline deadline) {
     }
     control = made.value();
   }
-  std::string mine(sizeof control, '\0');
+  std::string mine(kAgreedBytes, '\0');
   std::memcpy(mine.data(), &control, sizeof control);
+  mine[sizeof control] = node_->has_heavy_fence() ? 1 : 0;
   if (nodes_ > 1) {
     open_network();
     const auto& address = network_->address();
     mine.append(reinterpret_cast<const char*>(address.data()), address.size());
   }
   const std::vector<std::string> all = session_->all_gather(mine, deadline);
+  bool heavy_fences = true;
   for (Rank r = 0; r < identity_.ranks; ++r) {
-    if (peers_[r].node == self.node && peers_[r].local_rank == 0) {
+    if (peers_[r].node != self.node) {
+      const auto* bytes = reinterpret_cast<const std::byte*>(all[r].data());
+      network_->set_peer_address(r, {bytes + kAgreedBytes, all[r].size() - kAgreedBytes});
+      continue;
+    }
+    if (peers_[r].local_rank == 0) {
       std::memcpy(&world_control_, all[r].data(), sizeof world_control_);
     }
-    if (network_ != nullptr && peers_[r].node != self.node) {
-      const auto* bytes = reinterpret_cast<const std::byte*>(all[r].data());
-      network_->set_peer_address(r, {bytes + sizeof control, all[r].size() - sizeof control});
-    }
+    heavy_fences = heavy_fences && all[r][sizeof control] != 0;
   }
+  if (heavy_fences) node_->let_heavy_fences();
   if (network_ != nullptr) engine_->add_transport(*network_, true);
 }
 

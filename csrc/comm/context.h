@@ -10,6 +10,7 @@
 
 #include "bootstrap/session.h"
 #include "comm/control.h"
+#include "core/fork.h"
 #include "exec/engine.h"
 #include "memory/arena.h"
 #include "memory/pool.h"
@@ -46,6 +47,8 @@ class Context {
   [[nodiscard]] transport::shm::Node& node() noexcept { return *node_; }
   [[nodiscard]] exec::Engine& engine() noexcept { return *engine_; }
   [[nodiscard]] exec::Health& health() noexcept { return health_; }
+  /// More ranks than cores on this node.
+  [[nodiscard]] bool crowded() const noexcept { return crowded_; }
   /// How this rank reaches a rank of the world.
   [[nodiscard]] exec::Route route(Rank world) noexcept;
   [[nodiscard]] std::string describe_network() const;
@@ -70,7 +73,7 @@ class Context {
   /// Says goodbye; deaths are not watched any more. Memory stays. Idempotent.
   void leave() noexcept;
   /// True in the process that made it; a forked child may only read pool memory.
-  [[nodiscard]] bool in_its_process() const noexcept;
+  [[nodiscard]] bool in_its_process() const noexcept { return fork_generation() == generation_; }
 
  private:
   void listen();
@@ -82,11 +85,12 @@ class Context {
 
   Options options_;
   bootstrap::Identity identity_;
-  std::int64_t owner_pid_;
+  std::uint32_t generation_;
   exec::Health health_;
   std::unique_ptr<bootstrap::Session> session_;
   std::vector<bootstrap::Peer> peers_;
   int nodes_ = 1;
+  bool crowded_ = false;
   memory::Arena arena_;
   std::unique_ptr<memory::Pool> pool_;
   std::unique_ptr<transport::shm::Node> node_;

@@ -77,11 +77,22 @@ exec::Binding CommunicatorImpl::bind(std::uint32_t id, memory::Offset control) {
 }
 
 const exec::Plan& CommunicatorImpl::plan(const exec::PlanKey& key) {
+  auto& recent = recent_[exec::KeyHash{}(key) >> 58];
+  // acquire: pairs with the release below; the plan is complete
+  const exec::Plan* plan = recent.load(std::memory_order_acquire);
+  if (plan == nullptr || plan->key != key) {
+    plan = &find_or_make_plan(key);
+    recent.store(plan, std::memory_order_release);
+  }
+  return *plan;
+}
+
+const exec::Plan& CommunicatorImpl::find_or_make_plan(const exec::PlanKey& key) {
   const std::lock_guard lock(plans_mutex_);
   const auto found = plans_.find(key);
   if (found != plans_.end()) return found->second;
-  const bool one_node = group->binding().one_node();
-  return plans_.emplace(key, exec::make_plan(key, choose(key).algorithm, shape(), one_node))
+  const exec::Layout layout{group->binding().one_node(), context->crowded()};
+  return plans_.emplace(key, exec::make_plan(key, choose(key).algorithm, shape(), layout))
       .first->second;
 }
 

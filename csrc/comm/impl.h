@@ -1,6 +1,8 @@
 /// Behind the public handles.
 #pragma once
 
+#include <array>
+#include <atomic>
 #include <memory>
 #include <string>
 #include <unordered_map>
@@ -35,6 +37,7 @@ struct CommunicatorImpl final : comm::ControlReceiver {
   std::unique_ptr<exec::Group> group;
 
  private:
+  const exec::Plan& find_or_make_plan(const exec::PlanKey& key);
   [[nodiscard]] schedule::Shape shape() const noexcept;
   exec::Binding bind(std::uint32_t id, memory::Offset control);
   exec::GroupEvents events();
@@ -45,6 +48,9 @@ struct CommunicatorImpl final : comm::ControlReceiver {
   void ask(const exec::Run& run);
   void answer(Rank from_world, const comm::ControlHead& query);
 
+  /// Plans used last, so that a repeated call takes no lock; by hash, each the latest of its kind.
+  static constexpr std::size_t kRecentPlans = 64;  // the hash's upper 6 bits
+  std::array<std::atomic<const exec::Plan*>, kRecentPlans> recent_{};
   std::mutex plans_mutex_;
   std::unordered_map<exec::PlanKey, exec::Plan, exec::KeyHash> plans_;  // nodes: stable addresses
   // What ranks of other nodes have last said of themselves; engine's lock.

@@ -1,3 +1,5 @@
+#include <pthread.h>
+
 #include <cstdarg>
 #include <cstdio>
 #include <cstdlib>
@@ -5,6 +7,7 @@
 #include <string_view>
 
 #include "core/assert.h"
+#include "core/fork.h"
 #include "core/log.h"
 
 namespace shoal {
@@ -15,7 +18,15 @@ void assertion_failed(const char* condition, const char* file, int line) noexcep
   std::abort();
 }
 
+namespace detail {
+std::atomic<std::uint32_t> forks{0};
+}
+
 namespace {
+
+/// Runs when the library is loaded.
+[[maybe_unused]] const int kForksCounted =
+    pthread_atfork(nullptr, nullptr, [] { detail::forks.fetch_add(1, std::memory_order_relaxed); });
 
 LogLevel level_from_environment() noexcept {
   const char* text = std::getenv("SHOAL_LOG");

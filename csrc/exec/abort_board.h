@@ -39,17 +39,22 @@ class AbortBoard {
     const std::size_t length = std::min(text.size(), std::size_t{kTextBytes - 1});
     std::memcpy(text_, text.data(), length);
     text_[length] = '\0';
-    // seq_cst: ordered with the entry lines: either an entering rank sees this flag, or this rank
-    // sees that it has entered
+    // release: pairs with the acquire in raised(); the text is complete. Ordered with the entry
+    // lines by fences: Group::fail() and Run::enter()
     lines_[0].word.store(
         kRaised | std::uint64_t(status.code) << 32 | static_cast<std::uint32_t>(status.rank),
-        std::memory_order_seq_cst);
+        std::memory_order_release);
   }
   /// What raise() was given; valid once raised() is an error.
   [[nodiscard]] std::string text() const { return text_; }
+  [[nodiscard]] bool is_raised() const noexcept {
+    // acquire: pairs with the release in raise()
+    return lines_ != nullptr && (lines_[0].word.load(std::memory_order_acquire) & kRaised) != 0;
+  }
   [[nodiscard]] Status raised() const noexcept {
     if (lines_ == nullptr) return kOkStatus;
-    const std::uint64_t word = lines_[0].word.load(std::memory_order_seq_cst);
+    // acquire: pairs with the release in raise()
+    const std::uint64_t word = lines_[0].word.load(std::memory_order_acquire);
     if ((word & kRaised) == 0) return kOkStatus;
     return {static_cast<ErrorCode>(word >> 32 & 0xff),
             static_cast<std::int32_t>(static_cast<std::uint32_t>(word)), 0};

@@ -5,6 +5,7 @@
 #include <unistd.h>
 
 #include <algorithm>
+#include <mutex>
 
 #include "core/assert.h"
 #include "core/clock.h"
@@ -18,13 +19,9 @@ constexpr std::int64_t kMixedSleepNs = 1 * kNsPerMs;
 /// Every sleep ends, to look at the clock and at signals.
 constexpr std::int64_t kLongSleepNs = 20 * kNsPerMs;
 
-inline void relax() noexcept {
-#if defined(__x86_64__)
-  __builtin_ia32_pause();
-#elif defined(__aarch64__)
-  asm volatile("yield");
-#endif
-}
+/// Polls of a new run before start() returns, a microsecond at most: the others are often as far,
+/// and then nothing more has to be set up.
+constexpr int kMoment = 64;
 
 }  // namespace
 
@@ -41,34 +38,44 @@ Engine::~Engine() {
 }
 
 void Engine::add_transport(transport::Transport& transport, bool network) {
-  const std::lock_guard lock(mutex_);
+  const std::lock_guard lock(turn_);
   transports_.push_back(&transport);
   if (network) network_ = &transport;
 }
 
 void Engine::add_group(Group& group) {
-  const std::lock_guard lock(mutex_);
+  const std::lock_guard lock(turn_);
   groups_.push_back(&group);
 }
 
 void Engine::remove_group(Group& group) {
-  const std::lock_guard lock(mutex_);
+  const std::lock_guard lock(turn_);
   std::erase(groups_, &group);
 }
 
-Run& Engine::start(Group& group, const Call& call) {
-  const std::lock_guard lock(mutex_);
+Run* Engine::start(Group& group, const Call& call) {
+  const std::lock_guard lock(turn_);
   Run& run = runs_.acquire();
   active_.reserve(active_.size() + 1);
   run.start(group, call);
   run.poll(0);
-  if (!run.done()) active_.push_back(&run);
-  return run;
+  for (int i = 0; i < kMoment && !run.done() && !crowded_; ++i) {
+    relax();
+    run.poll(0);
+  }
+  if (!run.done()) {
+    run.set_begin(now_ns());
+    active_.push_back(&run);
+  } else if (run.status().ok()) {
+    runs_.release(run);
+    return nullptr;
+  }
+  return &run;
 }
 
 void Engine::start(Group& group, std::span<const TransferCall> calls,
                    std::span<Transfer*> transfers) {
-  const std::lock_guard lock(mutex_);
+  const std::lock_guard lock(turn_);
   active_.reserve(active_.size() + calls.size());
   for (std::size_t i = 0; i < calls.size(); ++i) {
     Transfer& transfer = transfers_.acquire();
@@ -81,17 +88,17 @@ void Engine::start(Group& group, std::span<const TransferCall> calls,
 
 void Engine::release(Task& task) {
   SHOAL_ASSERT(task.done());
-  const std::lock_guard lock(mutex_);
+  const std::lock_guard lock(turn_);
   task.recycle();
 }
 
 void Engine::synchronised(const std::function<void()>& action) {
-  const std::lock_guard lock(mutex_);
+  const std::lock_guard lock(turn_);
   action();
 }
 
 void Engine::tick() noexcept {
-  const std::unique_lock lock(mutex_, std::try_to_lock);
+  const std::unique_lock lock(turn_, std::try_to_lock);
   if (!lock.owns_lock()) return;  // whoever has it looks at the same things
   for (Group* group : groups_) group->check(nullptr);
 }
@@ -113,7 +120,7 @@ bool Engine::round(std::int64_t now_ns) noexcept {
 }
 
 bool Engine::try_round(bool look_at_clock) noexcept {
-  const std::unique_lock lock(mutex_, std::try_to_lock);
+  const std::unique_lock lock(turn_, std::try_to_lock);
   return lock.owns_lock() && round(look_at_clock ? now_ns() : 0);
 }
 
@@ -163,7 +170,7 @@ void Engine::sleep(const Task* task) noexcept {
   int fd = -2;
   bool moved = false;
   {
-    const std::lock_guard lock(mutex_);
+    const std::lock_guard lock(turn_);
     moved = round(now_ns());
     const bool done = task != nullptr && task->done();
     if (!moved && !done && network_ != nullptr) fd = network_->arm();

@@ -4,7 +4,6 @@
 #include <atomic>
 #include <cstdint>
 #include <functional>
-#include <mutex>
 #include <span>
 #include <thread>
 #include <vector>
@@ -12,6 +11,7 @@
 #include "exec/group.h"
 #include "exec/run.h"
 #include "exec/transfer.h"
+#include "exec/turn.h"
 #include "exec/wait_policy.h"
 
 namespace shoal::exec {
@@ -35,8 +35,8 @@ class Engine {
   void remove_group(Group& group);
 
   /// The task is driven from here on by wait(), by other waits, or by the progress thread. Give it
-  /// back by release() when it is done.
-  Run& start(Group& group, const Call& call);
+  /// back by release() when it is done. nullptr: it has succeeded already.
+  Run* start(Group& group, const Call& call);
   /// All of them are posted before any is waited for, so that exchanges cannot deadlock.
   void start(Group& group, std::span<const TransferCall> calls, std::span<Transfer*> transfers);
   void wait(Task& task, const Interrupt& interrupt);
@@ -62,7 +62,7 @@ class Engine {
 
   transport::shm::Node* node_;
   bool crowded_;
-  std::mutex mutex_;
+  Turn turn_;
   std::vector<transport::Transport*> transports_;
   transport::Transport* network_ = nullptr;
   std::vector<Group*> groups_;

@@ -12,6 +12,16 @@ void Group::complete(std::uint64_t sequence) noexcept {
   }
 }
 
+memory::Offset Group::slot(std::uint64_t sequence, std::int64_t slot_bytes,
+                           memory::Pool& pool) noexcept {
+  if (slots_ == memory::kNoOffset) {
+    const Result<memory::Offset> made = pool.allocate(transport::shm::kWindowSlots * slot_bytes);
+    if (!made.ok()) return memory::kNoOffset;
+    slots_ = made.value();
+  }
+  return slots_ + static_cast<std::int64_t>(sequence % transport::shm::kWindowSlots) * slot_bytes;
+}
+
 void Group::fail(Status status, const Run* run, std::string text, bool announce) noexcept {
   if (!failure_.ok()) return;
   failure_ = status;
@@ -19,13 +29,15 @@ void Group::fail(Status status, const Run* run, std::string text, bool announce)
   if (text.empty() && events_.explain) text = events_.explain(run, status);
   binding_.board.raise(status, text);
   binding_.board.acknowledge();
+  // Either a rank that enters now sees the flag, or this rank sees below that it has entered.
+  binding_.shm->heavy_fence();
   binding_.ring_node();
   if (announce && events_.announce) events_.announce(status, text);
   failure_text_ = std::move(text) + events_.signature;
   ended_.store(true, std::memory_order_release);  // pairs with the acquire in ended()
 }
 
-void Group::check(const Run* run) noexcept {
+void Group::look(const Run* run) noexcept {
   if (!failure_.ok()) return;
   // The flag of another rank of the node; it has told the other nodes.
   if (const Status raised = binding_.board.raised(); !raised.ok()) {

@@ -12,6 +12,7 @@
 #include "exec/abort_board.h"
 #include "exec/health.h"
 #include "memory/arena.h"
+#include "memory/pool.h"
 #include "shoal/types.h"
 #include "transport/shm/node.h"
 #include "transport/shm/node_group.h"
@@ -52,11 +53,7 @@ struct Binding {
   [[nodiscard]] bool one_node() const noexcept { return node.ranks() == ranks; }
   [[nodiscard]] memory::Arena& arena() const noexcept { return shm->arena(); }
   /// After a store that the other ranks of the node group may sleep for.
-  void ring_node() const noexcept {
-    for (const int local : local_ranks) {
-      if (local != shm->self()) shm->ring(local);
-    }
-  }
+  void ring_node() const noexcept { shm->ring(local_ranks); }
 };
 
 /// What comm/ does on the executor's rare events. Called with the engine's lock held; may allocate,
@@ -99,6 +96,12 @@ class Group {
   }
   void complete(std::uint64_t sequence) noexcept;
 
+  /// Where this rank puts its input of a kOneShot operation. The slots are taken from `pool` at the
+  /// first call and belong to whoever destroys the group: the others may still read them.
+  /// kNoOffset: out of memory.
+  memory::Offset slot(std::uint64_t sequence, std::int64_t slot_bytes, memory::Pool& pool) noexcept;
+  [[nodiscard]] memory::Offset slots() const noexcept { return slots_; }
+
   /// Ends the communicator: no run executes a step any more. The first call counts.
   void fail(Status status, const Run* run, std::string text, bool announce) noexcept;
   /// Any thread. True: failure() and failure_text() are final and may be read without the lock.
@@ -111,9 +114,13 @@ class Group {
 
   /// Looks at the node's abort flag and at dead ranks; fails the group on either.
   /// `run`: on whose behalf, for the message; may be null.
-  void check(const Run* run) noexcept;
+  void check(const Run* run) noexcept {
+    if (binding_.board.is_raised() || binding_.health->changes() != seen_changes_) look(run);
+  }
 
  private:
+  void look(const Run* run) noexcept;
+
   static constexpr std::uint64_t kHistory = 64;
   Binding binding_;
   GroupEvents events_;
@@ -121,6 +128,7 @@ class Group {
   std::uint64_t completed_ = 0;  ///< every sequence number up to this one is complete
   std::uint32_t beyond_ = 0;     ///< bit i: completed_ + 1 + i is complete
   std::array<std::uint64_t, kHistory> history_{};
+  memory::Offset slots_ = memory::kNoOffset;
   std::uint32_t seen_changes_ = 0;
   Status failure_{};
   std::string failure_text_;

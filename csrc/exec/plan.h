@@ -3,6 +3,7 @@
 
 #include <cstdint>
 #include <functional>
+#include <vector>
 
 #include "schedule/catalog.h"
 #include "shoal/types.h"
@@ -58,23 +59,58 @@ struct KeyHash {
   }
 };
 
+/// The steps of one schedule at this rank.
+struct Program {
+  schedule::Algorithm algorithm = schedule::Algorithm::kDirect;
+  schedule::Shape shape;
+  std::int64_t scratch_bytes = 0;
+  /// All of them, the kEnd included, so that a repeated call does not generate them again; empty if
+  /// there are more than kKeptSteps: then they are generated as they are needed.
+  std::vector<schedule::Step> steps;
+};
+inline constexpr int kKeptSteps = 256;
+
+/// How a collective runs. All but kSchedule are opaque steps; their specification is `direct`.
+enum class Form : std::uint8_t {
+  kSchedule,
+  kInLine,   ///< every rank's whole input fits its entry line, which is the whole operation
+  kOneShot,  ///< it fits a slot of the rank's pool, which the others read; one flag round
+};
+
+/// Up to here an input goes into a slot. One flag round less, against every rank reading all of it;
+/// a flag round costs more where ranks have to give way to one another.
+inline constexpr std::int64_t kOneShotBytes = 256;
+inline constexpr std::int64_t kCrowdedOneShotBytes = 4 << 10;
+
+/// Where a job's ranks are, as far as plans depend on it. The same on all ranks of a node.
+struct Layout {
+  bool one_node = false;
+  bool crowded = false;  ///< more ranks than cores
+};
+
 /// Immutable once made.
 struct Plan {
   PlanKey key;
   std::uint64_t fingerprint = 0;
-  schedule::Algorithm algorithm = schedule::Algorithm::kDirect;
   schedule::Shape shape;  ///< as this rank sees it
   std::int64_t element_bytes = 1;
   std::int64_t input_bytes = 0;  ///< of this rank's buffers
   std::int64_t output_bytes = 0;
-  std::int64_t scratch_bytes = 0;
-  /// Every rank's whole input fits an entry line: the operation is the line and nothing else.
-  /// Opaque step; its specification is `direct`.
-  bool in_line = false;
+  Form form = Form::kSchedule;
+  std::int64_t slot_bytes = 0;  ///< of a kOneShot's slots
+  bool shares_buffers = false;  ///< ranks of a node touch one another's
+  bool streams = false;         ///< outputs are too large to stay in a cache
+  Program program;
+  /// kDirect only: instead of `program` where a rank's memory is not in the arena.
+  Program staged;
+
+  [[nodiscard]] bool has_staged() const noexcept {
+    return staged.algorithm == schedule::Algorithm::kStaged;
+  }
 };
 
 /// `shape` as this rank sees it, without collective, root and count.
 Plan make_plan(const PlanKey& key, schedule::Algorithm algorithm, schedule::Shape shape,
-               bool one_node) noexcept;
+               Layout layout);
 
 }  // namespace shoal::exec

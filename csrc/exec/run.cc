@@ -2,7 +2,7 @@
 
 #include <algorithm>
 #include <array>
-#include <cstring>
+#include <bit>
 #include <memory>
 
 #include "core/assert.h"
@@ -22,8 +22,6 @@ using schedule::StepKind;
 
 /// One poll moves at most this much, so that errors are seen and other runs get their turn.
 constexpr std::int64_t kWorkBytes = 512 << 10;
-/// A fold into several outputs goes in pieces that stay in the first-level cache.
-constexpr std::int64_t kFoldBytes = 8 << 10;
 /// Steps of one poll; only schedules of zero-byte messages come near.
 constexpr int kStepsPerPoll = 64;
 /// Pool blocks larger than this are given back after use.
@@ -52,22 +50,29 @@ void Run::start(Group& group, const Call& call) noexcept {
   call_ = call;
   sequence_ = group.issue(call.plan->fingerprint);
   stage_ = Stage::kQueued;
-  step_pending_ = false;
+  program_ = &call.plan->program;
+  step_ = nullptr;
   suspect_ = asked_ = false;
   lost_ns_ = 0;
-  stage_input_ = stage_output_ = false;
+  is_private_ = stage_input_ = stage_output_ = false;
   cursor_ = 0;
   phase_ = 0;
   steps_ = 0;
   awaited_index_ = 0;
   active_slots_ = 0;
-  begin_ns_ = now_ns();
-  ask_after_ns_ = kFirstAskNs;
-  ask_ns_ = begin_ns_ + kFirstAskNs;
+  begin_ns_ = deadline_ns_ = 0;
   const Binding& binding = group.binding();
   record_ = &binding.shm->page(binding.shm->self()).operations[sequence_ % abi::kPageOperations];
   record(abi::OperationState::kEntering);
   SHOAL_PROBE(begin, binding.communicator, sequence_, call.plan->fingerprint);
+}
+
+void Run::set_begin(std::int64_t now_ns) noexcept {
+  begin_ns_ = now_ns;
+  deadline_ns_ = call_.timeout_ns == 0 ? 0 : now_ns + call_.timeout_ns;
+  ask_after_ns_ = kFirstAskNs;
+  ask_ns_ = now_ns + kFirstAskNs;
+  record_->begin_ns.store(now_ns, std::memory_order_relaxed);
 }
 
 void Run::recycle() noexcept { home_->release(*this); }
@@ -92,9 +97,7 @@ bool Run::advance() noexcept {
     case Stage::kQueued:
       return group_->may_enter(sequence_) && prepare();
     case Stage::kStaging:
-      if (!copy_some(input_, call_.input, call_.plan->input_bytes)) return false;
-      enter();
-      return true;
+      return copy_some(input_, call_.input, call_.plan->input_bytes) && enter();
     case Stage::kEntering:
       return check_entries();
     case Stage::kRunning:
@@ -116,35 +119,40 @@ bool Run::advance() noexcept {
 bool Run::prepare() noexcept {
   const Plan& plan = *call_.plan;
   const Binding& binding = group_->binding();
+  const memory::Arena& arena = binding.arena();
   input_ = static_cast<std::byte*>(const_cast<void*>(call_.input));  // never written
   output_ = static_cast<std::byte*>(call_.output);
   moved_ = true;
-  // Only ranks of the node look into one another's buffers; networks take any memory.
-  if (!plan.in_line && binding.node.ranks() > 1) {
-    const memory::Arena& arena = binding.arena();
-    stage_input_ =
-        plan.input_bytes > 0 && arena.offset_of(input_, plan.input_bytes) == memory::kNoOffset;
-    stage_output_ =
-        plan.output_bytes > 0 && arena.offset_of(output_, plan.output_bytes) == memory::kNoOffset;
+  if (plan.form != Form::kSchedule) return enter();
+  if (plan.shares_buffers && binding.node.ranks() > 1) {
+    const auto is_outside = [&](const std::byte* data, std::int64_t bytes) {
+      return bytes > 0 && arena.offset_of(data, bytes) == memory::kNoOffset;
+    };
+    const bool input_outside = is_outside(input_, plan.input_bytes);
+    const bool output_outside = is_outside(output_, plan.output_bytes);
+    is_private_ = input_outside || output_outside;
+    stage_input_ = input_outside && !plan.has_staged();
+    stage_output_ = output_outside && !plan.has_staged();
   }
-  const bool reserved = (!stage_input_ || reserve(input_block_, plan.input_bytes)) &&
-                        (!stage_output_ || reserve(output_block_, plan.output_bytes)) &&
-                        (plan.scratch_bytes == 0 || reserve(scratch_block_, plan.scratch_bytes));
-  if (!reserved) {
+  if (!reserve_memory()) {
     fail({ErrorCode::kOutOfMemory, binding.rank,
-          plan.input_bytes + plan.output_bytes + plan.scratch_bytes});
+          plan.input_bytes + plan.output_bytes + plan.program.scratch_bytes});
     return false;
   }
-  const memory::Arena& arena = binding.arena();
   if (stage_input_) input_ = arena.at(input_block_.offset);
   if (stage_output_) output_ = arena.at(output_block_.offset);
-  scratch_ = plan.scratch_bytes == 0 ? nullptr : arena.at(scratch_block_.offset);
-  if (stage_input_) {
-    stage_ = Stage::kStaging;
-  } else {
-    enter();
-  }
+  scratch_ = scratch_block_.bytes == 0 ? nullptr : arena.at(scratch_block_.offset);
+  if (!stage_input_) return enter();
+  stage_ = Stage::kStaging;
   return true;
+}
+
+bool Run::reserve_memory() noexcept {
+  const Plan& plan = *call_.plan;
+  const std::int64_t scratch = std::max(plan.program.scratch_bytes, plan.staged.scratch_bytes);
+  return (!stage_input_ || reserve(input_block_, plan.input_bytes)) &&
+         (!stage_output_ || reserve(output_block_, plan.output_bytes)) &&
+         (scratch == 0 || reserve(scratch_block_, scratch));
 }
 
 /// A part of a large copy; true when it is complete.
@@ -159,27 +167,36 @@ bool Run::copy_some(void* to, const void* from, std::int64_t bytes) noexcept {
   return true;
 }
 
-void Run::enter() noexcept {
+/// False: out of memory, the run has failed.
+bool Run::enter() noexcept {
   const Plan& plan = *call_.plan;
   const Binding& binding = group_->binding();
+  const memory::Arena& arena = binding.arena();
   stage_ = Stage::kEntering;
   awaited_index_ = 0;
   transport::shm::EntryLine& line = binding.node.entry(sequence_, binding.node.self());
   line.fingerprint = plan.fingerprint;
-  line.input = line.output = memory::kNoOffset;
-  line.flags = static_cast<std::uint8_t>((stage_input_ ? transport::shm::kStagedInput : 0) |
-                                         (stage_output_ ? transport::shm::kStagedOutput : 0));
-  line.payload_bytes = 0;
-  if (plan.in_line) {
-    line.payload_bytes = static_cast<std::uint8_t>(plan.input_bytes);
+  if (plan.form == Form::kInLine) {
     memory::copy_bytes(line.payload, input_, plan.input_bytes);  // a barrier has none
+  } else if (plan.form == Form::kOneShot) {
+    const memory::Offset slot = group_->slot(sequence_, plan.slot_bytes, home_->pool());
+    if (slot == memory::kNoOffset) {
+      fail({ErrorCode::kOutOfMemory, binding.rank, plan.slot_bytes});
+      return false;
+    }
+    memory::copy_bytes(arena.at(slot), input_, plan.input_bytes);
+    line.places.input = slot;
   } else if (binding.node.ranks() > 1) {
-    const memory::Arena& arena = binding.arena();
-    if (plan.input_bytes > 0) line.input = arena.offset_of(input_, plan.input_bytes);
-    if (plan.output_bytes > 0) line.output = arena.offset_of(output_, plan.output_bytes);
+    const auto place = [&](const std::byte* data, std::int64_t bytes) {
+      return bytes == 0 ? memory::kNoOffset : arena.offset_of(data, bytes);
+    };
+    line.places = {place(input_, plan.input_bytes), place(output_, plan.output_bytes),
+                   scratch_ == nullptr ? memory::kNoOffset : scratch_block_.offset,
+                   is_private_ ? 1u : 0u};
   }
   binding.node.enter(sequence_);
   binding.ring_node();
+  return true;
 }
 
 /// True when every rank of the node has entered, with the same fingerprint.
@@ -194,23 +211,18 @@ bool Run::check_entries() noexcept {
   const std::uint64_t first = node.entry(sequence_, 0).fingerprint;
   for (int i = 1; i < node.ranks(); ++i) {
     if (node.entry(sequence_, i).fingerprint == first) continue;
-    // Nothing has been written. In one node all ranks see the same lines and stay in step, so the
-    // communicator lives on; ranks on other nodes cannot know, so there it ends.
-    const Status status{ErrorCode::kMismatch, binding.node_members[i], binding.node_members[0]};
-    if (!binding.one_node()) {
-      fail(status);
-      return false;
-    }
-    const GroupEvents& events = group_->events();
-    if (events.explain) set_text(events.explain(this, status) + events.signature);
-    stage_ = Stage::kDone;
-    group_->complete(sequence_);
-    record(abi::OperationState::kFailed);
-    finish(status);
+    end_mismatched({ErrorCode::kMismatch, binding.node_members[i], binding.node_members[0]});
     return false;
   }
-  if (call_.plan->in_line) {
-    run_in_line();
+  // After this rank's entry: whoever has raised an error and did not see that entry is seen here
+  // (Group::fail), before a buffer of another rank is touched.
+  group_->check(this);
+  if (!group_->failure().ok()) {
+    begin_fencing();
+    return false;
+  }
+  if (call_.plan->form != Form::kSchedule) {
+    combine();
     leave();
     return false;
   }
@@ -218,22 +230,40 @@ bool Run::check_entries() noexcept {
   return true;
 }
 
-/// The small operations: everything is in the entry lines. Opaque; `direct` specifies it.
-void Run::run_in_line() noexcept {
+/// Nothing has been written. In one node all ranks see the same lines and stay in step, so the
+/// communicator lives on; ranks on other nodes cannot know, so there it ends.
+void Run::end_mismatched(Status status) noexcept {
+  if (!group_->binding().one_node()) return fail(status);
+  const GroupEvents& events = group_->events();
+  if (events.explain) set_text(events.explain(this, status) + events.signature);
+  stage_ = Stage::kDone;
+  group_->complete(sequence_);
+  record(abi::OperationState::kFailed);
+  finish(status);
+}
+
+/// The small operations: every rank's input is in its entry line or in the slot that it names.
+void Run::combine() noexcept {
   const Plan& plan = *call_.plan;
-  const auto& node = group_->binding().node;
+  const Binding& binding = group_->binding();
+  const auto& node = binding.node;
   const int ranks = node.ranks();
   const std::int64_t block = bytes(plan.key.count);
-  const auto payload = [&](int rank) { return node.entry(sequence_, rank).payload; };
+  const auto input_of = [&](int rank) noexcept -> const std::byte* {
+    const transport::shm::EntryLine& line = node.entry(sequence_, rank);
+    return plan.form == Form::kInLine ? line.payload : binding.arena().at(line.places.input);
+  };
   const auto fold = [&](std::int64_t from) {
     std::array<const void*, transport::shm::kMaxLocalRanks> sources;
-    for (int r = 0; r < ranks; ++r) sources[r] = payload(r) + from;
+    for (int r = 0; r < ranks; ++r) sources[r] = input_of(r) + from;
     const bool average = plan.key.op == ReduceOp::kAvg;
     reduce::fold(plan.key.dtype, plan.key.op, output_, {sources.data(), std::size_t(ranks)},
                  plan.key.count, average ? 1.0 / ranks : 1.0);
   };
   const auto concatenate = [&](std::int64_t from) {
-    for (int r = 0; r < ranks; ++r) std::memcpy(output_ + r * block, payload(r) + from, block);
+    for (int r = 0; r < ranks; ++r) {
+      memory::copy_bytes(output_ + r * block, input_of(r) + from, block);
+    }
   };
   const std::int64_t mine = plan.shape.rank * block;
   if (plan.output_bytes == 0) return;
@@ -241,10 +271,10 @@ void Run::run_in_line() noexcept {
     case Collective::kBarrier:
       return;
     case Collective::kBroadcast:
-      std::memcpy(output_, payload(plan.shape.root), block);
+      memory::copy_bytes(output_, input_of(plan.shape.root), block);
       return;
     case Collective::kScatter:
-      std::memcpy(output_, payload(plan.shape.root) + mine, block);
+      memory::copy_bytes(output_, input_of(plan.shape.root) + mine, block);
       return;
     case Collective::kReduce:
     case Collective::kAllReduce:
@@ -265,21 +295,39 @@ void Run::run_in_line() noexcept {
 
 // --- steps -------------------------------------------------------------------------------------
 
+/// One memory for all ranks of the node? They see the same lines, so they answer alike.
 void Run::begin_schedule() noexcept {
-  schedule_ = schedule::Schedule(call_.plan->algorithm, call_.plan->shape);
+  const Plan& plan = *call_.plan;
+  const Binding& binding = group_->binding();
+  if (plan.has_staged()) {
+    for (int i = 0; i < binding.node.ranks(); ++i) {
+      if (binding.node.entry(sequence_, i).places.is_private != 0) program_ = &plan.staged;
+    }
+  }
+  if (program_->steps.empty()) {
+    schedule_ = schedule::Schedule(program_->algorithm, program_->shape);
+  }
+  match_ = {transport::collective_key(binding.communicator, sequence_),
+            short_fingerprint(plan.fingerprint)};
   stage_ = Stage::kRunning;
   record(abi::OperationState::kRunning);
 }
 
+void Run::next_step() noexcept {
+  cursor_ = 0;
+  if (program_->steps.empty()) {
+    generated_ = schedule_.next();
+    step_ = &generated_;
+  } else {
+    step_ = &program_->steps[steps_];
+  }
+  ++steps_;
+}
+
 bool Run::run_steps() noexcept {
   for (int i = 0; i < kStepsPerPoll; ++i) {
-    if (!step_pending_) {
-      step_ = schedule_.next();
-      step_pending_ = true;
-      cursor_ = 0;
-      ++steps_;
-    }
-    if (step_.kind == StepKind::kEnd) {
+    if (step_ == nullptr) next_step();
+    if (step_->kind == StepKind::kEnd) {
       SHOAL_ASSERT(active_slots_ == 0);
       cursor_ = 0;
       stage_ = stage_output_ ? Stage::kUnstaging : stage_;
@@ -287,7 +335,7 @@ bool Run::run_steps() noexcept {
       return stage_output_;
     }
     if (!execute()) break;
-    step_pending_ = false;
+    step_ = nullptr;
     moved_ = true;
   }
   record_->step.store(steps_, std::memory_order_relaxed);
@@ -296,31 +344,29 @@ bool Run::run_steps() noexcept {
 
 /// One step; false: not yet (or failed).
 bool Run::execute() noexcept {
-  const Binding& binding = group_->binding();
-  const transport::Match match{transport::collective_key(binding.communicator, sequence_),
-                               short_fingerprint(call_.plan->fingerprint)};
-  switch (step_.kind) {
+  const schedule::Step& step = *step_;
+  switch (step.kind) {
     case StepKind::kSend:
     case StepKind::kRecv: {
-      const Route& route = binding.routes[step_.peer];
-      transport::Operation& operation = slots_[step_.slot];
-      const bool sends = step_.kind == StepKind::kSend;
-      const Ref& ref = sends ? step_.src : step_.dst;
+      const Route& route = group_->binding().routes[step.peer];
+      transport::Operation& operation = slots_[step.slot];
+      const bool sends = step.kind == StepKind::kSend;
+      const Ref& ref = sends ? step.src : step.dst;
       const bool started =
           sends
-              ? route.transport->send(route.peer, match, own(ref), bytes(ref.count), operation)
-              : route.transport->receive(route.peer, match, own(ref), bytes(ref.count), operation);
+              ? route.transport->send(route.peer, match_, own(ref), bytes(ref.count), operation)
+              : route.transport->receive(route.peer, match_, own(ref), bytes(ref.count), operation);
       if (!started) return false;
-      active_slots_ = static_cast<std::uint8_t>(active_slots_ | 1u << step_.slot);
-      slot_peer_[step_.slot] = step_.peer;
-      slot_bytes_[step_.slot] = sends ? -1 : bytes(ref.count);
+      active_slots_ = static_cast<std::uint8_t>(active_slots_ | 1u << step.slot);
+      slot_peer_[step.slot] = step.peer;
+      slot_bytes_[step.slot] = sends ? -1 : bytes(ref.count);
       return true;
     }
     case StepKind::kWait:
-      return execute_wait(step_.slot);
+      return execute_wait(step.slot);
     case StepKind::kWaitAll:
-      for (int slot = 0; slot < schedule::kMaxSlots; ++slot) {
-        if (!execute_wait(slot)) return false;
+      while (active_slots_ != 0) {
+        if (!execute_wait(std::countr_zero(active_slots_))) return false;
       }
       return true;
     case StepKind::kCopy:
@@ -345,7 +391,7 @@ bool Run::execute_wait(int slot) noexcept {
   if (broken(operation)) return false;  // watch() sees to it
   const bool receives = slot_bytes_[slot] >= 0;
   if (receives && (!operation.status.ok() || operation.bytes != slot_bytes_[slot] ||
-                   operation.fingerprint != short_fingerprint(call_.plan->fingerprint))) {
+                   operation.fingerprint != match_.fingerprint)) {
     suspect_ = !asked_;  // watch() asks the others at once; their answer names both sides
     return false;
   }
@@ -364,8 +410,8 @@ void Run::post() noexcept {
 bool Run::execute_await() noexcept {
   if (phase_ <= 1) return true;
   const Binding& binding = group_->binding();
-  if (step_.peer != kEvery) {
-    return binding.node.posted(sequence_, binding.routes[step_.peer].node_index, phase_);
+  if (step_->peer != kEvery) {
+    return binding.node.posted(sequence_, binding.routes[step_->peer].node_index, phase_);
   }
   for (; awaited_index_ < binding.node.ranks(); ++awaited_index_) {
     if (!binding.node.posted(sequence_, awaited_index_, phase_)) return false;
@@ -383,31 +429,33 @@ std::byte* Run::own(const Ref& ref) const noexcept {
 std::byte* Run::address(const Ref& ref, Rank rank) const noexcept {
   const Binding& binding = group_->binding();
   if (rank == schedule::kSelf || rank == binding.rank) return own(ref);
-  const auto& line = binding.node.entry(sequence_, binding.routes[rank].node_index);
-  const memory::Offset base = ref.space == Space::kInput ? line.input : line.output;
-  return binding.arena().at(base) + bytes(ref.offset);
+  const auto& places = binding.node.entry(sequence_, binding.routes[rank].node_index).places;
+  const memory::Offset bases[] = {places.input, places.output, places.scratch};
+  return binding.arena().at(bases[static_cast<int>(ref.space)]) + bytes(ref.offset);
 }
 
 /// Copy, reduce or fold, a bounded part a call; true when the step is complete.
 bool Run::execute_elements() noexcept {
   const Plan& plan = *call_.plan;
-  const Ref& dst = step_.dst;
-  const std::int64_t blocks = std::max<std::int64_t>(1, step_.blocks);
+  const Ref& dst = step_->dst;
+  const std::int64_t blocks = std::max<std::int64_t>(1, step_->blocks);
   const std::int64_t most = std::max<std::int64_t>(1, kWorkBytes / plan.element_bytes / blocks);
   const std::int64_t n = std::min(most, dst.count - cursor_);
   if (n <= 0) return true;
   moved_ = true;
-  if (step_.kind == StepKind::kCopy) {
+  if (step_->kind == StepKind::kCopy) {
     std::byte* to = address(dst, dst.rank) + bytes(cursor_);
-    const std::byte* from = address(step_.src, step_.src.rank) + bytes(cursor_);
-    if (to != from) memory::copy_bytes(to, from, bytes(n));
-  } else if (step_.kind == StepKind::kReduce) {
+    const std::byte* from = address(step_->src, step_->src.rank) + bytes(cursor_);
+    if (to != from && stores() == reduce::Stores::kStreaming) {
+      reduce::stream(to, from, bytes(n));
+    } else if (to != from) {
+      memory::copy_bytes(to, from, bytes(n));
+    }
+  } else if (step_->kind == StepKind::kReduce) {
     std::byte* to = address(dst, dst.rank) + bytes(cursor_);
-    const std::byte* from = address(step_.src, step_.src.rank) + bytes(cursor_);
+    const std::byte* from = address(step_->src, step_->src.rank) + bytes(cursor_);
     const std::array<const void*, 2> sources = {to, from};
-    const bool average = plan.key.op == ReduceOp::kAvg && step_.finish;
-    reduce::fold(plan.key.dtype, plan.key.op, to, sources, n,
-                 average ? 1.0 / plan.shape.ranks : 1.0);
+    reduce::fold(plan.key.dtype, plan.key.op, to, sources, n, scale());
   } else {
     fold_range(cursor_, n);
   }
@@ -415,38 +463,40 @@ bool Run::execute_elements() noexcept {
   return cursor_ >= dst.count;
 }
 
+/// Of the step's result: an average becomes one where it is complete.
+double Run::scale() const noexcept {
+  const Plan& plan = *call_.plan;
+  return plan.key.op == ReduceOp::kAvg && step_->finish ? 1.0 / plan.shape.ranks : 1.0;
+}
+
+/// Past the caches what is too large for them and not read again by this schedule.
+reduce::Stores Run::stores() const noexcept {
+  const bool streams = call_.plan->streams && step_->dst.space == Space::kOutput;
+  return streams ? reduce::Stores::kStreaming : reduce::Stores::kCached;
+}
+
 /// Elements [from, from + n) of a kFold step.
 void Run::fold_range(std::int64_t from, std::int64_t n) noexcept {
   const Plan& plan = *call_.plan;
   const Binding& binding = group_->binding();
-  std::array<const std::byte*, transport::shm::kMaxLocalRanks> blocks;
-  const bool every = step_.src.rank == kEvery;
-  const int count = every ? binding.node.ranks() : step_.blocks;
+  std::array<const void*, transport::shm::kMaxLocalRanks> sources;
+  std::array<void*, transport::shm::kMaxLocalRanks> targets;
+  const bool from_every = step_->src.rank == kEvery;
+  const int count = from_every ? binding.node.ranks() : step_->blocks;
   SHOAL_ASSERT(count <= transport::shm::kMaxLocalRanks);
   for (int k = 0; k < count; ++k) {
-    blocks[k] = (every ? address(step_.src, binding.node_members[k])
-                       : own(step_.src) + bytes(k * step_.stride)) +
-                bytes(from);
+    sources[k] = (from_every ? address(step_->src, binding.node_members[k])
+                             : own(step_->src) + bytes(k * step_->stride)) +
+                 bytes(from);
   }
-  const bool average = plan.key.op == ReduceOp::kAvg && step_.finish;
-  const double scale = average ? 1.0 / plan.shape.ranks : 1.0;
-  const bool to_every = step_.dst.rank == kEvery;
-  std::byte* const to =
-      (to_every ? own(step_.dst) : address(step_.dst, step_.dst.rank)) + bytes(from);
-  const std::int64_t piece = std::max<std::int64_t>(1, kFoldBytes / plan.element_bytes);
-  std::array<const void*, transport::shm::kMaxLocalRanks> sources;
-  for (std::int64_t i = 0; i < n; i += piece) {
-    const std::int64_t m = std::min(piece, n - i);
-    for (int k = 0; k < count; ++k) sources[k] = blocks[k] + bytes(i);
-    reduce::fold(plan.key.dtype, plan.key.op, to + bytes(i),
-                 {sources.data(), static_cast<std::size_t>(count)}, m, scale);
-    if (!to_every) continue;
-    // After the fold has read them: an output may be the same memory as its rank's input.
-    for (const Rank member : binding.node_members) {
-      if (member == binding.rank) continue;
-      memory::copy_bytes(address(step_.dst, member) + bytes(from + i), to + bytes(i), bytes(m));
-    }
+  const Ref& dst = step_->dst;
+  const bool to_every = dst.rank == kEvery;
+  const int copies = to_every ? binding.node.ranks() : 1;
+  for (int k = 0; k < copies; ++k) {
+    targets[k] = address(dst, to_every ? binding.node_members[k] : dst.rank) + bytes(from);
   }
+  reduce::fold(plan.key.dtype, plan.key.op, {targets.data(), std::size_t(copies)},
+               {sources.data(), std::size_t(count)}, n, scale(), stores());
 }
 
 // --- the end -----------------------------------------------------------------------------------
@@ -511,7 +561,7 @@ bool Run::fence(std::int64_t now_ns) noexcept {
 
 /// Deadline, and asking the others what they are doing when nothing moves.
 void Run::watch(std::int64_t now_ns) noexcept {
-  if (call_.deadline_ns != 0 && now_ns >= call_.deadline_ns) {
+  if (deadline_ns_ != 0 && now_ns >= deadline_ns_) {
     fail({ErrorCode::kTimeout, awaited(), now_ns - begin_ns_});
     return;
   }
@@ -542,19 +592,20 @@ Rank Run::awaited() const noexcept {
     return awaited_index_ < binding.node.ranks() ? binding.node_members[awaited_index_] : -1;
   }
   if (stage_ != Stage::kRunning) return -1;
-  switch (step_.kind) {
+  if (step_ == nullptr) return -1;
+  switch (step_->kind) {
     case StepKind::kSend:
     case StepKind::kRecv:
-      return step_.peer;
+      return step_->peer;
     case StepKind::kWait:
-      return slot_peer_[step_.slot];
+      return slot_peer_[step_->slot];
     case StepKind::kWaitAll:
       for (int slot = 0; slot < schedule::kMaxSlots; ++slot) {
         if ((active_slots_ >> slot & 1) != 0 && !slots_[slot].done()) return slot_peer_[slot];
       }
       return -1;
     case StepKind::kAwait:
-      if (step_.peer != kEvery) return step_.peer;
+      if (step_->peer != kEvery) return step_->peer;
       return awaited_index_ < binding.node.ranks() ? binding.node_members[awaited_index_] : -1;
     default:
       return -1;
@@ -583,11 +634,10 @@ void Run::record(abi::OperationState state) noexcept {
     record_->sequence.store(sequence_, kRelaxed);
     record_->communicator.store(binding.communicator, kRelaxed);
     record_->collective.store(static_cast<std::uint32_t>(key.collective), kRelaxed);
-    record_->algorithm.store(static_cast<std::uint32_t>(call_.plan->algorithm), kRelaxed);
+    record_->algorithm.store(static_cast<std::uint32_t>(program_->algorithm), kRelaxed);
     record_->dtype.store(static_cast<std::uint32_t>(key.dtype), kRelaxed);
     record_->op.store(static_cast<std::uint32_t>(key.op), kRelaxed);
     record_->count.store(key.count, kRelaxed);
-    record_->begin_ns.store(begin_ns_, kRelaxed);
     record_->step.store(0, kRelaxed);
     page.posted.store(page.posted.load(kRelaxed) + 1, kRelaxed);  // one writer
   } else if (state == abi::OperationState::kDone) {

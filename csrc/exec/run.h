@@ -3,9 +3,10 @@
 ///   queued -> staging -> entering -> running -> unstaging -> done
 ///                            \__________\____ (error) -> fencing -> done
 ///
-/// Staging: memory that is not in the arena is copied into pool blocks before and out of them
-/// after, so that schedules see arena memory only. Entering: the entry line. Fencing: after an
-/// error, wait until nobody writes our buffers any more (abort_board.h).
+/// Staging: where several nodes work on one another's buffers, memory that is not in the arena is
+/// copied into pool blocks before and out of them after. (In one node the staged schedule does that
+/// tile by tile.) Entering: the entry line. Fencing: after an error, wait until nobody writes our
+/// buffers any more (abort_board.h).
 #pragma once
 
 #include <cstdint>
@@ -13,6 +14,7 @@
 #include "exec/group.h"
 #include "exec/plan.h"
 #include "exec/task.h"
+#include "reduce/reduce.h"
 #include "schedule/catalog.h"
 #include "shoal/abi/progress_page.h"
 
@@ -23,7 +25,7 @@ struct Call {
   const Plan* plan = nullptr;
   const void* input = nullptr;
   void* output = nullptr;
-  std::int64_t deadline_ns = 0;
+  std::int64_t timeout_ns = 0;  ///< 0: none
 };
 
 class Run final : public Task {
@@ -33,6 +35,9 @@ class Run final : public Task {
 
   /// Under the engine's lock. The plan and the group outlive the run.
   void start(Group& group, const Call& call) noexcept;
+  /// From here on time counts; before the first poll() that gets one. A run that is done within its
+  /// first polls never asks what time it is.
+  void set_begin(std::int64_t now_ns) noexcept;
   bool poll(std::int64_t now_ns) noexcept override;
   void recycle() noexcept override;
   [[nodiscard]] bool waits_for_network() const noexcept override;
@@ -63,16 +68,21 @@ class Run final : public Task {
 
   bool advance() noexcept;
   bool prepare() noexcept;
+  bool reserve_memory() noexcept;
   bool copy_some(void* to, const void* from, std::int64_t bytes) noexcept;
-  void enter() noexcept;
+  bool enter() noexcept;
   bool check_entries() noexcept;
-  void run_in_line() noexcept;
+  void end_mismatched(Status status) noexcept;
+  void combine() noexcept;
   void begin_schedule() noexcept;
+  void next_step() noexcept;
   bool run_steps() noexcept;
   bool execute() noexcept;
   bool execute_wait(int slot) noexcept;
   bool execute_await() noexcept;
   bool execute_elements() noexcept;
+  [[nodiscard]] double scale() const noexcept;
+  [[nodiscard]] reduce::Stores stores() const noexcept;
   void fold_range(std::int64_t from, std::int64_t n) noexcept;
   void post() noexcept;
   void leave() noexcept;
@@ -97,6 +107,7 @@ class Run final : public Task {
   std::uint64_t sequence_ = 0;
   Stage stage_ = Stage::kDone;
   bool moved_ = false;
+  bool is_private_ = false;  ///< a buffer that others should see is not in the arena
   bool stage_input_ = false;
   bool stage_output_ = false;
   std::byte* input_ = nullptr;
@@ -104,9 +115,11 @@ class Run final : public Task {
   std::byte* scratch_ = nullptr;
   Block input_block_, output_block_, scratch_block_;
 
-  schedule::Schedule schedule_;
-  schedule::Step step_{};
-  bool step_pending_ = false;
+  const Program* program_ = nullptr;
+  transport::Match match_{};
+  schedule::Schedule schedule_;           ///< where the program does not keep its steps
+  schedule::Step generated_{};            ///< by it
+  const schedule::Step* step_ = nullptr;  ///< to be executed; null: the next one is to be fetched
   std::int64_t cursor_ = 0;  ///< elements (or bytes, when staging) of the step that are done
   std::int32_t awaited_index_ = 0;
   std::uint32_t phase_ = 0;
@@ -117,6 +130,7 @@ class Run final : public Task {
   std::int64_t slot_bytes_[schedule::kMaxSlots] = {};
 
   std::int64_t begin_ns_ = 0;
+  std::int64_t deadline_ns_ = 0;
   std::int64_t ask_ns_ = 0;        ///< when to ask the others, if nothing moves until then
   std::int64_t ask_after_ns_ = 0;  ///< silence before that
   bool suspect_ = false;           ///< a message of another collective came

@@ -14,6 +14,7 @@
 #include "schedule/rabenseifner.h"
 #include "schedule/recursive_doubling.h"
 #include "schedule/ring.h"
+#include "schedule/staged.h"
 
 namespace shoal::schedule {
 namespace {
@@ -23,6 +24,7 @@ constexpr std::string_view kPatarasuk = "Patarasuk, Yuan, J. Parallel Distrib. C
 constexpr std::string_view kBruck = "Bruck, Ho, Kipnis, Upfal, Weathersby, IEEE TPDS 8(11), 1997";
 constexpr std::string_view kHensgen = "Hensgen, Finkel, Manber, IJPP 17(1), 1988";
 constexpr std::string_view kJain = "Jain et al., SC 2018 (slices over shared memory)";
+constexpr std::string_view kGraham = "Graham, Shipman, EuroPVM/MPI 2008 (fan-in, fan-out)";
 constexpr std::string_view kTraff = "Träff, Hunold, CLUSTER 2020 (multi-lane)";
 constexpr std::string_view kShoal = "shoal (deterministic mode)";
 
@@ -37,6 +39,8 @@ constexpr std::array kCatalog = {
 
     Entry{Collective::kBroadcast, Algorithm::kDirect, true, true, "2 flag rounds, 1 copy of N",
           kJain},
+    Entry{Collective::kBroadcast, Algorithm::kStaged, true, true,
+          "1 flag round a tile, N in and out", kGraham},
     Entry{Collective::kBroadcast, Algorithm::kBinomial, false, true, "ceil(log2 P) rounds of N",
           kThakur},
     Entry{Collective::kBroadcast, Algorithm::kHierarchical, true, true,
@@ -44,6 +48,8 @@ constexpr std::array kCatalog = {
 
     Entry{Collective::kReduce, Algorithm::kDirect, true, true, "2 flag rounds, fold of P x N/P",
           kJain},
+    Entry{Collective::kReduce, Algorithm::kStaged, true, true,
+          "2 flag rounds a tile (1 for P = 2), N in and out, fold of P x N/P", kGraham},
     Entry{Collective::kReduce, Algorithm::kBinomial, false, false, "ceil(log2 P) rounds of N",
           kThakur},
     Entry{Collective::kReduce, Algorithm::kOrdered, false, true, "2 (P-1) exchanges of N/P",
@@ -53,6 +59,8 @@ constexpr std::array kCatalog = {
 
     Entry{Collective::kAllReduce, Algorithm::kDirect, true, true, "2 flag rounds, fold of P x N/P",
           kJain},
+    Entry{Collective::kAllReduce, Algorithm::kStaged, true, true,
+          "2 flag rounds a tile (1 for P = 2), N in and out, fold of P x N/P", kGraham},
     Entry{Collective::kAllReduce, Algorithm::kRing, false, false, "2 (P-1) rounds of N/P",
           kPatarasuk},
     Entry{Collective::kAllReduce, Algorithm::kRecursiveDoubling, false, false,
@@ -66,12 +74,16 @@ constexpr std::array kCatalog = {
 
     Entry{Collective::kAllGather, Algorithm::kDirect, true, true, "2 flag rounds, 1 copy of N",
           kJain},
+    Entry{Collective::kAllGather, Algorithm::kStaged, true, true,
+          "1 flag round a tile, N/P in, N out", kGraham},
     Entry{Collective::kAllGather, Algorithm::kRing, false, true, "P-1 rounds of N/P", kPatarasuk},
     Entry{Collective::kAllGather, Algorithm::kBruck, false, true,
           "ceil(log2 P) rounds, N (P-1)/P in all", kBruck},
 
     Entry{Collective::kReduceScatter, Algorithm::kDirect, true, true,
           "2 flag rounds, fold of P x N/P", kJain},
+    Entry{Collective::kReduceScatter, Algorithm::kStaged, true, true,
+          "1 flag round a tile, N in, fold of P x N/P", kGraham},
     Entry{Collective::kReduceScatter, Algorithm::kRing, false, false, "P-1 rounds of N/P",
           kPatarasuk},
     Entry{Collective::kReduceScatter, Algorithm::kPairwise, false, false, "P-1 exchanges of N/P",
@@ -81,6 +93,8 @@ constexpr std::array kCatalog = {
 
     Entry{Collective::kAllToAll, Algorithm::kDirect, true, true, "2 flag rounds, 1 copy of N",
           kJain},
+    Entry{Collective::kAllToAll, Algorithm::kStaged, true, true,
+          "1 flag round a tile, N in and out", kGraham},
     Entry{Collective::kAllToAll, Algorithm::kPairwise, false, true, "P-1 exchanges of N/P",
           kThakur},
     Entry{Collective::kAllToAll, Algorithm::kBruck, false, true, "ceil(log2 P) rounds of N/2",
@@ -88,11 +102,15 @@ constexpr std::array kCatalog = {
 
     Entry{Collective::kGather, Algorithm::kDirect, true, true, "2 flag rounds, 1 copy of N/P",
           kJain},
+    Entry{Collective::kGather, Algorithm::kStaged, true, true, "1 flag round a tile, N/P in, N out",
+          kGraham},
     Entry{Collective::kGather, Algorithm::kBinomial, false, true,
           "ceil(log2 P) rounds, N (P-1)/P into the root", kThakur},
 
     Entry{Collective::kScatter, Algorithm::kDirect, true, true, "2 flag rounds, 1 copy of N/P",
           kJain},
+    Entry{Collective::kScatter, Algorithm::kStaged, true, true,
+          "1 flag round a tile, N in, N/P out", kGraham},
     Entry{Collective::kScatter, Algorithm::kBinomial, false, true,
           "ceil(log2 P) rounds, N (P-1)/P out of the root", kThakur},
 };
@@ -106,6 +124,8 @@ auto with_class(Algorithm algorithm, Collective collective, Use&& use) noexcept 
   switch (algorithm) {
     case Algorithm::kDirect:
       break;
+    case Algorithm::kStaged:
+      return use.template operator()<Staged>();
     case Algorithm::kRing:
       if (is_gather) return use.template operator()<RingAllGather>();
       if (is_reduce_scatter) return use.template operator()<RingReduceScatter>();
@@ -152,8 +172,9 @@ bool is_void(Algorithm algorithm, const Shape& shape) noexcept {
 
 std::string_view name_of(Algorithm algorithm) noexcept {
   constexpr std::array<std::string_view, kAlgorithms> kNames = {
-      "direct", "ring",     "recursive_doubling", "rabenseifner", "binomial",
-      "bruck",  "pairwise", "dissemination",      "ordered",      "hierarchical"};
+      "direct",        "staged",   "ring",        "recursive_doubling",
+      "rabenseifner",  "binomial", "bruck",       "pairwise",
+      "dissemination", "ordered",  "hierarchical"};
   return kNames[static_cast<std::size_t>(algorithm)];
 }
 
@@ -168,7 +189,9 @@ const Entry* find(Collective collective, Algorithm algorithm) noexcept {
 
 bool supports(const Entry& entry, const Shape& shape) noexcept {
   if (entry.collective != shape.collective) return false;
-  if (entry.algorithm == Algorithm::kDirect) return shape.node_ranks == shape.ranks;
+  if (entry.algorithm == Algorithm::kDirect || entry.algorithm == Algorithm::kStaged) {
+    return shape.node_ranks == shape.ranks;
+  }
   if (entry.algorithm != Algorithm::kHierarchical) return true;
   return 1 < shape.node_ranks && shape.node_ranks < shape.ranks;
 }

@@ -13,6 +13,7 @@ namespace shoal::schedule {
 
 enum class Algorithm : std::uint8_t {
   kDirect,  ///< in one node: straight out of and into the ranks' buffers
+  kStaged,  ///< in one node: through scratch that the others see, tile by tile
   kRing,
   kRecursiveDoubling,
   kRabenseifner,
@@ -23,7 +24,7 @@ enum class Algorithm : std::uint8_t {
   kOrdered,       ///< over messages: each slice gathered at its owner, folded in rank order
   kHierarchical,  ///< direct in the node, composed with another over the network
 };
-inline constexpr int kAlgorithms = 10;
+inline constexpr int kAlgorithms = 11;
 
 SHOAL_API std::string_view name_of(Algorithm algorithm) noexcept;
 
@@ -41,7 +42,7 @@ struct Entry {
 SHOAL_API std::span<const Entry> catalog() noexcept;
 SHOAL_API const Entry* find(Collective collective, Algorithm algorithm) noexcept;
 
-/// True if the algorithm can run this shape (e.g. kDirect needs node_ranks == ranks;
+/// True if the algorithm can run this shape (e.g. kDirect and kStaged need node_ranks == ranks;
 /// kHierarchical needs more than one node).
 SHOAL_API bool supports(const Entry& entry, const Shape& shape) noexcept;
 

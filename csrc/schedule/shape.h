@@ -29,6 +29,8 @@ struct Shape {
   /// `ranks`. 1: nothing is known of locality; == ranks: all in one node.
   Rank node_ranks = 1;
   std::int64_t count = 0;
+  /// Elements a rank hands to the others at a time where an algorithm goes tile by tile (kStaged).
+  std::int64_t tile = 16 << 10;
 
   [[nodiscard]] constexpr Rank node() const noexcept { return rank / node_ranks; }
   [[nodiscard]] constexpr Rank nodes() const noexcept { return ranks / node_ranks; }

@@ -3,7 +3,7 @@
 /// A schedule addresses elements, not bytes, in three spaces of each rank:
 ///   kInput    what the user gave      (blocks_in  x count elements, see shape.h)
 ///   kOutput   what the user receives  (blocks_out x count elements)
-///   kScratch  private, `scratch_count` elements, uninitialised
+///   kScratch  `scratch_count` elements, uninitialised; ranks of the node may read it
 /// Input may alias Output where the collective defines an in-place form; schedules need not know:
 /// the executor turns a copy onto itself into nothing, and the verifier proves both forms.
 #pragma once
@@ -65,7 +65,7 @@ enum class StepKind : std::uint8_t {
 /// the wait that names their slot; meanwhile their Ref must not be written (send) or touched
 /// (recv). Between two ranks, messages match in the order in which they were started.
 ///
-/// Another rank's buffers (Ref::rank >= 0 or kEvery) may be touched only between the first
+/// Another rank's spaces (Ref::rank >= 0 or kEvery) may be touched only between the first
 /// kAwait on that rank, and the last kPost that lets it return.
 struct Step {
   StepKind kind = StepKind::kEnd;

@@ -399,9 +399,6 @@ std::optional<Machine::Place> Machine::locate(const Ref& ref, Rank owner) {
     fail("goes beyond the " + std::to_string(size) + " elements of rank " + std::to_string(owner));
     return std::nullopt;
   }
-  if (ref.space == Space::kScratch && owner != rank_) {
-    return fail("names another rank's scratch"), std::nullopt;
-  }
   if (const Alias alias = alias_of(shape); ref.space == alias.part && is_in_place(owner)) {
     return Place{buffer_of(owner, alias.whole), alias.offset + ref.offset, ref.count};
   }

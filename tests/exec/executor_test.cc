@@ -64,7 +64,7 @@ class Trial {
     key.count = shape.count;
     for (int r = 0; r < harness.ranks(); ++r) {
       shape.rank = r;
-      plans_.push_back(make_plan(key, entry.algorithm, shape, one_node));
+      plans_.push_back(make_plan(key, entry.algorithm, shape, {one_node, false}));
     }
   }
 
@@ -92,16 +92,17 @@ class Trial {
         blocks.push_back(memory::kNoOffset);
       }
       results.push_back(output);
-      const Call call{&plans_[r], input, output, Deadline::after_ms(15'000).at_ns()};
-      tasks.push_back(&harness_.engine(r).start(harness_.group(r), call));
+      const Call call{&plans_[r], input, output, 15'000 * kNsPerMs};
+      tasks.push_back(harness_.engine(r).start(harness_.group(r), call));
     }
     ASSERT_TRUE(harness_.drive(tasks)) << "hangs: " << what();
     for (int r = 0; r < ranks; ++r) {
-      ASSERT_TRUE(tasks[r]->status().ok()) << what() << ": " << tasks[r]->text();
+      ASSERT_TRUE(tasks[r] == nullptr || tasks[r]->status().ok())
+          << what() << ": " << tasks[r]->text();
       const std::vector<std::int64_t> expected = expected_output(plans_[r].shape);
       const std::vector<std::int64_t> got(results[r], results[r] + expected.size());
       ASSERT_EQ(got, expected) << what() << " at rank " << r;
-      harness_.engine(r).release(*tasks[r]);
+      if (tasks[r] != nullptr) harness_.engine(r).release(*tasks[r]);
       for (int i = 0; i < 2; ++i) {
         if (blocks[2 * r + i] != memory::kNoOffset) harness_.pool(r).free(blocks[2 * r + i]);
       }

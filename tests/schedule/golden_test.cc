@@ -26,7 +26,9 @@ TEST_P(Golden, DumpIsAsItWas) {
     for (const Rank node_ranks : sweep::node_ranks_of(entry, ranks)) {
       const Rank root = has_root(entry.collective) ? 1 : 0;
       const std::int64_t count = entry.collective == Collective::kBarrier ? 0 : 16 * ranks + 3;
-      text += listing(entry, {entry.collective, 0, ranks, root, node_ranks, count}) + '\n';
+      text += listing(entry, {entry.collective, 0, ranks, root, node_ranks, count,
+                              sweep::tile_of(entry.collective, ranks, count)}) +
+              '\n';
     }
   }
   golden::expect_golden(sweep::name_of(entry) + ".txt", text);

@@ -67,13 +67,11 @@ TEST_F(NodeGroupTest, PhasesOfALaterOperationCountAsPosted) {
 
 struct Line {
   std::uint64_t fingerprint;
-  memory::Offset input;
-  std::byte payload[24];
+  std::byte payload[sizeof EntryLine::payload];
 };
 
 Line line_of(std::uint64_t sequence, int rank) {
-  Line line{
-      sequence * 31 + static_cast<std::uint64_t>(rank), static_cast<memory::Offset>(sequence), {}};
+  Line line{sequence * 31 + static_cast<std::uint64_t>(rank), {}};
   std::memset(line.payload, static_cast<int>(sequence * 7) + rank, sizeof line.payload);
   return line;
 }
@@ -92,7 +90,6 @@ TEST_F(NodeGroupTest, NoLineIsOverwrittenUnreadWithinTheInFlightRule) {
       const Line line = line_of(sequence, self);
       EntryLine& entry = group.entry(sequence, self);
       entry.fingerprint = line.fingerprint;
-      entry.input = line.input;
       std::memcpy(entry.payload, line.payload, sizeof line.payload);
       group.enter(sequence);
     };
@@ -101,7 +98,7 @@ TEST_F(NodeGroupTest, NoLineIsOverwrittenUnreadWithinTheInFlightRule) {
         if (!eventually([&] { return group.entered(sequence, rank); })) ++stuck;
         const Line line = line_of(sequence, rank);
         const EntryLine& entry = group.entry(sequence, rank);
-        if (entry.fingerprint != line.fingerprint || entry.input != line.input ||
+        if (entry.fingerprint != line.fingerprint ||
             std::memcmp(entry.payload, line.payload, sizeof line.payload) != 0) {
           ++wrong;
         }
@@ -150,6 +147,15 @@ TEST_F(NodeGroupTest, PhasesPublishWhatWasWrittenBefore) {
   for (std::thread& thread : threads) thread.join();
   EXPECT_EQ(wrong.load(), 0);
   EXPECT_EQ(stuck.load(), 0);
+}
+
+TEST_F(NodeGroupTest, MemoryIsFreeWhenAllHaveDeparted) {
+  make(3);
+  for (int rank = 0; rank < 3; ++rank) {
+    EXPECT_FALSE(view(0).all_departed()) << rank;
+    view(rank).depart();
+  }
+  EXPECT_TRUE(view(1).all_departed());
 }
 
 }  // namespace

@@ -118,7 +118,7 @@ class Explorer {
   void leave(World& world, Rank rank);
   void deliver(World& world, Channel& channel, std::size_t k);
   std::vector<Word> expected(Rank rank) const;
-  std::size_t locate(Rank self, const Ref& ref, Rank owner);
+  std::size_t locate(const Ref& ref, Rank owner);
   bool is_over(const World& world) const;
   void object(const std::string& what) {
     if (objection_.empty()) objection_ = what;
@@ -423,7 +423,7 @@ void Explorer::start(World& world, Rank rank, const Step& step) {
   if (me.slots[step.slot] != Slot::kIdle) return object("slot in use");
   me.slots[step.slot] = Slot::kStarted;
   const Ref& ref = is_send ? step.src : step.dst;
-  const Message message{rank, step.slot, locate(rank, ref, rank), index(ref.count), false, {}};
+  const Message message{rank, step.slot, locate(ref, rank), index(ref.count), false, {}};
   if (is_send) {
     world.channels[index(rank * shape_.ranks + step.peer)].sends.push_back(message);
   } else {
@@ -432,14 +432,13 @@ void Explorer::start(World& world, Rank rank, const Step& step) {
 }
 
 /// Index in the owner's memory.
-std::size_t Explorer::locate(Rank self, const Ref& ref, Rank owner) {
+std::size_t Explorer::locate(const Ref& ref, Rank owner) {
   const Layout& l = layouts_[index(owner)];
   const bool in = ref.space == Space::kInput, out = ref.space == Space::kOutput;
   const std::int64_t base = in ? l.input : out ? l.output : l.scratch;
   const std::int64_t size = in ? l.input_size : out ? l.output_size : l.scratch_size;
   if (ref.count == 0) return 0;
   if (ref.offset < 0 || ref.count < 0 || ref.offset + ref.count > size) object("out of bounds");
-  if (!in && !out && owner != self) object("another rank's scratch");
   return index(base + ref.offset);
 }
 
@@ -452,7 +451,7 @@ void Explorer::compute(World& world, Rank rank, const Step& step) {
     return ranks;
   };
   const auto at = [&](const Ref& ref, Rank owner) {
-    const std::size_t place = locate(rank, ref, owner);
+    const std::size_t place = locate(ref, owner);
     return world.ranks[index(owner)].memory.data() + place;
   };
   std::vector<Word*> to, from;
@@ -484,8 +483,7 @@ void Explorer::leave(World& world, Rank rank) {
       std::ranges::any_of(world.ranks, [](const RankWorld& r) { return !r.entered; })) {
     object("left the barrier early");
   }
-  for (std::int64_t i = 0; i < layout.scratch; ++i)
-    me.memory[index(i)] = mix(kAfterReturn, index(i));
+  for (std::int64_t i = 0; i < layout.size; ++i) me.memory[index(i)] = mix(kAfterReturn, index(i));
   me.returned = true;
 }
 

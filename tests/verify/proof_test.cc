@@ -34,7 +34,8 @@ class Proof : public testing::TestWithParam<Entry> {
     for (const Rank node_ranks : sweep::node_ranks_of(entry, ranks)) {
       for (const Rank root : sweep::roots_of(entry.collective, ranks)) {
         for (const std::int64_t count : counts) {
-          prove(entry, {entry.collective, 0, ranks, root, node_ranks, count});
+          prove(entry, {entry.collective, 0, ranks, root, node_ranks, count,
+                        sweep::tile_of(entry.collective, ranks, count)});
           if (HasFatalFailure()) return;
         }
       }

@@ -36,6 +36,7 @@ inline std::vector<Rank> roots_of(Collective collective, Rank ranks) {
 /// 1 (nothing is known) or all ranks, and every proper divisor for the hierarchical algorithms.
 inline std::vector<Rank> node_ranks_of(const schedule::Entry& entry, Rank ranks) {
   if (entry.algorithm == schedule::Algorithm::kDirect) return {ranks};
+  if (entry.algorithm == schedule::Algorithm::kStaged) return {ranks};
   if (entry.algorithm != schedule::Algorithm::kHierarchical) return {1};
   std::vector<Rank> divisors;
   for (Rank d = 2; d < ranks; ++d) {
@@ -62,6 +63,13 @@ inline std::vector<std::int64_t> counts_of(const schedule::Entry& entry, Rank ra
       0, 1, ranks - 1, ranks, ranks + 1, prime_from(2 * ranks + 3), prime_from(16 * ranks)};
   keep_unique(counts);
   return counts;
+}
+
+/// A third of a block, so that pipelines come back to where they began.
+inline std::int64_t tile_of(Collective collective, Rank ranks, std::int64_t count) {
+  const bool has_parts = collective == Collective::kReduceScatter ||
+                         collective == Collective::kAllToAll || collective == Collective::kScatter;
+  return (count / 3 + 1) * (has_parts ? ranks : 1);
 }
 
 inline std::string name_of(const schedule::Entry& entry) {

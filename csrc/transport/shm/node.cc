@@ -1,15 +1,20 @@
 /// Sleeping without lost wake-ups is Dekker's pattern, each side a store and then a load:
 ///
-///   the waker    stores what is awaited    | fence |   loads `sleepers`
-///   the sleeper  raises `sleepers`         | fence |   looks at what is awaited
+///   the waker    stores what is awaited    | light fence |   loads `sleepers`
+///   the sleeper  raises `sleepers`         | heavy fence |   looks at what is awaited
 ///
 /// With both fences at least one of them sees the other's store: the waker sees a sleeper and makes
 /// the system call, or the sleeper sees what it awaits and does not sleep. Between looking and
 /// sleeping, futex compares `rings` with the value read first.
+///
+/// The heavy fence is membarrier(2): it makes every running thread of every process of the node
+/// that has registered execute a full fence. So the light one has only to keep the compiler from
+/// reordering.
 #include "transport/shm/node.h"
 
 #include <errno.h>
 #include <linux/futex.h>
+#include <linux/membarrier.h>
 #include <sys/syscall.h>
 #include <time.h>
 #include <unistd.h>
@@ -21,21 +26,28 @@
 namespace shoal::transport::shm {
 namespace {
 
-/// Each side's fence. Thread sanitizer does not know fences; for it, looking at `sleepers` is a
-/// read-modify-write, which orders the two sides as well but moves the cache line to every waker.
+long membarrier(int command) noexcept { return ::syscall(SYS_membarrier, command, 0, 0); }
+
+bool register_for_heavy_fences() noexcept {
 #if defined(__SANITIZE_THREAD__)
-void fence() noexcept {}
+  return false;  // it does not know membarrier
+#else
+  return membarrier(MEMBARRIER_CMD_REGISTER_GLOBAL_EXPEDITED) == 0 &&
+         membarrier(MEMBARRIER_CMD_GLOBAL_EXPEDITED) == 0;
+#endif
+}
+
+/// Thread sanitizer does not know fences; for it, looking at `sleepers` is a read-modify-write,
+/// which orders the two sides as well but moves the cache line to every waker.
 bool has_sleepers(Doorbell& doorbell) noexcept {
+#if defined(__SANITIZE_THREAD__)
   // seq_cst: pairs with the fetch_add in prepare_sleep()
   return doorbell.sleepers.fetch_add(0, std::memory_order_seq_cst) != 0;
-}
 #else
-void fence() noexcept { std::atomic_thread_fence(std::memory_order_seq_cst); }
-bool has_sleepers(Doorbell& doorbell) noexcept {
-  // relaxed: ordered by fence(), which pairs with the one in prepare_sleep()
+  // relaxed: ordered by light_fence(), which pairs with the heavy one in prepare_sleep()
   return doorbell.sleepers.load(std::memory_order_relaxed) != 0;
-}
 #endif
+}
 
 /// Not PRIVATE: waker and sleeper are different processes with different mappings.
 void futex_wake_all(std::atomic<std::uint32_t>& word) noexcept {
@@ -52,8 +64,29 @@ void futex_wait(std::atomic<std::uint32_t>& word, std::uint32_t seen,
 
 }  // namespace
 
-Node::Node(memory::Arena& arena, int self) noexcept : arena_(&arena), self_(self) {
+Node::Node(memory::Arena& arena, int self) noexcept
+    : arena_(&arena), self_(self), has_heavy_fence_(register_for_heavy_fences()) {
   SHOAL_ASSERT(ranks() <= kMaxLocalRanks && self >= 0 && self < ranks());
+}
+
+void Node::light_fence() const noexcept {
+#if !defined(__SANITIZE_THREAD__)
+  if (light_fences_) {
+    std::atomic_signal_fence(std::memory_order_seq_cst);
+  } else {
+    std::atomic_thread_fence(std::memory_order_seq_cst);
+  }
+#endif
+}
+
+void Node::heavy_fence() const noexcept {
+#if !defined(__SANITIZE_THREAD__)
+  std::atomic_thread_fence(std::memory_order_seq_cst);
+  if (light_fences_) {
+    // Registered and tried in the constructor, so it cannot fail.
+    SHOAL_ASSERT(membarrier(MEMBARRIER_CMD_GLOBAL_EXPEDITED) == 0);
+  }
+#endif
 }
 
 Status Node::commit_header() noexcept {
@@ -68,13 +101,13 @@ void Node::wake_sleepers(Doorbell& doorbell) noexcept {
 
 void Node::ring(int local_rank) noexcept {
   Doorbell& doorbell = Header(*arena_, local_rank).doorbell();
-  fence();
+  light_fence();
   if (has_sleepers(doorbell)) wake_sleepers(doorbell);
 }
 
-void Node::ring_every() noexcept {
-  fence();
-  for (int rank = 0; rank < ranks(); ++rank) {
+void Node::ring(std::span<const int> local_ranks) noexcept {
+  light_fence();
+  for (const int rank : local_ranks) {
     Doorbell& doorbell = Header(*arena_, rank).doorbell();
     if (rank != self_ && has_sleepers(doorbell)) wake_sleepers(doorbell);
   }
@@ -86,7 +119,7 @@ std::uint32_t Node::prepare_sleep() noexcept {
   // can come between.
   const std::uint32_t token = doorbell.rings.load(std::memory_order_acquire);
   doorbell.sleepers.fetch_add(1, std::memory_order_seq_cst);
-  fence();
+  heavy_fence();
   return token;
 }
 

@@ -2,6 +2,7 @@
 #pragma once
 
 #include <cstdint>
+#include <span>
 
 #include "core/status.h"
 #include "memory/arena.h"
@@ -23,11 +24,21 @@ class Node {
   [[nodiscard]] int self() const noexcept { return self_; }
   [[nodiscard]] int ranks() const noexcept { return arena_->shape().ranks; }
 
-  /// After a store that `local_rank` may sleep for. A system call only if it does sleep; else about
-  /// 10 ns.
+  /// True if heavy_fence() can take the fences of the others upon itself. Then, once all ranks of
+  /// the node have agreed on it, let_heavy_fences() makes light_fence() cost nothing.
+  [[nodiscard]] bool has_heavy_fence() const noexcept { return has_heavy_fence_; }
+  void let_heavy_fences() noexcept { light_fences_ = true; }
+  /// Two fences for Dekker's pattern (each side stores and then loads; at least one sees the
+  /// other's store): the light one on the side that runs always, the heavy one, a few microseconds,
+  /// on the side that runs seldom. A full fence on the fast side would wait for the line just
+  /// stored to come from another core (100 ns and more) before it looks at anything else.
+  void light_fence() const noexcept;
+  void heavy_fence() const noexcept;
+
+  /// After a store that `local_rank` may sleep for. A system call only if it does sleep.
   void ring(int local_rank) noexcept;
-  /// The same for every rank of the node but this one.
-  void ring_every() noexcept;
+  /// The same for several; this rank itself may be among them and is left out.
+  void ring(std::span<const int> local_ranks) noexcept;
   /// Wakes this rank's own sleepers (another thread of the process has something for them).
   void ring_self() noexcept { ring(self_); }
 
@@ -44,6 +55,8 @@ class Node {
   void wake_sleepers(Doorbell& doorbell) noexcept;
   memory::Arena* arena_;
   int self_;
+  bool has_heavy_fence_;
+  bool light_fences_ = false;
 };
 
 }  // namespace shoal::transport::shm
