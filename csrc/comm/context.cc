@@ -170,7 +170,30 @@ void Context::write_page() {
   page.heartbeat_ns.store(now_ns(), std::memory_order_relaxed);
 }
 
+void Context::depart(const exec::Binding& binding, const std::vector<memory::Offset>& blocks) {
+  node_->depart(binding.communicator);
+  {
+    const std::lock_guard lock(departed_mutex_);
+    departed_.push_back({binding.communicator, binding.local_ranks, blocks});
+  }
+  free_departed();
+}
+
+void Context::free_departed() noexcept {
+  const std::lock_guard lock(departed_mutex_);
+  std::erase_if(departed_, [this](const Departed& departed) {
+    const bool all = std::ranges::all_of(departed.local_ranks, [&](int local_rank) {
+      return node_->has_departed(local_rank, departed.communicator);
+    });
+    for (std::size_t i = 0; all && i < departed.blocks.size(); ++i) {
+      pool_->free(departed.blocks[i]);
+    }
+    return all;
+  });
+}
+
 Result<memory::Offset> Context::make_control(int ranks) noexcept {
+  free_departed();
   const std::int64_t bytes = exec::control_bytes(ranks);
   const auto block = pool_->allocate(bytes, 4096);
   if (block.ok()) std::memset(arena_.at(block.value()), 0, static_cast<std::size_t>(bytes));

@@ -62,6 +62,9 @@ class Context {
   [[nodiscard]] memory::Offset world_control() const noexcept { return world_control_; }
   /// Control memory for a node group of so many ranks, zeroed, from this rank's pool.
   Result<memory::Offset> make_control(int ranks) noexcept;
+  /// This rank has done with a communicator. Its blocks that the others may still look at go back
+  /// to the pool once all of them have done with it too: when another communicator is made or ends.
+  void depart(const exec::Binding& binding, const std::vector<memory::Offset>& blocks);
   [[nodiscard]] std::uint32_t next_communicator() const noexcept { return next_communicator_; }
   void set_next_communicator(std::uint32_t id) noexcept { next_communicator_ = id; }
 
@@ -76,6 +79,7 @@ class Context {
   [[nodiscard]] bool in_its_process() const noexcept { return fork_generation() == generation_; }
 
  private:
+  void free_departed() noexcept;
   void listen();
   void on_failed(Rank world, const std::string& cause);
   void on_message(Rank from, const std::string& message);
@@ -98,6 +102,13 @@ class Context {
   std::unique_ptr<transport::ucx::UcxTransport> network_;
   std::unique_ptr<exec::Engine> engine_;
   memory::Offset world_control_ = memory::kNoOffset;
+  struct Departed {
+    std::uint32_t communicator;
+    std::vector<int> local_ranks;
+    std::vector<memory::Offset> blocks;
+  };
+  std::mutex departed_mutex_;
+  std::vector<Departed> departed_;
   std::uint32_t next_communicator_ = 1;
 
   // Two locks: a receiver takes the engine's lock, and under that lock causes are looked up.

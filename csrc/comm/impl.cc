@@ -34,7 +34,10 @@ Rank uniform_node_ranks(const std::vector<int>& node_of) {
 
 CommunicatorImpl::CommunicatorImpl(std::shared_ptr<comm::Context> owner, std::uint32_t id,
                                    std::vector<Rank> world_ranks, memory::Offset control)
-    : context(std::move(owner)), members(std::move(world_ranks)), heard_(members.size()) {
+    : context(std::move(owner)),
+      members(std::move(world_ranks)),
+      control_(control),
+      heard_(members.size()) {
   rank = static_cast<Rank>(std::find(members.begin(), members.end(), context->rank()) -
                            members.begin());
   group = std::make_unique<exec::Group>(bind(id, control), events());
@@ -46,6 +49,10 @@ CommunicatorImpl::~CommunicatorImpl() {
   if (!context->in_its_process()) return;
   context->detach(group->binding().communicator);
   context->engine().remove_group(*group);
+  std::vector<memory::Offset> blocks;
+  if (group->slots() != memory::kNoOffset) blocks.push_back(group->slots());
+  if (group->binding().node.self() == 0) blocks.push_back(control_);
+  context->depart(group->binding(), blocks);
 }
 
 exec::Binding CommunicatorImpl::bind(std::uint32_t id, memory::Offset control) {

@@ -48,6 +48,7 @@ struct CommunicatorImpl final : comm::ControlReceiver {
   void ask(const exec::Run& run);
   void answer(Rank from_world, const comm::ControlHead& query);
 
+  memory::Offset control_;  ///< of the node group; its first rank has made it
   /// Plans used last, so that a repeated call takes no lock; by hash, each the latest of its kind.
   static constexpr std::size_t kRecentPlans = 64;  // the hash's upper 6 bits
   std::array<std::atomic<const exec::Plan*>, kRecentPlans> recent_{};

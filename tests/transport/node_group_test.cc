@@ -149,14 +149,5 @@ TEST_F(NodeGroupTest, PhasesPublishWhatWasWrittenBefore) {
   EXPECT_EQ(stuck.load(), 0);
 }
 
-TEST_F(NodeGroupTest, MemoryIsFreeWhenAllHaveDeparted) {
-  make(3);
-  for (int rank = 0; rank < 3; ++rank) {
-    EXPECT_FALSE(view(0).all_departed()) << rank;
-    view(rank).depart();
-  }
-  EXPECT_TRUE(view(1).all_departed());
-}
-
 }  // namespace
 }  // namespace shoal::transport::shm

@@ -22,6 +22,14 @@ TEST(Node, NobodySleepsSoARingIsNoSystemCall) {
   EXPECT_EQ(Header(job.at(0).node.arena(), 1).doorbell().rings.load(), 0u);
 }
 
+TEST(Node, DeparturesAreOfOneRankAndOneCommunicator) {
+  LocalJob job(2);
+  job.at(1).node.depart(70);
+  EXPECT_TRUE(job.at(0).node.has_departed(1, 70));
+  EXPECT_FALSE(job.at(0).node.has_departed(1, 6));
+  EXPECT_FALSE(job.at(0).node.has_departed(0, 70));
+}
+
 TEST(Node, SleepEndsAtItsTimeout) {
   LocalJob job(1);
   Node& node = job.at(0).node;

@@ -3,7 +3,7 @@
 ///
 ///   0          abi::ArenaHeader (slice 0 only)
 ///   4 KiB      abi::ProgressPage
-///   8 KiB      Doorbell, Arrivals
+///   8 KiB      Doorbell, Arrivals, Departures
 ///   16 KiB     ack words of this rank's sends
 ///   64 KiB     one ring of descriptors per sending local rank
 ///
@@ -17,6 +17,7 @@
 
 #include "memory/arena.h"
 #include "shoal/abi/progress_page.h"
+#include "transport/transport.h"
 
 namespace shoal::transport::shm {
 
@@ -35,6 +36,11 @@ struct alignas(kCacheLine) Arrivals {
   std::atomic<std::uint64_t> words[kMaxLocalRanks / 64];
 };
 inline constexpr int kScanRanks = 32;
+
+/// Which groups the owner has done with: bit = id of the communicator, which is never used again.
+struct alignas(kCacheLine) Departures {
+  std::atomic<std::uint64_t> words[(kMaxCommunicators + 63) / 64];
+};
 
 inline constexpr std::int64_t kInlineBytes = 32;
 
@@ -110,11 +116,12 @@ inline constexpr int kAckWords = 4096;
 
 inline constexpr std::int64_t kDoorbellOffset = abi::kProgressPageOffset + abi::kProgressPageBytes;
 inline constexpr std::int64_t kArrivalsOffset = kDoorbellOffset + sizeof(Doorbell);
+inline constexpr std::int64_t kDeparturesOffset = kArrivalsOffset + sizeof(Arrivals);
 inline constexpr std::int64_t kAckOffset = 16 << 10;
 inline constexpr std::int64_t kRingsOffset = 64 << 10;
 
 static_assert(sizeof(abi::ArenaHeader) <= abi::kProgressPageOffset);
-static_assert(kArrivalsOffset + sizeof(Arrivals) <= kAckOffset);
+static_assert(kDeparturesOffset + sizeof(Departures) <= kAckOffset);
 static_assert(kAckOffset + kAckWords * sizeof(AckWord) <= kRingsOffset);
 static_assert(kRingsOffset + kMaxLocalRanks * sizeof(Ring) <= memory::kHeaderBytes);
 static_assert(std::atomic<std::uint64_t>::is_always_lock_free, "shared between processes");
@@ -135,6 +142,9 @@ class Header {
   }
   [[nodiscard]] Doorbell& doorbell() const noexcept { return at<Doorbell>(kDoorbellOffset); }
   [[nodiscard]] Arrivals& arrivals() const noexcept { return at<Arrivals>(kArrivalsOffset); }
+  [[nodiscard]] Departures& departures() const noexcept {
+    return at<Departures>(kDeparturesOffset);
+  }
   [[nodiscard]] AckWord& ack(int index) const noexcept {
     return at<AckWord>(kAckOffset + index * static_cast<std::int64_t>(sizeof(AckWord)));
   }

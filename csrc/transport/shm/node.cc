@@ -133,6 +133,23 @@ void Node::cancel_sleep() noexcept {
   Header(*arena_, self_).doorbell().sleepers.fetch_sub(1, std::memory_order_relaxed);
 }
 
+void Node::depart(std::uint32_t communicator) noexcept {
+  // release: pairs with the acquire in has_departed()
+  Header(*arena_, self_)
+      .departures()
+      .words[communicator / 64]
+      .fetch_or(std::uint64_t{1} << communicator % 64, std::memory_order_release);
+}
+
+bool Node::has_departed(int local_rank, std::uint32_t communicator) const noexcept {
+  // acquire: pairs with the release in depart()
+  const std::uint64_t word = Header(*arena_, local_rank)
+                                 .departures()
+                                 .words[communicator / 64]
+                                 .load(std::memory_order_acquire);
+  return (word >> communicator % 64 & 1) != 0;
+}
+
 abi::ProgressPage& Node::page(int local_rank) const noexcept {
   return Header(*arena_, local_rank).page();
 }

@@ -49,6 +49,11 @@ class Node {
   void sleep(std::uint32_t token, std::int64_t timeout_ns) noexcept;
   void cancel_sleep() noexcept;
 
+  /// Once: this rank looks at nothing of the communicator any more.
+  void depart(std::uint32_t communicator) noexcept;
+  /// `local_rank` has said so.
+  [[nodiscard]] bool has_departed(int local_rank, std::uint32_t communicator) const noexcept;
+
   [[nodiscard]] abi::ProgressPage& page(int local_rank) const noexcept;
 
  private:

@@ -40,15 +40,9 @@ struct alignas(kCacheLine) PhaseLine {
   std::atomic<std::uint64_t> value;  ///< sequence << 20 | phase
 };
 
-/// How many ranks have done with the group.
-struct alignas(kCacheLine) Departures {
-  std::atomic<std::int32_t> count;
-};
-
 /// Bytes of control memory for a group of `ranks` (allocated by one rank from its pool, zeroed).
 constexpr std::int64_t control_bytes(int ranks) noexcept {
-  return static_cast<std::int64_t>(sizeof(Departures)) +
-         static_cast<std::int64_t>(kWindowSlots) * ranks * (sizeof(EntryLine) + sizeof(PhaseLine));
+  return static_cast<std::int64_t>(kWindowSlots) * ranks * (sizeof(EntryLine) + sizeof(PhaseLine));
 }
 
 /// A view of that memory. Any thread for reading; each rank writes its own lines only.
@@ -57,11 +51,9 @@ class NodeGroup {
  public:
   NodeGroup() noexcept = default;
   NodeGroup(std::byte* control, int ranks, int self) noexcept
-      : departures_(reinterpret_cast<Departures*>(control)),
-        entries_(reinterpret_cast<EntryLine*>(control + sizeof(Departures))),
-        phases_(reinterpret_cast<PhaseLine*>(control + sizeof(Departures) +
-                                             static_cast<std::int64_t>(kWindowSlots) * ranks *
-                                                 sizeof(EntryLine))),
+      : entries_(reinterpret_cast<EntryLine*>(control)),
+        phases_(reinterpret_cast<PhaseLine*>(control + static_cast<std::int64_t>(kWindowSlots) *
+                                                           ranks * sizeof(EntryLine))),
         ranks_(ranks),
         self_(self) {}
 
@@ -90,23 +82,12 @@ class NodeGroup {
     return phase_line(sequence, rank).value.load(std::memory_order_acquire) >=
            (sequence << 20 | phase);
   }
-  /// Once: this rank looks at nothing of the group any more.
-  void depart() const noexcept {
-    // release: pairs with the acquire in all_departed()
-    departures_->count.fetch_add(1, std::memory_order_release);
-  }
-  /// Then its memory, and what its lines have pointed to, may be used for something else.
-  [[nodiscard]] bool all_departed() const noexcept {
-    // acquire: pairs with the release in depart()
-    return departures_->count.load(std::memory_order_acquire) == ranks_;
-  }
 
  private:
   [[nodiscard]] PhaseLine& phase_line(std::uint64_t sequence, int rank) const noexcept {
     return phases_[static_cast<std::int64_t>(sequence % kWindowSlots) * ranks_ + rank];
   }
 
-  Departures* departures_ = nullptr;
   EntryLine* entries_ = nullptr;
   PhaseLine* phases_ = nullptr;
   int ranks_ = 0;
