@@ -113,7 +113,10 @@ Status Pool::State::commit(SlabRun run) noexcept {
     while (end <= run.last && !slabs[end].committed) ++end;
     const std::int64_t bytes = (end - first) * kSlabBytes;
     const Status status = arena.commit(slab_begin(first), bytes);
-    if (!status.ok()) return status;
+    if (!status.ok()) {
+      arena.decommit(slab_begin(first), bytes);  // a part may have got huge pages before the end
+      return status;
+    }
     for (int slab = first; slab < end; ++slab) slabs[slab].committed = true;
     use.committed_bytes += bytes;
     idle_bytes += bytes;
