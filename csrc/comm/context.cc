@@ -235,6 +235,7 @@ void Context::connect(Deadline deadline) {
     heavy_fences = heavy_fences && all[r][sizeof control] != 0;
   }
   if (heavy_fences) node_->let_heavy_fences();
+  node_->try_pull();
   if (network_ != nullptr) engine_->add_transport(*network_, true);
 }
 

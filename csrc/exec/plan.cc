@@ -8,21 +8,35 @@ namespace shoal::exec {
 
 namespace {
 
-/// Outputs of this size and more are written past the caches. Smaller ones lie in some core's cache,
-/// if only from the last time, and a store past that cache has to throw them out of it first: at
-/// 1 MiB an all_gather took four times as long, at 64 MiB an all_reduce half as long.
+/// Outputs of this size and more are written past the caches. Smaller ones lie in some core's
+/// cache, if only from the last time, and a store past that cache has to throw them out of it
+/// first: at 1 MiB an all_gather took four times as long, at 64 MiB an all_reduce half as long.
 constexpr std::int64_t kStreamBytes = 8 << 20;
+/// From here on private memory is read where it is rather than staged.
+constexpr std::int64_t kPullBytes = 8 << 10;
+/// Slots: one flag round less than with a schedule, but a copy, and every rank reads all of every
+/// input. What lies in the arena anyway gains by that only while it is small, or where a flag round
+/// means that ranks give way to one another.
+constexpr std::int64_t kSlotBytes = 4 << 10;
+constexpr std::int64_t kCrowdedSlotBytes = 16 << 10;
+constexpr std::int64_t kOneShotBytes = 256;
+constexpr std::int64_t kCrowdedOneShotBytes = 4 << 10;
 /// What a rank puts into its scratch at a time where buffers are staged: small enough to be read
 /// from a cache, large enough that its bytes outweigh a flag round.
 constexpr std::int64_t kTileBytes = 32 << 10;
 constexpr std::int64_t kCrowdedTileBytes = 256 << 10;
 
-/// The largest input of any rank, in bytes.
+/// The largest input, or output, of any rank, in bytes.
+std::int64_t widest(const Plan& plan, int (*blocks)(const schedule::Shape&)) noexcept {
+  schedule::Shape root = plan.shape;
+  if (has_root(plan.key.collective)) root.rank = root.root;
+  return std::max(blocks(plan.shape), blocks(root)) * plan.key.count * plan.element_bytes;
+}
 std::int64_t widest_input(const Plan& plan) noexcept {
-  schedule::Shape shape = plan.shape;
-  if (has_root(plan.key.collective)) shape.rank = shape.root;
-  return std::max(schedule::input_blocks(plan.shape), schedule::input_blocks(shape)) *
-         plan.key.count * plan.element_bytes;
+  return widest(plan, [](const schedule::Shape& s) { return schedule::input_blocks(s); });
+}
+std::int64_t widest_output(const Plan& plan) noexcept {
+  return widest(plan, [](const schedule::Shape& s) { return schedule::output_blocks(s); });
 }
 
 Form form_of(const Plan& plan, Layout layout) noexcept {
@@ -76,13 +90,20 @@ Plan make_plan(const PlanKey& key, schedule::Algorithm algorithm, schedule::Shap
       entry != nullptr && entry->node_memory && algorithm != schedule::Algorithm::kStaged;
   plan.program = make_program(algorithm, shape, plan.element_bytes);
   plan.form = form_of(plan, layout);
-  if (plan.form == Form::kOneShot) {
-    plan.slot_bytes = layout.crowded ? kCrowdedOneShotBytes : kOneShotBytes;
+  const std::int64_t slot_bytes = layout.crowded ? kCrowdedSlotBytes : kSlotBytes;
+  if (layout.one_node && algorithm == schedule::Algorithm::kDirect &&
+      widest_input(plan) <= slot_bytes) {
+    plan.slot_bytes = slot_bytes;
   }
   const schedule::Entry* staged = schedule::find(key.collective, schedule::Algorithm::kStaged);
   if (plan.form == Form::kSchedule && algorithm == schedule::Algorithm::kDirect &&
       shape.ranks > 1 && staged != nullptr && schedule::supports(*staged, shape)) {
     plan.staged = make_program(schedule::Algorithm::kStaged, shape, plan.element_bytes);
+    const bool pushes = schedule::find(key.collective, schedule::Algorithm::kPulled) != nullptr;
+    plan.pulled = pushes ? make_program(schedule::Algorithm::kPulled, shape, plan.element_bytes)
+                         : plan.program;
+    plan.is_worth_pulling = key.collective != Collective::kReduce &&
+                            std::max(widest_input(plan), widest_output(plan)) >= kPullBytes;
   }
   return plan;
 }

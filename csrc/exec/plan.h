@@ -74,13 +74,8 @@ inline constexpr int kKeptSteps = 256;
 enum class Form : std::uint8_t {
   kSchedule,
   kInLine,   ///< every rank's whole input fits its entry line, which is the whole operation
-  kOneShot,  ///< it fits a slot of the rank's pool, which the others read; one flag round
+  kOneShot,  ///< it goes into a slot of the rank's pool, which the others read; one flag round
 };
-
-/// Up to here an input goes into a slot. One flag round less, against every rank reading all of it;
-/// a flag round costs more where ranks have to give way to one another.
-inline constexpr std::int64_t kOneShotBytes = 256;
-inline constexpr std::int64_t kCrowdedOneShotBytes = 4 << 10;
 
 /// Where a job's ranks are, as far as plans depend on it. The same on all ranks of a node.
 struct Layout {
@@ -97,14 +92,20 @@ struct Plan {
   std::int64_t input_bytes = 0;  ///< of this rank's buffers
   std::int64_t output_bytes = 0;
   Form form = Form::kSchedule;
-  std::int64_t slot_bytes = 0;  ///< of a kOneShot's slots
+  /// Of the slots for inputs; 0: they are too large. Of a kSchedule too: where no rank's memory is
+  /// in the arena, it runs as a kOneShot.
+  std::int64_t slot_bytes = 0;
   bool shares_buffers = false;  ///< ranks of a node touch one another's
   bool streams = false;         ///< outputs are too large to stay in a cache
   Program program;
-  /// kDirect only: instead of `program` where a rank's memory is not in the arena.
+  /// kDirect only: instead of `program` where the memory of a rank is not in the arena. Pulled, if
+  /// all ranks can read it where it is, and it is worth the system calls; otherwise staged.
+  Program pulled;
   Program staged;
+  bool is_worth_pulling = false;
 
-  [[nodiscard]] bool has_staged() const noexcept {
+  /// The schedule itself sees to memory that is not in the arena.
+  [[nodiscard]] bool takes_private_memory() const noexcept {
     return staged.algorithm == schedule::Algorithm::kStaged;
   }
 };

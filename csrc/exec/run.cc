@@ -1,5 +1,7 @@
 #include "exec/run.h"
 
+#include <errno.h>
+
 #include <algorithm>
 #include <array>
 #include <bit>
@@ -8,7 +10,6 @@
 #include "core/assert.h"
 #include "core/clock.h"
 #include "core/probes.h"
-#include "memory/copy.h"
 #include "reduce/reduce.h"
 
 namespace shoal::exec {
@@ -22,6 +23,8 @@ using schedule::StepKind;
 
 /// One poll moves at most this much, so that errors are seen and other runs get their turn.
 constexpr std::int64_t kWorkBytes = 512 << 10;
+/// What private memory of others is pulled into, for a fold.
+constexpr std::int64_t kPulledBytes = 128 << 10;
 /// Steps of one poll; only schedules of zero-byte messages come near.
 constexpr int kStepsPerPoll = 64;
 /// Pool blocks larger than this are given back after use.
@@ -54,7 +57,7 @@ void Run::start(Group& group, const Call& call) noexcept {
   step_ = nullptr;
   suspect_ = asked_ = false;
   lost_ns_ = 0;
-  is_private_ = stage_input_ = stage_output_ = false;
+  private_input_ = private_output_ = stage_input_ = stage_output_ = false;
   cursor_ = 0;
   phase_ = 0;
   steps_ = 0;
@@ -128,11 +131,10 @@ bool Run::prepare() noexcept {
     const auto is_outside = [&](const std::byte* data, std::int64_t bytes) {
       return bytes > 0 && arena.offset_of(data, bytes) == memory::kNoOffset;
     };
-    const bool input_outside = is_outside(input_, plan.input_bytes);
-    const bool output_outside = is_outside(output_, plan.output_bytes);
-    is_private_ = input_outside || output_outside;
-    stage_input_ = input_outside && !plan.has_staged();
-    stage_output_ = output_outside && !plan.has_staged();
+    private_input_ = is_outside(input_, plan.input_bytes);
+    private_output_ = is_outside(output_, plan.output_bytes);
+    stage_input_ = private_input_ && !plan.takes_private_memory();
+    stage_output_ = private_output_ && !plan.takes_private_memory();
   }
   if (!reserve_memory()) {
     fail({ErrorCode::kOutOfMemory, binding.rank,
@@ -149,7 +151,8 @@ bool Run::prepare() noexcept {
 
 bool Run::reserve_memory() noexcept {
   const Plan& plan = *call_.plan;
-  const std::int64_t scratch = std::max(plan.program.scratch_bytes, plan.staged.scratch_bytes);
+  const std::int64_t scratch =
+      std::max({plan.program.scratch_bytes, plan.pulled.scratch_bytes, plan.staged.scratch_bytes});
   return (!stage_input_ || reserve(input_block_, plan.input_bytes)) &&
          (!stage_output_ || reserve(output_block_, plan.output_bytes)) &&
          (scratch == 0 || reserve(scratch_block_, scratch));
@@ -158,13 +161,32 @@ bool Run::reserve_memory() noexcept {
 /// A part of a large copy; true when it is complete.
 bool Run::copy_some(void* to, const void* from, std::int64_t bytes) noexcept {
   const std::int64_t n = std::min(kWorkBytes, bytes - cursor_);
-  memory::copy_bytes(static_cast<std::byte*>(to) + cursor_,
-                     static_cast<const std::byte*>(from) + cursor_, n);
+  reduce::copy(static_cast<std::byte*>(to) + cursor_, static_cast<const std::byte*>(from) + cursor_,
+               n);
   cursor_ += n;
   moved_ = true;
   if (cursor_ < bytes) return false;
   cursor_ = 0;
   return true;
+}
+
+std::int64_t Run::place_of(const std::byte* data, std::int64_t bytes,
+                           bool is_private) const noexcept {
+  if (bytes == 0) return memory::kNoOffset;
+  return is_private ? reinterpret_cast<std::intptr_t>(data)
+                    : group_->binding().arena().offset_of(data, bytes);
+}
+
+memory::Offset Run::scratch_offset() const noexcept {
+  return scratch_ == nullptr ? memory::kNoOffset : scratch_block_.offset;
+}
+
+std::uint64_t Run::flags() const noexcept {
+  std::uint64_t flags = 0;
+  if (private_input_ && !stage_input_) flags |= transport::shm::kPrivateInput;
+  if (private_output_ && !stage_output_) flags |= transport::shm::kPrivateOutput;
+  if (group_->binding().shm->can_pull()) flags |= transport::shm::kPulls;
+  return flags;
 }
 
 /// False: out of memory, the run has failed.
@@ -176,23 +198,21 @@ bool Run::enter() noexcept {
   awaited_index_ = 0;
   transport::shm::EntryLine& line = binding.node.entry(sequence_, binding.node.self());
   line.fingerprint = plan.fingerprint;
+  const bool is_private = private_input_ || private_output_;
   if (plan.form == Form::kInLine) {
-    memory::copy_bytes(line.payload, input_, plan.input_bytes);  // a barrier has none
-  } else if (plan.form == Form::kOneShot) {
+    reduce::copy(line.payload, input_, plan.input_bytes);  // a barrier has none
+  } else if (plan.form == Form::kOneShot || (is_private && plan.slot_bytes > 0)) {
     const memory::Offset slot = group_->slot(sequence_, plan.slot_bytes, home_->pool());
     if (slot == memory::kNoOffset) {
       fail({ErrorCode::kOutOfMemory, binding.rank, plan.slot_bytes});
       return false;
     }
-    memory::copy_bytes(arena.at(slot), input_, plan.input_bytes);
-    line.places.input = slot;
+    reduce::copy(arena.at(slot), input_, plan.input_bytes);
+    line.places = {slot, memory::kNoOffset, scratch_offset(), transport::shm::kInSlot};
   } else if (binding.node.ranks() > 1) {
-    const auto place = [&](const std::byte* data, std::int64_t bytes) {
-      return bytes == 0 ? memory::kNoOffset : arena.offset_of(data, bytes);
-    };
-    line.places = {place(input_, plan.input_bytes), place(output_, plan.output_bytes),
-                   scratch_ == nullptr ? memory::kNoOffset : scratch_block_.offset,
-                   is_private_ ? 1u : 0u};
+    line.places = {place_of(input_, plan.input_bytes, private_input_ && !stage_input_),
+                   place_of(output_, plan.output_bytes, private_output_ && !stage_output_),
+                   scratch_offset(), flags()};
   }
   binding.node.enter(sequence_);
   binding.ring_node();
@@ -221,7 +241,7 @@ bool Run::check_entries() noexcept {
     begin_fencing();
     return false;
   }
-  if (call_.plan->form != Form::kSchedule) {
+  if (is_whole_in_slots()) {
     combine();
     leave();
     return false;
@@ -262,7 +282,7 @@ void Run::combine() noexcept {
   };
   const auto concatenate = [&](std::int64_t from) {
     for (int r = 0; r < ranks; ++r) {
-      memory::copy_bytes(output_ + r * block, input_of(r) + from, block);
+      reduce::copy(output_ + r * block, input_of(r) + from, block);
     }
   };
   const std::int64_t mine = plan.shape.rank * block;
@@ -271,10 +291,10 @@ void Run::combine() noexcept {
     case Collective::kBarrier:
       return;
     case Collective::kBroadcast:
-      memory::copy_bytes(output_, input_of(plan.shape.root), block);
+      reduce::copy(output_, input_of(plan.shape.root), block);
       return;
     case Collective::kScatter:
-      memory::copy_bytes(output_, input_of(plan.shape.root) + mine, block);
+      reduce::copy(output_, input_of(plan.shape.root) + mine, block);
       return;
     case Collective::kReduce:
     case Collective::kAllReduce:
@@ -295,15 +315,38 @@ void Run::combine() noexcept {
 
 // --- steps -------------------------------------------------------------------------------------
 
-/// One memory for all ranks of the node? They see the same lines, so they answer alike.
+/// What the places of all ranks of the node have in common, and what any of them has. All ranks see
+/// the same lines, so they choose alike by them.
+Run::Flags Run::flags_of_node() const noexcept {
+  const auto& node = group_->binding().node;
+  Flags flags{~std::uint64_t{0}, 0};
+  for (int i = 0; i < node.ranks(); ++i) {
+    const std::uint64_t places = node.entry(sequence_, i).places.flags;
+    flags.all &= places, flags.any |= places;
+  }
+  return flags;
+}
+
+/// Every rank's input is in its entry line or in a slot.
+bool Run::is_whole_in_slots() const noexcept {
+  const Plan& plan = *call_.plan;
+  if (plan.form != Form::kSchedule) return true;
+  return plan.slot_bytes > 0 && (flags_of_node().all & transport::shm::kInSlot) != 0;
+}
+
+const Program& Run::choose_program() const noexcept {
+  using namespace transport::shm;
+  const Plan& plan = *call_.plan;
+  if (!plan.takes_private_memory()) return plan.program;
+  const Flags flags = flags_of_node();
+  if ((flags.any & (kPrivateInput | kPrivateOutput | kInSlot)) == 0) return plan.program;
+  return plan.is_worth_pulling && (flags.all & kPulls) != 0 ? plan.pulled : plan.staged;
+}
+
 void Run::begin_schedule() noexcept {
   const Plan& plan = *call_.plan;
   const Binding& binding = group_->binding();
-  if (plan.has_staged()) {
-    for (int i = 0; i < binding.node.ranks(); ++i) {
-      if (binding.node.entry(sequence_, i).places.is_private != 0) program_ = &plan.staged;
-    }
-  }
+  program_ = &choose_program();
   if (program_->steps.empty()) {
     schedule_ = schedule::Schedule(program_->algorithm, program_->shape);
   }
@@ -434,33 +477,60 @@ std::byte* Run::address(const Ref& ref, Rank rank) const noexcept {
   return binding.arena().at(bases[static_cast<int>(ref.space)]) + bytes(ref.offset);
 }
 
+/// That space of another rank is memory that only it has mapped.
+bool Run::is_private(const Ref& ref, Rank rank) const noexcept {
+  using transport::shm::PlaceFlag;
+  const Binding& binding = group_->binding();
+  if (rank < 0 || rank == binding.rank || ref.space == Space::kScratch) return false;
+  const auto& line = binding.node.entry(sequence_, binding.routes[rank].node_index);
+  return (line.places.flags &
+          (ref.space == Space::kInput ? PlaceFlag::kPrivateInput : PlaceFlag::kPrivateOutput)) != 0;
+}
+
+/// Elements [from, from + n) of `ref` in another rank's private memory; false: not to be had.
+bool Run::pull(void* to, const Ref& ref, Rank rank, std::int64_t from, std::int64_t n) noexcept {
+  const Binding& binding = group_->binding();
+  const int index = binding.routes[rank].node_index;
+  const auto& places = binding.node.entry(sequence_, index).places;
+  const std::int64_t base = ref.space == Space::kInput ? places.input : places.output;
+  const Status status =
+      binding.shm->pull(binding.local_ranks[index], to, base + bytes(ref.offset + from), bytes(n));
+  // ESRCH: it has died, of which the control thread will tell more.
+  if (!status.ok() && status.detail != ESRCH) fail({ErrorCode::kSystem, rank, status.detail});
+  return status.ok();
+}
+
 /// Copy, reduce or fold, a bounded part a call; true when the step is complete.
 bool Run::execute_elements() noexcept {
   const Plan& plan = *call_.plan;
   const Ref& dst = step_->dst;
-  const std::int64_t blocks = std::max<std::int64_t>(1, step_->blocks);
+  const std::int64_t blocks = std::max(1, step_->blocks);
   const std::int64_t most = std::max<std::int64_t>(1, kWorkBytes / plan.element_bytes / blocks);
   const std::int64_t n = std::min(most, dst.count - cursor_);
   if (n <= 0) return true;
   moved_ = true;
   if (step_->kind == StepKind::kCopy) {
-    std::byte* to = address(dst, dst.rank) + bytes(cursor_);
-    const std::byte* from = address(step_->src, step_->src.rank) + bytes(cursor_);
-    if (to != from && stores() == reduce::Stores::kStreaming) {
-      reduce::stream(to, from, bytes(n));
-    } else if (to != from) {
-      memory::copy_bytes(to, from, bytes(n));
-    }
+    if (!copy_range(cursor_, n)) return false;
   } else if (step_->kind == StepKind::kReduce) {
     std::byte* to = address(dst, dst.rank) + bytes(cursor_);
     const std::byte* from = address(step_->src, step_->src.rank) + bytes(cursor_);
     const std::array<const void*, 2> sources = {to, from};
     reduce::fold(plan.key.dtype, plan.key.op, to, sources, n, scale());
-  } else {
-    fold_range(cursor_, n);
+  } else if (!fold_range(cursor_, n)) {
+    return false;
   }
   cursor_ += n;
   return cursor_ >= dst.count;
+}
+
+/// Elements [from, from + n) of a kCopy step; false: not yet, or failed.
+bool Run::copy_range(std::int64_t from, std::int64_t n) noexcept {
+  const Ref& src = step_->src;
+  std::byte* const to = address(step_->dst, step_->dst.rank) + bytes(from);
+  if (is_private(src, src.rank)) return pull(to, src, src.rank, from, n);
+  const std::byte* const source = address(src, src.rank) + bytes(from);
+  if (to != source) reduce::copy(to, source, bytes(n), stores());
+  return true;
 }
 
 /// Of the step's result: an average becomes one where it is complete.
@@ -475,28 +545,49 @@ reduce::Stores Run::stores() const noexcept {
   return streams ? reduce::Stores::kStreaming : reduce::Stores::kCached;
 }
 
-/// Elements [from, from + n) of a kFold step.
-void Run::fold_range(std::int64_t from, std::int64_t n) noexcept {
+/// Elements [from, from + n) of a kFold step; false: not yet, or failed. Private memory of others
+/// comes first into a buffer of this rank, in pieces that stay in a cache.
+bool Run::fold_range(std::int64_t from, std::int64_t n) noexcept {
   const Plan& plan = *call_.plan;
   const Binding& binding = group_->binding();
+  const Ref &src = step_->src, &dst = step_->dst;
   std::array<const void*, transport::shm::kMaxLocalRanks> sources;
   std::array<void*, transport::shm::kMaxLocalRanks> targets;
-  const bool from_every = step_->src.rank == kEvery;
+  const bool from_every = src.rank == kEvery, to_every = dst.rank == kEvery;
   const int count = from_every ? binding.node.ranks() : step_->blocks;
-  SHOAL_ASSERT(count <= transport::shm::kMaxLocalRanks);
-  for (int k = 0; k < count; ++k) {
-    sources[k] = (from_every ? address(step_->src, binding.node_members[k])
-                             : own(step_->src) + bytes(k * step_->stride)) +
-                 bytes(from);
-  }
-  const Ref& dst = step_->dst;
-  const bool to_every = dst.rank == kEvery;
   const int copies = to_every ? binding.node.ranks() : 1;
-  for (int k = 0; k < copies; ++k) {
-    targets[k] = address(dst, to_every ? binding.node_members[k] : dst.rank) + bytes(from);
+  SHOAL_ASSERT(count <= transport::shm::kMaxLocalRanks);
+  const auto owner = [&](int k) { return from_every ? binding.node_members[k] : src.rank; };
+  int privates = 0;
+  for (int k = 0; k < count; ++k) privates += is_private(src, owner(k)) ? 1 : 0;
+  if (privates > 0 && pulled_ == nullptr) pulled_ = std::make_unique<std::byte[]>(kPulledBytes);
+  const std::int64_t piece =
+      privates == 0 ? n : std::max<std::int64_t>(1, kPulledBytes / privates / plan.element_bytes);
+  for (std::int64_t begin = from; begin < from + n; begin += piece) {
+    const std::int64_t m = std::min(piece, from + n - begin);
+    std::byte* place = pulled_.get();
+    for (int k = 0; k < count; ++k) {
+      if (is_private(src, owner(k))) {
+        if (!pull(place, src, owner(k), begin, m)) return false;
+        sources[k] = place;
+        place += bytes(m);
+      } else {
+        sources[k] = address(src, owner(k)) + bytes(begin + (from_every ? 0 : k * step_->stride));
+      }
+    }
+    for (int k = 0; k < copies; ++k) {
+      targets[k] = address(dst, to_every ? binding.node_members[k] : dst.rank) + bytes(begin);
+    }
+    if (count > 1 || scale() != 1.0) {
+      reduce::fold(plan.key.dtype, plan.key.op, {targets.data(), std::size_t(copies)},
+                   {sources.data(), std::size_t(count)}, m, scale(), stores());
+      continue;
+    }
+    for (int k = 0; k < copies; ++k) {
+      if (targets[k] != sources[0]) reduce::copy(targets[k], sources[0], bytes(m), stores());
+    }
   }
-  reduce::fold(plan.key.dtype, plan.key.op, {targets.data(), std::size_t(copies)},
-               {sources.data(), std::size_t(count)}, n, scale(), stores());
+  return true;
 }
 
 // --- the end -----------------------------------------------------------------------------------

@@ -10,6 +10,7 @@
 #pragma once
 
 #include <cstdint>
+#include <memory>
 
 #include "exec/group.h"
 #include "exec/plan.h"
@@ -71,10 +72,20 @@ class Run final : public Task {
   bool reserve_memory() noexcept;
   bool copy_some(void* to, const void* from, std::int64_t bytes) noexcept;
   bool enter() noexcept;
+  [[nodiscard]] std::int64_t place_of(const std::byte* data, std::int64_t bytes,
+                                      bool is_private) const noexcept;
+  [[nodiscard]] memory::Offset scratch_offset() const noexcept;
+  [[nodiscard]] std::uint64_t flags() const noexcept;
+  struct Flags {
+    std::uint64_t all, any;
+  };
+  [[nodiscard]] Flags flags_of_node() const noexcept;
+  [[nodiscard]] bool is_whole_in_slots() const noexcept;
   bool check_entries() noexcept;
   void end_mismatched(Status status) noexcept;
   void combine() noexcept;
   void begin_schedule() noexcept;
+  [[nodiscard]] const Program& choose_program() const noexcept;
   void next_step() noexcept;
   bool run_steps() noexcept;
   bool execute() noexcept;
@@ -83,7 +94,11 @@ class Run final : public Task {
   bool execute_elements() noexcept;
   [[nodiscard]] double scale() const noexcept;
   [[nodiscard]] reduce::Stores stores() const noexcept;
-  void fold_range(std::int64_t from, std::int64_t n) noexcept;
+  bool copy_range(std::int64_t from, std::int64_t n) noexcept;
+  bool fold_range(std::int64_t from, std::int64_t n) noexcept;
+  [[nodiscard]] bool is_private(const schedule::Ref& ref, Rank rank) const noexcept;
+  bool pull(void* to, const schedule::Ref& ref, Rank rank, std::int64_t from,
+            std::int64_t n) noexcept;
   void post() noexcept;
   void leave() noexcept;
   void fail(Status status) noexcept;
@@ -107,13 +122,15 @@ class Run final : public Task {
   std::uint64_t sequence_ = 0;
   Stage stage_ = Stage::kDone;
   bool moved_ = false;
-  bool is_private_ = false;  ///< a buffer that others should see is not in the arena
+  bool private_input_ = false;  ///< the others should see it, and it is not in the arena
+  bool private_output_ = false;
   bool stage_input_ = false;
   bool stage_output_ = false;
   std::byte* input_ = nullptr;
   std::byte* output_ = nullptr;
   std::byte* scratch_ = nullptr;
   Block input_block_, output_block_, scratch_block_;
+  std::unique_ptr<std::byte[]> pulled_;  ///< kPulledBytes, for folds of private memory
 
   const Program* program_ = nullptr;
   transport::Match match_{};

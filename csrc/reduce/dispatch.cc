@@ -75,8 +75,8 @@ void fold(DataType dtype, ReduceOp op, std::span<void* const> targets,
        static_cast<std::int64_t>(sources.size()), count, scale, stores == Stores::kStreaming});
 }
 
-void stream(void* target, const void* source, std::int64_t bytes) noexcept {
-  best().stream(target, source, bytes);
+void copy(void* target, const void* source, std::int64_t bytes, Stores stores) noexcept {
+  (stores == Stores::kStreaming ? best().stream : best().copy)(target, source, bytes);
 }
 
 void scale(DataType dtype, void* dst, std::int64_t count, double scale) noexcept {

@@ -26,6 +26,7 @@ using CopyKernel = void (*)(void* target, const void* source, std::int64_t bytes
 
 struct KernelTable {
   const char* instruction_set;
+  CopyKernel copy;
   CopyKernel stream;  ///< copies past the caches
   FoldKernel fold[kDataTypes][kKernelOps];
 };

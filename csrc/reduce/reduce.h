@@ -30,8 +30,9 @@ inline void fold(DataType dtype, ReduceOp op, void* target, std::span<const void
   fold(dtype, op, std::span<void* const>(&target, 1), sources, count, scale);
 }
 
-/// Copies past the caches; no overlap.
-void stream(void* target, const void* source, std::int64_t bytes) noexcept;
+/// Copies; no overlap.
+void copy(void* target, const void* source, std::int64_t bytes,
+          Stores stores = Stores::kCached) noexcept;
 
 /// dst[i] *= scale. Floating types only.
 void scale(DataType dtype, void* dst, std::int64_t count, double scale) noexcept;

@@ -37,7 +37,9 @@ constexpr std::array kCatalog = {
     Entry{Collective::kBarrier, Algorithm::kHierarchical, true, true,
           "2 flag rounds + ceil(log2 M) rounds", kTraff},
 
-    Entry{Collective::kBroadcast, Algorithm::kDirect, true, true, "2 flag rounds, 1 copy of N",
+    Entry{Collective::kBroadcast, Algorithm::kDirect, true, true,
+          "2 flag rounds, P x N/P copied by each rank", kJain},
+    Entry{Collective::kBroadcast, Algorithm::kPulled, true, true, "2 flag rounds, 1 copy of N",
           kJain},
     Entry{Collective::kBroadcast, Algorithm::kStaged, true, true,
           "1 flag round a tile, N in and out", kGraham},
@@ -59,6 +61,8 @@ constexpr std::array kCatalog = {
 
     Entry{Collective::kAllReduce, Algorithm::kDirect, true, true, "2 flag rounds, fold of P x N/P",
           kJain},
+    Entry{Collective::kAllReduce, Algorithm::kPulled, true, true,
+          "3 flag rounds, fold of P x N/P, 1 copy of N", kJain},
     Entry{Collective::kAllReduce, Algorithm::kStaged, true, true,
           "2 flag rounds a tile (1 for P = 2), N in and out, fold of P x N/P", kGraham},
     Entry{Collective::kAllReduce, Algorithm::kRing, false, false, "2 (P-1) rounds of N/P",
@@ -102,6 +106,8 @@ constexpr std::array kCatalog = {
 
     Entry{Collective::kGather, Algorithm::kDirect, true, true, "2 flag rounds, 1 copy of N/P",
           kJain},
+    Entry{Collective::kGather, Algorithm::kPulled, true, true,
+          "2 flag rounds, 1 copy of N by the root", kJain},
     Entry{Collective::kGather, Algorithm::kStaged, true, true, "1 flag round a tile, N/P in, N out",
           kGraham},
     Entry{Collective::kGather, Algorithm::kBinomial, false, true,
@@ -124,6 +130,8 @@ auto with_class(Algorithm algorithm, Collective collective, Use&& use) noexcept 
   switch (algorithm) {
     case Algorithm::kDirect:
       break;
+    case Algorithm::kPulled:
+      return use.template operator()<Pulled>();
     case Algorithm::kStaged:
       return use.template operator()<Staged>();
     case Algorithm::kRing:
@@ -172,9 +180,9 @@ bool is_void(Algorithm algorithm, const Shape& shape) noexcept {
 
 std::string_view name_of(Algorithm algorithm) noexcept {
   constexpr std::array<std::string_view, kAlgorithms> kNames = {
-      "direct",        "staged",   "ring",        "recursive_doubling",
-      "rabenseifner",  "binomial", "bruck",       "pairwise",
-      "dissemination", "ordered",  "hierarchical"};
+      "direct",       "pulled",      "staged", "ring",     "recursive_doubling",
+      "rabenseifner", "binomial",    "bruck",  "pairwise", "dissemination",
+      "ordered",      "hierarchical"};
   return kNames[static_cast<std::size_t>(algorithm)];
 }
 
@@ -189,11 +197,14 @@ const Entry* find(Collective collective, Algorithm algorithm) noexcept {
 
 bool supports(const Entry& entry, const Shape& shape) noexcept {
   if (entry.collective != shape.collective) return false;
-  if (entry.algorithm == Algorithm::kDirect || entry.algorithm == Algorithm::kStaged) {
-    return shape.node_ranks == shape.ranks;
-  }
+  if (is_of_one_node(entry.algorithm)) return shape.node_ranks == shape.ranks;
   if (entry.algorithm != Algorithm::kHierarchical) return true;
   return 1 < shape.node_ranks && shape.node_ranks < shape.ranks;
+}
+
+bool is_of_one_node(Algorithm algorithm) noexcept {
+  return algorithm == Algorithm::kDirect || algorithm == Algorithm::kPulled ||
+         algorithm == Algorithm::kStaged;
 }
 
 std::int64_t scratch_count(Algorithm algorithm, const Shape& shape) noexcept {

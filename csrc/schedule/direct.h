@@ -12,9 +12,9 @@
 
 namespace shoal::schedule {
 
-/// Every collective in one node. With r this rank, right neighbours first so that the ranks do not
-/// all read one buffer at once:
-///   broadcast       copies the root's input
+/// Every collective in one node. With r this rank, from r on so that the ranks do not all read one
+/// buffer at once:
+///   broadcast       copies slice r of the root's input into every output: the root does its share
 ///   reduce          folds slice r of every input into slice r of the root's output
 ///   all_reduce      folds slice r of every input into slice r of every output
 ///   all_gather      copies every rank's input
@@ -40,7 +40,7 @@ class Direct {
       emit(Step::post());
       emit(Step::await(kEvery));
     } else if (k <= pulls()) {
-      emit(pull(wrap(s_.rank + k, s_.ranks)));
+      emit(pull(wrap(s_.rank + k - 1, s_.ranks)));
     } else {
       emit(Step::post());
       if (is_touched()) emit(Step::await(kEvery));
@@ -66,7 +66,6 @@ class Direct {
   /// Do other ranks read or write this rank's buffers?
   constexpr bool is_touched() const noexcept {
     switch (s_.collective) {
-      case Collective::kBroadcast:
       case Collective::kGather:
       case Collective::kScatter:
         return s_.rank == s_.root;
@@ -80,7 +79,7 @@ class Direct {
     const Ref result = output(0, s_.count), from_peer = blocks_of(Space::kOutput, s_.count, peer);
     switch (s_.collective) {
       case Collective::kBroadcast:
-        return Step::copy(result, block.of(s_.root));
+        return Step::fold(slice(result).of(kEvery), slice(block).of(s_.root), 1, 0);
       case Collective::kReduce:
         return fold(slice(result).of(s_.root), slice(block));
       case Collective::kAllReduce:
@@ -106,6 +105,87 @@ class Direct {
   }
   constexpr Ref slice(const Ref& block) const noexcept {
     return parts_of(block, {s_.count, s_.ranks}, s_.rank);
+  }
+
+  Shape s_;
+};
+
+/// Those that write into other ranks' buffers, in a form for buffers that others can only read
+/// (private memory that is pulled):
+///   broadcast   copies the root's input
+///   all_reduce  folds slice r into this rank's output, then copies each slice from who has folded
+///   it;
+///               2 ranks, up to a tile: copies the other's input, and reduces that
+///   gather      the root copies every rank's input
+/// In place is safe: what others read of a rank they read before they meet, and it is overwritten
+/// after.
+/// Cost: one flag round more than the direct all_reduce (whole: as many), and one more copy of N.
+/// Source: shoal.
+class Pulled {
+ public:
+  explicit constexpr Pulled(const Shape& shape) noexcept : s_(shape) {}
+
+  constexpr int rounds() const noexcept {
+    return s_.collective == Collective::kAllReduce && !is_whole(s_) ? 3 : 2;
+  }
+
+  template <class Emit>
+  constexpr void round(int k, Emit&& emit) const noexcept {
+    if (k == 0) {
+      meet(emit);
+    } else if (is_whole(s_)) {
+      const Ref mine = output(0, s_.count), others = schedule::scratch(0, s_.count);
+      emit(Step::copy(others, input(0, s_.count).of(1 - s_.rank)));
+      meet(emit);
+      emit(Step::copy(mine, input(0, s_.count)));
+      emit(Step::reduce(mine, others, true));
+    } else if (s_.collective == Collective::kBroadcast) {
+      emit(Step::copy(output(0, s_.count), input(0, s_.count).of(is_root() ? kSelf : s_.root)));
+      emit(Step::post());
+      if (is_root()) emit(Step::await(kEvery));
+    } else if (s_.collective == Collective::kGather) {
+      for (Rank i = 0; i < s_.ranks && is_root(); ++i) take(wrap(s_.rank + i, s_.ranks), emit);
+      emit(Step::post());
+      if (!is_root()) emit(Step::await(s_.root));
+    } else if (k == 1) {
+      emit(Step::fold(slice(Space::kOutput, s_.rank), slice(Space::kInput, s_.rank).of(kEvery),
+                      s_.ranks, 0, true));
+      meet(emit);
+    } else {
+      for (Rank i = 1; i < s_.ranks; ++i) take(wrap(s_.rank + i, s_.ranks), emit);
+      meet(emit);
+    }
+  }
+
+  static constexpr std::int64_t scratch(const Shape& shape) noexcept {
+    return is_whole(shape) ? shape.count : 0;
+  }
+
+ private:
+  static constexpr bool is_whole(const Shape& shape) noexcept {
+    return shape.collective == Collective::kAllReduce && shape.ranks == 2 &&
+           shape.count <= shape.tile;
+  }
+  constexpr bool is_root() const noexcept { return s_.rank == s_.root; }
+
+  template <class Emit>
+  static constexpr void meet(Emit&& emit) noexcept {
+    emit(Step::post());
+    emit(Step::await(kEvery));
+  }
+
+  template <class Emit>
+  constexpr void take(Rank from, Emit&& emit) const noexcept {
+    const Rank owner = from == s_.rank ? kSelf : from;
+    if (s_.collective == Collective::kGather) {
+      emit(Step::copy(blocks_of(Space::kOutput, s_.count, from), input(0, s_.count).of(owner)));
+    } else {
+      emit(Step::copy(slice(Space::kOutput, from), slice(Space::kOutput, from).of(owner)));
+    }
+  }
+
+  constexpr Ref slice(Space space, Rank rank) const noexcept {
+    return parts_of({space, kSelf, 0, s_.count}, {s_.count, s_.ranks}, rank);
   }
 
   Shape s_;

@@ -321,17 +321,18 @@ TEST_P(Kernels, SeveralTargets) {
           }
 }
 
-TEST_P(Kernels, StreamedCopy) {
-  for (std::size_t bytes : {0, 1, 63, 64, 65, 256, 1000, 4096, 5000})
-    for (std::size_t shift : {0, 1, 17, 63}) {
-      Array from(bytes + 64), to(bytes + 192, 0xa5);
-      for (std::size_t i = 0; i < bytes; ++i) from[i] = static_cast<unsigned char>(i * 7 + 1);
-      table().stream(to.data() + 64 + shift, from.data(), static_cast<std::int64_t>(bytes));
-      for (std::size_t i = 0; i < to.size(); ++i) {
-        const bool inside = i >= 64 + shift && i < 64 + shift + bytes;
-        ASSERT_EQ(to[i], inside ? from[i - 64 - shift] : 0xa5) << i << " of " << bytes;
+TEST_P(Kernels, Copies) {
+  for (const CopyKernel copy : {table().copy, table().stream})
+    for (std::size_t bytes : {0, 1, 63, 64, 65, 256, 1000, 4096, 5000})
+      for (std::size_t shift : {0, 1, 17, 63}) {
+        Array from(bytes + 64), to(bytes + 192, 0xa5);
+        for (std::size_t i = 0; i < bytes; ++i) from[i] = static_cast<unsigned char>(i * 7 + 1);
+        copy(to.data() + 64 + shift, from.data(), static_cast<std::int64_t>(bytes));
+        for (std::size_t i = 0; i < to.size(); ++i) {
+          const bool inside = i >= 64 + shift && i < 64 + shift + bytes;
+          ASSERT_EQ(to[i], inside ? from[i - 64 - shift] : 0xa5) << i << " of " << bytes;
+        }
       }
-    }
 }
 
 // Slices of a user's array begin anywhere; UBSan watches the loads.

@@ -17,12 +17,20 @@ namespace shoal::transport::shm {
 inline constexpr int kMaxInFlight = 8;
 inline constexpr int kWindowSlots = 2 * kMaxInFlight;
 
-/// Where the others find a rank's spaces; kNoOffset: memory that is not in the arena, or none.
+/// Where the others find a rank's spaces: offsets in the arena (kNoOffset: none), but addresses in
+/// the rank's own memory where `flags` says that the space is private.
 struct Places {
-  memory::Offset input;
-  memory::Offset output;
+  std::int64_t input;
+  std::int64_t output;
   memory::Offset scratch;
-  std::uint64_t is_private;  ///< not 0: a buffer of this rank is not in the arena
+  std::uint64_t flags;  ///< PlaceFlag
+};
+
+enum PlaceFlag : std::uint64_t {
+  kPrivateInput = 1,
+  kPrivateOutput = 2,
+  kInSlot = 4,  ///< `input` is a copy that is left alone until long after the operation
+  kPulls = 8,   ///< the rank can read the private memory of the others (Node::pull)
 };
 
 /// What a rank says when it enters a collective. One cache line, one writer.
