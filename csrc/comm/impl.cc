@@ -85,10 +85,11 @@ exec::Binding CommunicatorImpl::bind(std::uint32_t id, memory::Offset control) {
 }
 
 const exec::Plan& CommunicatorImpl::plan(const exec::PlanKey& key) {
-  auto& recent = recent_[exec::KeyHash{}(key) >> 58];
+  const std::uint64_t fingerprint = exec::fingerprint(key);  // all of the key
+  auto& recent = recent_[fingerprint * 0x9e3779b97f4a7c15 >> 58];
   // acquire: pairs with the release below; the plan is complete
   const exec::Plan* plan = recent.load(std::memory_order_acquire);
-  if (plan == nullptr || plan->key != key) {
+  if (plan == nullptr || plan->fingerprint != fingerprint) {
     plan = &find_or_make_plan(key);
     recent.store(plan, std::memory_order_release);
   }

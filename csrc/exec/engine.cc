@@ -9,6 +9,7 @@
 
 #include "core/assert.h"
 #include "core/clock.h"
+#include "exec/lines.h"
 
 namespace shoal::exec {
 
@@ -55,14 +56,25 @@ void Engine::remove_group(Group& group) {
 
 Run* Engine::start(Group& group, const Call& call) {
   const std::lock_guard lock(turn_);
+  const Plan& plan = *call.plan;
+  const bool in_line = plan.form == Form::kInLine && active_.empty() && !crowded_ &&
+                       !group.ended() && group.may_enter(group.issued() + 1);
+  std::uint64_t sequence = 0;
+  if (in_line) {
+    sequence = group.issue(plan.fingerprint);
+    if (run_in_line(group, plan, sequence, call.input, call.output)) {
+      node_->count_operation();
+      return nullptr;
+    }
+  }
   Run& run = runs_.acquire();
   active_.reserve(active_.size() + 1);
-  run.start(group, call);
-  run.poll(0);
-  for (int i = 0; i < kMoment && !run.done() && !crowded_; ++i) {
-    relax();
-    run.poll(0);
+  if (in_line) {
+    run.go_on_in_line(group, call, sequence);
+  } else {
+    run.start(group, call);
   }
+  for (int i = 0; i < (crowded_ ? 1 : kMoment) && !run.done(); ++i) run.poll(0);
   if (!run.done()) {
     run.set_begin(now_ns());
     active_.push_back(&run);

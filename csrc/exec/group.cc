@@ -4,7 +4,7 @@
 
 namespace shoal::exec {
 
-void Group::complete(std::uint64_t sequence) noexcept {
+void Group::complete_out_of_order(std::uint64_t sequence) noexcept {
   beyond_ |= 1u << (sequence - completed_ - 1);
   while ((beyond_ & 1u) != 0) {
     beyond_ >>= 1;

@@ -94,7 +94,13 @@ class Group {
   [[nodiscard]] bool may_enter(std::uint64_t sequence) const noexcept {
     return sequence <= completed_ + transport::shm::kMaxInFlight;
   }
-  void complete(std::uint64_t sequence) noexcept;
+  void complete(std::uint64_t sequence) noexcept {
+    if (sequence == completed_ + 1 && beyond_ == 0) {
+      completed_ = sequence;
+    } else {
+      complete_out_of_order(sequence);
+    }
+  }
 
   /// Where this rank puts its input of a kOneShot operation. The slots are taken from `pool` at the
   /// first call and belong to whoever destroys the group: the others may still read them.
@@ -119,6 +125,7 @@ class Group {
   }
 
  private:
+  void complete_out_of_order(std::uint64_t sequence) noexcept;
   void look(const Run* run) noexcept;
 
   static constexpr std::uint64_t kHistory = 64;

@@ -10,6 +10,7 @@
 #include "core/assert.h"
 #include "core/clock.h"
 #include "core/probes.h"
+#include "exec/lines.h"
 #include "reduce/reduce.h"
 
 namespace shoal::exec {
@@ -48,10 +49,20 @@ bool broken(const transport::Operation& operation) noexcept {
 }  // namespace
 
 void Run::start(Group& group, const Call& call) noexcept {
+  begin(group, call, group.issue(call.plan->fingerprint));
+}
+
+void Run::go_on_in_line(Group& group, const Call& call, std::uint64_t sequence) noexcept {
+  begin(group, call, sequence);
+  output_ = static_cast<std::byte*>(call.output);
+  stage_ = Stage::kEntering;
+}
+
+void Run::begin(Group& group, const Call& call, std::uint64_t sequence) noexcept {
   restart();
   group_ = &group;
   call_ = call;
-  sequence_ = group.issue(call.plan->fingerprint);
+  sequence_ = sequence;
   stage_ = Stage::kQueued;
   program_ = &call.plan->program;
   step_ = nullptr;
@@ -200,8 +211,10 @@ bool Run::enter() noexcept {
   line.fingerprint = plan.fingerprint;
   const bool is_private = private_input_ || private_output_;
   if (plan.form == Form::kInLine) {
-    reduce::copy(line.payload, input_, plan.input_bytes);  // a barrier has none
-  } else if (plan.form == Form::kOneShot || (is_private && plan.slot_bytes > 0)) {
+    enter_in_line(binding, plan, sequence_, input_);
+    return true;
+  }
+  if (plan.form == Form::kOneShot || (is_private && plan.slot_bytes > 0)) {
     const memory::Offset slot = group_->slot(sequence_, plan.slot_bytes, home_->pool());
     if (slot == memory::kNoOffset) {
       fail({ErrorCode::kOutOfMemory, binding.rank, plan.slot_bytes});
@@ -242,7 +255,7 @@ bool Run::check_entries() noexcept {
     return false;
   }
   if (is_whole_in_slots()) {
-    combine();
+    combine(binding, *call_.plan, sequence_, output_);
     leave();
     return false;
   }
@@ -260,57 +273,6 @@ void Run::end_mismatched(Status status) noexcept {
   group_->complete(sequence_);
   record(abi::OperationState::kFailed);
   finish(status);
-}
-
-/// The small operations: every rank's input is in its entry line or in the slot that it names.
-void Run::combine() noexcept {
-  const Plan& plan = *call_.plan;
-  const Binding& binding = group_->binding();
-  const auto& node = binding.node;
-  const int ranks = node.ranks();
-  const std::int64_t block = bytes(plan.key.count);
-  const auto input_of = [&](int rank) noexcept -> const std::byte* {
-    const transport::shm::EntryLine& line = node.entry(sequence_, rank);
-    return plan.form == Form::kInLine ? line.payload : binding.arena().at(line.places.input);
-  };
-  const auto fold = [&](std::int64_t from) {
-    std::array<const void*, transport::shm::kMaxLocalRanks> sources;
-    for (int r = 0; r < ranks; ++r) sources[r] = input_of(r) + from;
-    const bool average = plan.key.op == ReduceOp::kAvg;
-    reduce::fold(plan.key.dtype, plan.key.op, output_, {sources.data(), std::size_t(ranks)},
-                 plan.key.count, average ? 1.0 / ranks : 1.0);
-  };
-  const auto concatenate = [&](std::int64_t from) {
-    for (int r = 0; r < ranks; ++r) {
-      reduce::copy(output_ + r * block, input_of(r) + from, block);
-    }
-  };
-  const std::int64_t mine = plan.shape.rank * block;
-  if (plan.output_bytes == 0) return;
-  switch (plan.key.collective) {
-    case Collective::kBarrier:
-      return;
-    case Collective::kBroadcast:
-      reduce::copy(output_, input_of(plan.shape.root), block);
-      return;
-    case Collective::kScatter:
-      reduce::copy(output_, input_of(plan.shape.root) + mine, block);
-      return;
-    case Collective::kReduce:
-    case Collective::kAllReduce:
-      fold(0);
-      return;
-    case Collective::kReduceScatter:
-      fold(mine);
-      return;
-    case Collective::kAllGather:
-    case Collective::kGather:
-      concatenate(0);
-      return;
-    case Collective::kAllToAll:
-      concatenate(mine);
-      return;
-  }
 }
 
 // --- steps -------------------------------------------------------------------------------------

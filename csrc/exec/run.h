@@ -36,6 +36,8 @@ class Run final : public Task {
 
   /// Under the engine's lock. The plan and the group outlive the run.
   void start(Group& group, const Call& call) noexcept;
+  /// The same for a kInLine operation that this rank has entered as `sequence` already (lines.h).
+  void go_on_in_line(Group& group, const Call& call, std::uint64_t sequence) noexcept;
   /// From here on time counts; before the first poll() that gets one. A run that is done within its
   /// first polls never asks what time it is.
   void set_begin(std::int64_t now_ns) noexcept;
@@ -67,6 +69,7 @@ class Run final : public Task {
     std::int64_t bytes = 0;
   };
 
+  void begin(Group& group, const Call& call, std::uint64_t sequence) noexcept;
   bool advance() noexcept;
   bool prepare() noexcept;
   bool reserve_memory() noexcept;
@@ -83,7 +86,6 @@ class Run final : public Task {
   [[nodiscard]] bool is_whole_in_slots() const noexcept;
   bool check_entries() noexcept;
   void end_mismatched(Status status) noexcept;
-  void combine() noexcept;
   void begin_schedule() noexcept;
   [[nodiscard]] const Program& choose_program() const noexcept;
   void next_step() noexcept;

@@ -177,6 +177,13 @@ bool Node::has_departed(int local_rank, std::uint32_t communicator) const noexce
   return (word >> communicator % 64 & 1) != 0;
 }
 
+void Node::count_operation() noexcept {
+  constexpr auto kRelaxed = std::memory_order_relaxed;
+  abi::ProgressPage& page = this->page(self_);
+  page.posted.store(page.posted.load(kRelaxed) + 1, kRelaxed);  // one writer
+  page.completed.store(page.completed.load(kRelaxed) + 1, kRelaxed);
+}
+
 abi::ProgressPage& Node::page(int local_rank) const noexcept {
   return Header(*arena_, local_rank).page();
 }

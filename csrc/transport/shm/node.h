@@ -64,6 +64,8 @@ class Node {
   [[nodiscard]] bool has_departed(int local_rank, std::uint32_t communicator) const noexcept;
 
   [[nodiscard]] abi::ProgressPage& page(int local_rank) const noexcept;
+  /// On this rank's page: one more has begun and ended, within a moment.
+  void count_operation() noexcept;
 
  private:
   void wake_sleepers(Doorbell& doorbell) noexcept;

@@ -1,0 +1,114 @@
+#include "exec/lines.h"
+
+#include <array>
+#include <cstddef>
+#include <cstring>
+
+#include "core/probes.h"
+#include "reduce/reduce.h"
+#include "shoal/abi/progress_page.h"
+
+namespace shoal::exec {
+
+namespace {
+
+/// A microsecond at most. No pause instruction between two polls: it takes longer than a line takes
+/// from another core.
+constexpr int kMoment = 256;
+
+bool all_have_entered(const transport::shm::NodeGroup& node, std::uint64_t sequence) noexcept {
+  int polls = 0;
+  for (int rank = 0; rank < node.ranks(); ++rank) {
+    while (!node.entered(sequence, rank)) {
+      if (++polls > kMoment) return false;
+    }
+  }
+  return true;
+}
+
+bool all_agree(const transport::shm::NodeGroup& node, std::uint64_t sequence,
+               std::uint64_t fingerprint) noexcept {
+  for (int rank = 0; rank < node.ranks(); ++rank) {
+    if (node.entry(sequence, rank).fingerprint != fingerprint) return false;
+  }
+  return true;
+}
+
+}  // namespace
+
+void enter_in_line(const Binding& binding, const Plan& plan, std::uint64_t sequence,
+                   const void* input) noexcept {
+  transport::shm::EntryLine& line = binding.node.entry(sequence, binding.node.self());
+  line.fingerprint = plan.fingerprint;
+  if (plan.input_bytes > 0) {  // a barrier has none
+    std::memcpy(line.payload, input, static_cast<std::size_t>(plan.input_bytes));
+  }
+  binding.node.enter(sequence);
+  binding.ring_node();
+}
+
+bool run_in_line(Group& group, const Plan& plan, std::uint64_t sequence, const void* input,
+                 void* output) noexcept {
+  const Binding& binding = group.binding();
+  enter_in_line(binding, plan, sequence, input);
+  if (!all_have_entered(binding.node, sequence)) return false;
+  if (!all_agree(binding.node, sequence, plan.fingerprint)) return false;
+  group.check(nullptr);
+  if (group.ended()) return false;
+  combine(binding, plan, sequence, output);
+  group.complete(sequence);
+  SHOAL_PROBE(begin, binding.communicator, sequence, plan.fingerprint);
+  SHOAL_PROBE(end, binding.communicator, sequence, 0);
+  return true;
+}
+
+void combine(const Binding& binding, const Plan& plan, std::uint64_t sequence, void* to) noexcept {
+  const auto& node = binding.node;
+  const int ranks = node.ranks();
+  const std::int64_t block = plan.key.count * plan.element_bytes;
+  auto* const output = static_cast<std::byte*>(to);
+  const auto input_of = [&](int rank) noexcept -> const std::byte* {
+    const transport::shm::EntryLine& line = node.entry(sequence, rank);
+    return plan.form == Form::kInLine ? line.payload : binding.arena().at(line.places.input);
+  };
+  const auto fold = [&](std::int64_t from) {
+    std::array<const void*, transport::shm::kMaxLocalRanks> sources;
+    for (int r = 0; r < ranks; ++r) sources[r] = input_of(r) + from;
+    const bool average = plan.key.op == ReduceOp::kAvg;
+    reduce::fold(plan.key.dtype, plan.key.op, output, {sources.data(), std::size_t(ranks)},
+                 plan.key.count, average ? 1.0 / ranks : 1.0);
+  };
+  const auto concatenate = [&](std::int64_t from) {
+    for (int r = 0; r < ranks; ++r) {
+      reduce::copy(output + r * block, input_of(r) + from, block);
+    }
+  };
+  const std::int64_t mine = plan.shape.rank * block;
+  if (plan.output_bytes == 0) return;
+  switch (plan.key.collective) {
+    case Collective::kBarrier:
+      return;
+    case Collective::kBroadcast:
+      reduce::copy(output, input_of(plan.shape.root), block);
+      return;
+    case Collective::kScatter:
+      reduce::copy(output, input_of(plan.shape.root) + mine, block);
+      return;
+    case Collective::kReduce:
+    case Collective::kAllReduce:
+      fold(0);
+      return;
+    case Collective::kReduceScatter:
+      fold(mine);
+      return;
+    case Collective::kAllGather:
+    case Collective::kGather:
+      concatenate(0);
+      return;
+    case Collective::kAllToAll:
+      concatenate(mine);
+      return;
+  }
+}
+
+}  // namespace shoal::exec
