@@ -8,8 +8,7 @@ namespace {
 
 using schedule::Algorithm;
 
-// Up to here a message's latency outweighs its bytes (TCP: 5 us against 9 GB/s;
-// docs/decisions/0003).
+// Up to here a message's latency outweighs its bytes (TCP: 5 us against 9 GB/s).
 constexpr std::int64_t kLatencyBytes = 32 << 10;
 // Above this, ring's nearest-neighbour traffic wins over Rabenseifner's long distances.
 constexpr std::int64_t kRingBytes = 4 << 20;
