@@ -146,6 +146,9 @@ exec::GroupEvents CommunicatorImpl::events() {
   exec::GroupEvents events;
   events.signature = describe_self();
   events.explain = [this](const exec::Run* run, Status status) { return explain(run, status); };
+  events.explain_mismatch = [this](std::uint64_t sequence, Status status) {
+    return explain_mismatch(sequence, status);
+  };
   events.suspect_mismatch = [this](const exec::Run& run) { ask(run); };
   events.announce = [this](Status status, const std::string& text) {
     ControlHead head;
@@ -173,7 +176,8 @@ std::string CommunicatorImpl::explain(const exec::Run* run, Status status) {
     case ErrorCode::kPeerFailed:
       return who + " " + context->cause(members[status.rank]) + during;
     case ErrorCode::kMismatch:
-      return run != nullptr ? explain_mismatch(*run, status) : "ranks called different things";
+      return run != nullptr ? explain_mismatch(run->sequence(), status)
+                            : "ranks called different things";
     case ErrorCode::kTimeout:
       return run != nullptr && status.detail > 0
                  ? explain_timeout(*run, status)
@@ -194,14 +198,15 @@ std::string CommunicatorImpl::explain(const exec::Run* run, Status status) {
   }
 }
 
-std::string CommunicatorImpl::explain_mismatch(const exec::Run& run, Status status) const {
+/// `status`: the two ranks. Both have entered.
+std::string CommunicatorImpl::explain_mismatch(std::uint64_t sequence, Status status) const {
   const exec::Binding& binding = group->binding();
-  const Rank first = binding.node_members[0];
-  const int index = binding.routes[status.rank].node_index;
-  if (index < 0) return "rank " + std::to_string(status.rank) + " called something else";
-  return comm::describe_mismatch(binding.communicator, run.sequence(), first,
-                                 binding.node.entry(run.sequence(), 0).fingerprint, status.rank,
-                                 binding.node.entry(run.sequence(), index).fingerprint);
+  const auto a = static_cast<Rank>(status.detail), b = status.rank;
+  const auto fingerprint = [&](Rank r) {
+    return binding.node.entry(sequence, binding.routes[r].node_index).fingerprint;
+  };
+  return comm::describe_mismatch(binding.communicator, sequence, a, fingerprint(a), b,
+                                 fingerprint(b));
 }
 
 /// What is known of a rank that is waited for.

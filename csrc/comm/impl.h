@@ -42,7 +42,7 @@ struct CommunicatorImpl final : comm::ControlReceiver {
   exec::Binding bind(std::uint32_t id, memory::Offset control);
   exec::GroupEvents events();
   std::string explain(const exec::Run* run, Status status);
-  std::string explain_mismatch(const exec::Run& run, Status status) const;
+  std::string explain_mismatch(std::uint64_t sequence, Status status) const;
   std::string explain_timeout(const exec::Run& run, Status status);
   std::string standing(const exec::Run& run, Rank rank);
   void ask(const exec::Run& run);

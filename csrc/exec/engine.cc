@@ -58,7 +58,7 @@ Run* Engine::start(Group& group, const Call& call) {
   const std::lock_guard lock(turn_);
   const Plan& plan = *call.plan;
   const bool in_line = plan.form == Form::kInLine && active_.empty() && !crowded_ &&
-                       !group.ended() && group.may_enter(group.issued() + 1);
+                       group.may_enter(group.issued() + 1) && !group.ended();
   std::uint64_t sequence = 0;
   if (in_line) {
     sequence = group.issue(plan.fingerprint);

@@ -12,6 +12,50 @@ void Group::complete_out_of_order(std::uint64_t sequence) noexcept {
   }
 }
 
+bool Group::all_have_entered(std::uint64_t sequence) const noexcept {
+  for (int i = 0; i < binding_.node.ranks(); ++i) {
+    if (!binding_.node.entered(sequence, i)) return false;
+  }
+  return true;
+}
+
+bool Group::has_met(std::uint64_t sequence) noexcept {
+  // A later one first: then the next few calls need not look.
+  for (const std::uint64_t candidate : {sequence + transport::shm::kMaxInFlight / 2, sequence}) {
+    if (!all_have_entered(candidate)) continue;
+    meet(candidate);
+    compare_until(candidate);
+    return true;
+  }
+  return false;
+}
+
+/// The lines are still there: nobody is more than kMaxInFlight ahead of this rank, which has not gone
+/// further than kMaxInFlight beyond what it has compared.
+void Group::compare_until(std::uint64_t sequence) noexcept {
+  const auto& node = binding_.node;
+  while (compared_ < sequence && all_have_entered(compared_ + 1)) {
+    const std::uint64_t next = ++compared_;
+    const std::uint64_t first = node.entry(next, 0).fingerprint;
+    for (int i = 1; i < node.ranks(); ++i) {
+      if (node.entry(next, i).fingerprint == first) continue;
+      const Status status{ErrorCode::kMismatch, binding_.node_members[i], binding_.node_members[0]};
+      fail(status, nullptr,
+           events_.explain_mismatch ? events_.explain_mismatch(next, status) : std::string(), true);
+      return;
+    }
+  }
+}
+
+Rank Group::laggard(std::uint64_t sequence) const noexcept {
+  constexpr std::uint64_t kAhead = transport::shm::kMaxInFlight;
+  const auto& node = binding_.node;
+  for (int i = 0; i < node.ranks() && sequence > met_ + kAhead; ++i) {
+    if (!node.entered(sequence - kAhead, i)) return binding_.node_members[i];
+  }
+  return -1;
+}
+
 memory::Offset Group::slot(std::uint64_t sequence, std::int64_t slot_bytes,
                            memory::Pool& pool) noexcept {
   if (slots_ == memory::kNoOffset) {

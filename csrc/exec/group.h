@@ -63,6 +63,8 @@ struct GroupEvents {
   std::string signature;
   /// Once, when this rank finds the group's error first: the text users read. `run` may be null.
   std::function<std::string(const Run* run, Status status)> explain;
+  /// Ranks `status.rank` and `status.detail` have entered #sequence with different fingerprints.
+  std::function<std::string(std::uint64_t sequence, Status status)> explain_mismatch;
   /// A run has not moved for a while, or a message of another collective came: ask the others.
   std::function<void(const Run& run)> suspect_mismatch;
   /// Once, when this rank finds the error first: tell ranks on other nodes.
@@ -90,10 +92,25 @@ class Group {
     return known ? history_[sequence % kHistory] : 0;
   }
 
-  /// At most kMaxInFlight sequence numbers are under way; see node_group.h.
-  [[nodiscard]] bool may_enter(std::uint64_t sequence) const noexcept {
-    return sequence <= completed_ + transport::shm::kMaxInFlight;
+  /// At most kMaxInFlight sequence numbers are under way, here and between the ranks of the node; see
+  /// node_group.h. May find a mismatch of earlier operations.
+  [[nodiscard]] bool may_enter(std::uint64_t sequence) noexcept {
+    constexpr std::uint64_t kAhead = transport::shm::kMaxInFlight;
+    if (sequence > completed_ + kAhead) return false;
+    return sequence <= met_ + kAhead || has_met(sequence - kAhead);
   }
+  /// Every rank of the node has entered #sequence: compares the lines before it that nobody here has
+  /// compared yet. A mismatch there ends the communicator: some rank may have returned.
+  void meet(std::uint64_t sequence) noexcept {
+    if (compared_ + 1 < sequence) compare_until(sequence - 1);
+    if (sequence > met_) met_ = sequence;
+  }
+  /// The lines of #sequence have been compared, and what there was to say has been said.
+  void mark_compared(std::uint64_t sequence) noexcept {
+    if (compared_ + 1 == sequence) compared_ = sequence;
+  }
+  /// A rank of the communicator that is too far behind for #sequence to be entered; -1: none.
+  [[nodiscard]] Rank laggard(std::uint64_t sequence) const noexcept;
   void complete(std::uint64_t sequence) noexcept {
     if (sequence == completed_ + 1 && beyond_ == 0) {
       completed_ = sequence;
@@ -125,6 +142,9 @@ class Group {
   }
 
  private:
+  [[nodiscard]] bool all_have_entered(std::uint64_t sequence) const noexcept;
+  bool has_met(std::uint64_t sequence) noexcept;
+  void compare_until(std::uint64_t sequence) noexcept;
   void complete_out_of_order(std::uint64_t sequence) noexcept;
   void look(const Run* run) noexcept;
 
@@ -132,6 +152,8 @@ class Group {
   Binding binding_;
   GroupEvents events_;
   std::uint64_t issued_ = 0;
+  std::uint64_t met_ = 0;       ///< all ranks of the node are known to have entered
+  std::uint64_t compared_ = 0;  ///< and found to have meant the same
   std::uint64_t completed_ = 0;  ///< every sequence number up to this one is complete
   std::uint32_t beyond_ = 0;     ///< bit i: completed_ + 1 + i is complete
   std::array<std::uint64_t, kHistory> history_{};

@@ -16,20 +16,21 @@ namespace {
 /// from another core.
 constexpr int kMoment = 256;
 
-bool all_have_entered(const transport::shm::NodeGroup& node, std::uint64_t sequence) noexcept {
+bool have_entered(const transport::shm::NodeGroup& node, LineRange lines,
+                  std::uint64_t sequence) noexcept {
   int polls = 0;
-  for (int rank = 0; rank < node.ranks(); ++rank) {
-    while (!node.entered(sequence, rank)) {
+  for (int i = lines.begin; i < lines.end; ++i) {
+    while (!node.entered(sequence, i)) {
       if (++polls > kMoment) return false;
     }
   }
   return true;
 }
 
-bool all_agree(const transport::shm::NodeGroup& node, std::uint64_t sequence,
-               std::uint64_t fingerprint) noexcept {
-  for (int rank = 0; rank < node.ranks(); ++rank) {
-    if (node.entry(sequence, rank).fingerprint != fingerprint) return false;
+bool agree(const transport::shm::NodeGroup& node, LineRange lines, std::uint64_t sequence,
+           std::uint64_t fingerprint) noexcept {
+  for (int i = lines.begin; i < lines.end; ++i) {
+    if (node.entry(sequence, i).fingerprint != fingerprint) return false;
   }
   return true;
 }
@@ -51,8 +52,13 @@ bool run_in_line(Group& group, const Plan& plan, std::uint64_t sequence, const v
                  void* output) noexcept {
   const Binding& binding = group.binding();
   enter_in_line(binding, plan, sequence, input);
-  if (!all_have_entered(binding.node, sequence)) return false;
-  if (!all_agree(binding.node, sequence, plan.fingerprint)) return false;
+  const LineRange lines = awaited_lines(binding, plan);
+  if (!have_entered(binding.node, lines, sequence)) return false;
+  if (!agree(binding.node, lines, sequence, plan.fingerprint)) return false;
+  if (!plan.is_eager) {
+    group.meet(sequence);
+    group.mark_compared(sequence);
+  }
   group.check(nullptr);
   if (group.ended()) return false;
   combine(binding, plan, sequence, output);

@@ -9,6 +9,16 @@
 
 namespace shoal::exec {
 
+/// Whose lines an operation waits for, by place in the node.
+struct LineRange {
+  int begin, end;
+};
+inline LineRange awaited_lines(const Binding& binding, const Plan& plan) noexcept {
+  if (!plan.is_eager) return {0, binding.node.ranks()};
+  const int root = binding.routes[plan.shape.root].node_index;
+  return {root, root + 1};
+}
+
 /// Shows the others this rank's line of a kInLine operation.
 void enter_in_line(const Binding& binding, const Plan& plan, std::uint64_t sequence,
                    const void* input) noexcept;

@@ -15,8 +15,8 @@ constexpr std::int64_t kStreamBytes = 8 << 20;
 /// From here on private memory is read where it is rather than staged.
 constexpr std::int64_t kPullBytes = 8 << 10;
 /// Slots: one flag round less than with a schedule, but a copy, and every rank reads all of every
-/// input. What lies in the arena anyway gains by that only while it is small, or where a flag round
-/// means that ranks give way to one another.
+/// input. What lies in the arena anyway gains by that only while it is small, where a flag round means
+/// that ranks give way to one another, or where one rank sends to all and then need not wait for them.
 constexpr std::int64_t kSlotBytes = 4 << 10;
 constexpr std::int64_t kCrowdedSlotBytes = 16 << 10;
 constexpr std::int64_t kOneShotBytes = 256;
@@ -39,6 +39,10 @@ std::int64_t widest_output(const Plan& plan) noexcept {
   return widest(plan, [](const schedule::Shape& s) { return schedule::output_blocks(s); });
 }
 
+bool is_one_to_all(Collective collective) noexcept {
+  return collective == Collective::kBroadcast || collective == Collective::kScatter;
+}
+
 Form form_of(const Plan& plan, Layout layout) noexcept {
   if (!layout.one_node || plan.program.algorithm != schedule::Algorithm::kDirect) {
     return Form::kSchedule;
@@ -47,7 +51,8 @@ Form form_of(const Plan& plan, Layout layout) noexcept {
   if (bytes <= static_cast<std::int64_t>(sizeof(transport::shm::EntryLine::payload))) {
     return Form::kInLine;
   }
-  const std::int64_t most = layout.crowded ? kCrowdedOneShotBytes : kOneShotBytes;
+  std::int64_t most = layout.crowded ? kCrowdedOneShotBytes : kOneShotBytes;
+  if (is_one_to_all(plan.key.collective)) most = layout.crowded ? kCrowdedSlotBytes : kSlotBytes;
   return bytes <= most ? Form::kOneShot : Form::kSchedule;
 }
 
@@ -90,6 +95,7 @@ Plan make_plan(const PlanKey& key, schedule::Algorithm algorithm, schedule::Shap
       entry != nullptr && entry->node_memory && algorithm != schedule::Algorithm::kStaged;
   plan.program = make_program(algorithm, shape, plan.element_bytes);
   plan.form = form_of(plan, layout);
+  plan.is_eager = plan.form != Form::kSchedule && is_one_to_all(key.collective);
   const std::int64_t slot_bytes = layout.crowded ? kCrowdedSlotBytes : kSlotBytes;
   if (layout.one_node && algorithm == schedule::Algorithm::kDirect &&
       widest_input(plan) <= slot_bytes) {

@@ -95,6 +95,8 @@ struct Plan {
   /// Of the slots for inputs; 0: they are too large. Of a kSchedule too: where no rank's memory is
   /// in the arena, it runs as a kOneShot.
   std::int64_t slot_bytes = 0;
+  /// One rank's input goes to the others by line or slot: they wait for it, it waits for nobody.
+  bool is_eager = false;
   bool shares_buffers = false;  ///< ranks of a node touch one another's
   bool streams = false;         ///< outputs are too large to stay in a cache
   Program program;

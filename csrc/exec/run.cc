@@ -109,7 +109,12 @@ bool Run::poll(std::int64_t now_ns) noexcept {
 bool Run::advance() noexcept {
   switch (stage_) {
     case Stage::kQueued:
-      return group_->may_enter(sequence_) && prepare();
+      if (!group_->may_enter(sequence_)) return false;
+      if (group_->ended()) {
+        begin_fencing();
+        return false;
+      }
+      return prepare();
     case Stage::kStaging:
       return copy_some(input_, call_.input, call_.plan->input_bytes) && enter();
     case Stage::kEntering:
@@ -232,19 +237,25 @@ bool Run::enter() noexcept {
   return true;
 }
 
-/// True when every rank of the node has entered, with the same fingerprint.
+/// True when those that are waited for have entered, with the same fingerprint.
 bool Run::check_entries() noexcept {
   const Binding& binding = group_->binding();
   const auto& node = binding.node;
-  for (; awaited_index_ < node.ranks(); ++awaited_index_) {
-    if (!node.entered(sequence_, awaited_index_)) return false;
+  const LineRange lines = awaited_lines(binding, *call_.plan);
+  for (; lines.begin + awaited_index_ < lines.end; ++awaited_index_) {
+    if (!node.entered(sequence_, lines.begin + awaited_index_)) return false;
   }
   moved_ = true;
   awaited_index_ = 0;
-  const std::uint64_t first = node.entry(sequence_, 0).fingerprint;
-  for (int i = 1; i < node.ranks(); ++i) {
-    if (node.entry(sequence_, i).fingerprint == first) continue;
-    end_mismatched({ErrorCode::kMismatch, binding.node_members[i], binding.node_members[0]});
+  if (!call_.plan->is_eager) {
+    group_->meet(sequence_);
+    group_->mark_compared(sequence_);
+  }
+  // All name the same two ranks; of an eager operation's, each itself and the root.
+  const int first = call_.plan->is_eager ? node.self() : 0;
+  for (int i = lines.begin; i < lines.end; ++i) {
+    if (node.entry(sequence_, i).fingerprint == node.entry(sequence_, first).fingerprint) continue;
+    end_mismatched({ErrorCode::kMismatch, binding.node_members[i], binding.node_members[first]});
     return false;
   }
   // After this rank's entry: whoever has raised an error and did not see that entry is seen here
@@ -263,10 +274,20 @@ bool Run::check_entries() noexcept {
   return true;
 }
 
-/// Nothing has been written. In one node all ranks see the same lines and stay in step, so the
-/// communicator lives on; ranks on other nodes cannot know, so there it ends.
+/// Nothing has been written here. In one node all ranks see the same lines and stay in step, so the
+/// communicator lives on; but ranks on other nodes cannot know, nor does a rank that has returned from
+/// a broadcast or scatter, which waits for nobody: then it ends.
 void Run::end_mismatched(Status status) noexcept {
-  if (!group_->binding().one_node()) return fail(status);
+  const Binding& binding = group_->binding();
+  const auto waits_for_nobody = [](std::uint64_t fingerprint) {
+    const Collective collective = key_of(fingerprint).collective;
+    return collective == Collective::kBroadcast || collective == Collective::kScatter;
+  };
+  bool known_to_all = binding.one_node();
+  for (int i = 0; i < binding.node.ranks(); ++i) {
+    if (waits_for_nobody(binding.node.entry(sequence_, i).fingerprint)) known_to_all = false;
+  }
+  if (!known_to_all) return fail(status);
   const GroupEvents& events = group_->events();
   if (events.explain) set_text(events.explain(this, status) + events.signature);
   stage_ = Stage::kDone;
@@ -274,6 +295,7 @@ void Run::end_mismatched(Status status) noexcept {
   record(abi::OperationState::kFailed);
   finish(status);
 }
+
 
 // --- steps -------------------------------------------------------------------------------------
 
@@ -641,8 +663,11 @@ void Run::watch(std::int64_t now_ns) noexcept {
 
 Rank Run::awaited() const noexcept {
   const Binding& binding = group_->binding();
+  if (stage_ == Stage::kQueued) return group_->laggard(sequence_);
   if (stage_ == Stage::kEntering) {
-    return awaited_index_ < binding.node.ranks() ? binding.node_members[awaited_index_] : -1;
+    const LineRange lines = awaited_lines(binding, *call_.plan);
+    const int place = lines.begin + awaited_index_;
+    return place < lines.end ? binding.node_members[place] : -1;
   }
   if (stage_ != Stage::kRunning) return -1;
   if (step_ == nullptr) return -1;

@@ -74,7 +74,8 @@ MISMATCH = (
         lambda: comm.all_reduce(x[:32] if odd else x),
         lambda: comm.all_reduce(x.astype("int32") if odd else x.copy()),
         lambda: comm.all_reduce(x, op="max" if odd else "sum"),
-        lambda: comm.broadcast(x, root=1 if odd else 0),
+        # Small: a root waits for nobody, and hears of it at the next call.
+        lambda: (comm.broadcast(x, root=1 if odd else 0), comm.barrier()),
         lambda: comm.all_gather(x) if odd else comm.all_to_all(x),
     ]
     case = int(sys.argv[1])
