@@ -133,28 +133,33 @@ class _Stage:
         hosts = self._placement.hosts
         if hosts is None or running.name == DIRECT:
             return
+        cell = Cell("broadcast", _CHECKED_BYTES)
+        buffer = running.library.buffers(self._placement, cell)[0]
         before = hosts.crossed_bytes()
-        running.prepare("broadcast", _CHECKED_BYTES, running.library.buffers(self._placement)[0])
+        running.prepare(cell.op, cell.bytes, buffer)
         running.time(1, 0, 1, True, _CHECK_SECONDS)
         if (crossed := hosts.crossed_bytes() - before) < _CHECKED_BYTES:
             running.kill()
             raise LibraryFailed(f"its data does not cross the network: only {crossed} bytes did")
 
+    def _contenders(self, cell: Cell, *libraries: Running) -> list[Contender]:
+        return [
+            Contender(running, buffer)
+            for running in libraries
+            if running.is_alive
+            for buffer in running.library.buffers(self._placement, cell)
+        ]
+
     def _add_floor(self, cell: Cell) -> None:
-        direct = Contender(self._session.running[DIRECT], "private")
-        result = measure(self._session, cell, [direct], self._campaign.plan.effort)
+        direct = self._contenders(cell, self._session.running[DIRECT])
+        result = measure(self._session, cell, direct, self._campaign.plan.effort)
         self._note(result.failed, str(cell))
         if floor := floor_of(result, self._placement):
             self._campaign.report.floors.append(floor)
             print(table.floor_line(floor), flush=True)
 
     def _add_rows(self, cell: Cell) -> None:
-        contenders = [
-            Contender(running, buffer)
-            for running in self._session.running.values()
-            if running.is_alive
-            for buffer in _buffers(running.library, cell, self._placement)
-        ]
+        contenders = self._contenders(cell, *self._session.running.values())
         taking_part = [c for c in contenders if (cell.op, c.name) not in self._collapsed]
         result = measure(self._session, cell, taking_part, self._campaign.plan.effort)
         # Larger sizes would take longer still.
@@ -170,7 +175,3 @@ class _Stage:
             self._campaign.note(name, f"{where}, {self._placement}", text)
             if name.split("/")[0] not in self._peers:
                 self._campaign.mistakes.append(f"{name} in {where}: {text}")
-
-
-def _buffers(library: Library, cell: Cell, placement: Placement) -> tuple[str, ...]:
-    return library.buffers(placement)[: None if cell.has_buffers else 1]

@@ -30,11 +30,16 @@ class Cell:
         return self.bytes < 64 << 10
 
     @property
-    def has_buffers(self) -> bool:
-        return self.bytes > 0
+    def is_floor(self) -> bool:
+        return self.op in FLOORS or self.is_network
+
+    @property
+    def is_network(self) -> bool:
+        """A floor of the network."""
+        return self.op.startswith("tcp_")
 
     def __str__(self) -> str:
-        return f"{self.op} {size_text(self.bytes)}" if self.has_buffers else self.op
+        return f"{self.op} {size_text(self.bytes)}" if self.bytes else self.op
 
 
 def cells_of(ops: Sequence[str], sizes: list[int]) -> list[Cell]:

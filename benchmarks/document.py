@@ -23,7 +23,8 @@ Written by `make bench` (`shoal bench --report`), in one run on one machine; edi
 - **pool** is memory from shoal's pool, and stands beside the fastest of all peers, in private
   memory or in a window they share (`MPI_Win_allocate_shared`). **ordinary** is any other memory,
   and stands beside peers in private memory.
-- **direct** is the operation as a bare loop over shared memory, without a library.
+- **direct** is the operation as a bare loop over shared memory, without a library; with stores
+  through or past the caches, whichever is faster. So are the floors copy and add.
 - A ratio is shoal's time over the other's, taken within a round; the median of the rounds.
   **Below 1, shoal is faster.** Only ratios are comparable between runs.
 - A round counts if a cache line's way from core to core took about what it took in the cell's

@@ -14,9 +14,11 @@ from pathlib import Path
 
 from shoal._ucx import ucx_directory
 
+from .cells import Cell
 from .network import Hosts
 from .workshop import DRIVERS, Workshop
 
+_STREAM_BYTES = 1 << 20  # below, stores past the caches are slower everywhere
 _PACKAGE = Path(sys.modules["shoal"].__file__ or "").parent
 
 
@@ -69,8 +71,8 @@ class Library(ABC):
         """Installs and compiles what is missing. Raises Unavailable."""
 
     @abstractmethod
-    def buffers(self, placement: Placement) -> tuple[str, ...]:
-        """The kinds of memory it is measured with, the first one anybody's."""
+    def buffers(self, placement: Placement, cell: Cell) -> tuple[str, ...]:
+        """The kinds of memory it is measured with in this cell."""
 
     @abstractmethod
     def processes(self, placement: Placement, line: Line) -> list[Process]: ...
@@ -89,8 +91,12 @@ class Direct(Library):
     def make(self, workshop: Workshop) -> None:
         self._driver = workshop.compile(self.name, "direct.cc")
 
-    def buffers(self, placement: Placement) -> tuple[str, ...]:
-        return () if placement.hosts else ("shared",)  # two hosts share no memory
+    def buffers(self, placement: Placement, cell: Cell) -> tuple[str, ...]:
+        kind = "private" if cell.is_floor else "shared"
+        if placement.hosts and not cell.is_floor:
+            return ()  # two hosts share no memory
+        streams = cell.bytes >= _STREAM_BYTES and not cell.is_network
+        return (kind, f"{kind}-stream") if streams else (kind,)
 
     def processes(self, placement: Placement, line: Line) -> list[Process]:
         hosts = placement.hosts
@@ -115,9 +121,9 @@ class Shoal(Library):
         flags = [f"-I{_PACKAGE / 'include'}", str(library), f"-Wl,-rpath,{_PACKAGE}"]
         self._driver = workshop.compile(self.name, "shoal.cc", flags)
 
-    def buffers(self, placement: Placement) -> tuple[str, ...]:
+    def buffers(self, placement: Placement, cell: Cell) -> tuple[str, ...]:
         del placement
-        return ("ordinary", "pool")
+        return ("ordinary", "pool") if cell.bytes else ("ordinary",)
 
     def processes(self, placement: Placement, line: Line) -> list[Process]:
         driver = [str(self._driver), str(line.socket), self.name, ucx_directory()]
@@ -132,9 +138,9 @@ class ShoalPython(Library):
     def make(self, workshop: Workshop) -> None:
         self._harness = workshop.harness()
 
-    def buffers(self, placement: Placement) -> tuple[str, ...]:
+    def buffers(self, placement: Placement, cell: Cell) -> tuple[str, ...]:
         del placement
-        return ("ordinary", "pool")
+        return ("ordinary", "pool") if cell.bytes else ("ordinary",)
 
     def processes(self, placement: Placement, line: Line) -> list[Process]:
         driver = [sys.executable, str(DRIVERS / "shoal_python.py"), str(self._harness)]

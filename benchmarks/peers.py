@@ -14,6 +14,7 @@ settings that its manual recommends for the case.
 
 from __future__ import annotations
 
+from .cells import Cell
 from .libraries import Library, Line, Placement, Process
 from .workshop import DRIVERS, Workshop
 
@@ -31,8 +32,9 @@ class _Mpi(Library):
         flags = [f"-I{include}", f"-L{library}", "-lmpi", f"-Wl,-rpath,{library}"]
         self._driver = workshop.compile(self.package, "mpi.c", flags)
 
-    def buffers(self, placement: Placement) -> tuple[str, ...]:
-        return ("private",) if placement.hosts else ("private", "window")
+    def buffers(self, placement: Placement, cell: Cell) -> tuple[str, ...]:
+        shared = cell.bytes > 0 and placement.hosts is None
+        return ("private", "window") if shared else ("private",)
 
     def processes(self, placement: Placement, line: Line) -> list[Process]:
         hosts = placement.hosts
@@ -159,8 +161,8 @@ class Gloo(Library):
         self._root = workshop.environment(self.name, self.requirements)
         self._harness = workshop.harness()
 
-    def buffers(self, placement: Placement) -> tuple[str, ...]:
-        del placement
+    def buffers(self, placement: Placement, cell: Cell) -> tuple[str, ...]:
+        del placement, cell
         return ("private",)
 
     def processes(self, placement: Placement, line: Line) -> list[Process]:

@@ -14,6 +14,7 @@ from .peers import PEERS
 from .workshop import default_directory
 
 MAX_RANKS = 64
+_FULL_MINUTES, _QUICK_MINUTES = 40.0, 2.5  # some more go into what is under way then
 _QUICK_LIBRARIES = ["shoal", "openmpi", "openmpi-ucx", "mpich", "intelmpi"]  # the fastest ones
 _FULL_RANKS, _FULL_NETWORK, _QUICK_RANKS = "2,4,8", "2,4", "2"
 
@@ -51,8 +52,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         f"quick: {','.join(_QUICK_LIBRARIES)})")  # fmt: skip
     add("--rounds", type=int, metavar="N",
         help=f"of each cell (default: {FULL.rounds}; quick: {QUICK.rounds})")  # fmt: skip
-    add("--minutes", type=float, metavar="M", default=40.0,
-        help="leave out what is not begun by then (default: %(default)g)")  # fmt: skip
+    add("--minutes", type=float, metavar="M",
+        help="leave out what is not begun by then "
+        f"(default: {_FULL_MINUTES:g}; quick: {_QUICK_MINUTES:g})")  # fmt: skip
     add("--json", type=Path, metavar="FILE", help="write everything there")
     add("--rows", type=Path, metavar="FILE", help="write the list of rows there, as JSON")
     add("--report", type=Path, metavar="FILE.md",
@@ -75,7 +77,7 @@ def plan_of(options: argparse.Namespace) -> Plan:
         network=_ranks("--network", network),
         libraries=[Direct(), *(one for one in _libraries() if one.name in names)],
         effort=_effort(QUICK if options.quick else FULL, options.rounds),
-        minutes=options.minutes,
+        minutes=options.minutes or (_QUICK_MINUTES if options.quick else _FULL_MINUTES),
         directory=options.directory,
         json=_writable("--json", options.json),
         rows=_writable("--rows", options.rows),

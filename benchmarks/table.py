@@ -23,8 +23,9 @@ def line(row: Row) -> str:
     best = row.peer_us[row.best_peer] if row.best_peer else None
     marks = f"  ({row.rounds_left_out} rounds left out)" if row.rounds_left_out else ""
     gone = "".join(f"  {name} collapsed ({seen})" for name, seen in row.collapsed.items())
+    size = size_text(row.bytes) if row.bytes else ""
     return (
-        f"{row.op:<15}{size_text(row.bytes):>9}  {row.buffer:<9}{number(row.shoal_us):>10}"
+        f"{row.op:<15}{size:>9}  {row.buffer:<9}{number(row.shoal_us):>10}"
         f"{number(row.shoal_p99_us):>10}{number(row.busbw_gbs):>8}{number(best):>14}"
         f"{number(row.to_best_peer):>7}{number(row.direct_us):>11}{number(row.to_direct):>7}"
         f"  {row.best_peer or '-'}{marks}{gone}"
@@ -32,5 +33,7 @@ def line(row: Row) -> str:
 
 
 def floor_line(floor: Floor) -> str:
-    rate = f"{floor.gbs:.1f} GB/s" if floor.bytes else ""
-    return f"floor {floor.floor:<14}{size_text(floor.bytes):>9}{number(floor.us):>10} us  {rate}"
+    rate = f"  {floor.gbs:.1f} GB/s" if floor.bytes else ""
+    how = ", past the caches" if floor.streams else ""
+    size = size_text(floor.bytes) if floor.bytes else ""
+    return f"floor {floor.floor:<14}{size:>9}{number(floor.us):>10} us{rate}{how}"

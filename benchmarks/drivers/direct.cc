@@ -4,13 +4,14 @@
 // All ranks map one file and keep their buffers in it, so everybody reads and writes everybody's.
 // There is no matching, no error handling, no choice of algorithm, nothing but the operation:
 //
-//   up to 4 KiB   each rank copies its input into a slot of its own and raises the slot's flag;
-//                 everybody reads all slots. What fits is in the flag's own cache line.
-//   above         raise a flag, await all flags, work straight on the others' buffers, and once
-//                 more, so that nobody returns while he is read. Each rank does an equal share.
+//   small   each rank copies its input into a slot of its own and raises the slot's flag; everybody
+//           reads all slots. What fits is in the flag's own cache line.
+//   large   raise a flag, await all flags, work straight on the others' buffers, and once more, so
+//           that nobody returns while he is read. Each rank does an equal share.
 //
-// Results that do not fit the second-level cache are stored past it. With an address, that of the
-// first half of the ranks, there is also bare TCP between rank r and r + ranks/2.
+// With "-stream" buffers results are stored past the caches: which is faster depends on the
+// machine. With an address, that of the first half of the ranks, there is also bare TCP between
+// rank r and r + ranks/2.
 #include <arpa/inet.h>
 #include <fcntl.h>
 #include <netinet/tcp.h>
@@ -32,8 +33,9 @@ namespace {
 
 constexpr size_t kCacheLine = 64;
 constexpr size_t kPage = 4096;
-constexpr size_t kSlotBytes = 4096;  // above, copying costs more than a second round of flags
-constexpr int kRing = 8;             // how many small broadcasts the root may run ahead
+// Above these, copying costs more than a second round of flags. A broadcast's root runs ahead.
+constexpr size_t kSlotBytes = 512, kRingBytes = 2048;
+constexpr int kRing = 8;  // how many small broadcasts the root may run ahead
 constexpr int kMaxRanks = 64;
 
 using Flag = std::atomic<uint64_t>;
@@ -45,7 +47,7 @@ struct alignas(kCacheLine) Line {
 struct alignas(kCacheLine) Slot {
   Flag sequence;
   std::byte near[kCacheLine - sizeof(Flag)];
-  std::byte far[kSlotBytes];
+  std::byte far[kRingBytes];
 
   float* payload(size_t bytes) {
     return reinterpret_cast<float*>(bytes <= sizeof near ? near : far);
@@ -67,7 +69,6 @@ size_t page_up(size_t bytes) { return (bytes + kPage - 1) / kPage * kPage; }
 std::byte* memory = nullptr;
 size_t rank_bytes = 0;
 int rank = 0, ranks = 0;
-size_t cache_bytes = 0;  // a core's second level
 
 Control& control(int r) { return *reinterpret_cast<Control*>(memory + r * rank_bytes); }
 float* in_of(int r) {
@@ -145,10 +146,10 @@ void fold_by_inputs(Inputs in, int inputs, Outputs out, int outputs, size_t coun
   }
 }
 
-/// `whole` is the size of the operation's largest buffer: it says what still fits a cache.
-void fold(Inputs in, int inputs, Outputs out, int outputs, size_t count, size_t whole) {
-  const bool fits = whole <= cache_bytes;
-  if (fits || !std::all_of(out, out + outputs, is_aligned))
+bool streams = false;  // of the cell that is prepared
+
+void fold(Inputs in, int inputs, Outputs out, int outputs, size_t count) {
+  if (!streams || !std::all_of(out, out + outputs, is_aligned))
     return fold_by_inputs<false>(in, inputs, out, outputs, count);
   fold_by_inputs<true>(in, inputs, out, outputs, count);
 #if defined(__x86_64__)
@@ -156,11 +157,11 @@ void fold(Inputs in, int inputs, Outputs out, int outputs, size_t count, size_t 
 #endif
 }
 
-void copy(float* to, const float* from, size_t count, size_t whole) {
-  if (whole <= cache_bytes)
-    std::memcpy(to, from, count * sizeof(float));
+void copy(float* to, const float* from, size_t count) {
+  if (streams)
+    fold(&from, 1, &to, 1, count);
   else
-    fold(&from, 1, &to, 1, count, whole);
+    std::memcpy(to, from, count * sizeof(float));
 }
 
 // ---- small operations: one round of flags
@@ -205,7 +206,7 @@ const float* slot(const cell& c, int r) {
 void fold_slots(const cell& c, size_t offset) {
   const float* in[kMaxRanks];
   for (int r = 0; r < ranks; ++r) in[r] = slot(c, r) + offset;
-  fold(in, ranks, &c.out, 1, c.count, c.bytes);
+  fold(in, ranks, &c.out, 1, c.count);
 }
 
 void collect_slots(const cell& c, size_t offset) {
@@ -260,7 +261,7 @@ void large_all_reduce(const cell& c) {
     in[r] = in_of(r) + mine.begin;
     out[r] = out_of(c, r) + mine.begin;
   }
-  fold(in, ranks, out, ranks, mine.count, c.bytes);
+  fold(in, ranks, out, ranks, mine.count);
 }
 
 /// Each rank, the root too, carries its share to all but the root.
@@ -269,19 +270,19 @@ void large_broadcast(const cell& c) {
   float* out[kMaxRanks];
   for (int r = 1; r < ranks; ++r) out[r - 1] = out_of(c, r) + mine.begin;
   const float* in = in_of(0) + mine.begin;
-  fold(&in, 1, out, ranks - 1, mine.count, c.bytes);
+  fold(&in, 1, out, ranks - 1, mine.count);
 }
 
 void large_reduce_scatter(const cell& c) {
   const float* in[kMaxRanks];
   for (int r = 0; r < ranks; ++r) in[r] = in_of(r) + rank * c.count;
-  fold(in, ranks, &c.out, 1, c.count, c.bytes);
+  fold(in, ranks, &c.out, 1, c.count);
 }
 
 void collect(const cell& c, size_t offset) {
   for (int k = 0; k < ranks; ++k) {
     const int r = (rank + k) % ranks;  // everybody reads from another one first
-    copy(c.out + r * c.count, in_of(r) + offset, c.count, c.bytes);
+    copy(c.out + r * c.count, in_of(r) + offset, c.count);
   }
 }
 
@@ -321,7 +322,7 @@ void ping_pong() {
 
 void add(const cell& c) {
   const float* in[] = {c.in, c.in + c.count};
-  fold(in, 2, &c.out, 1, c.count, c.bytes);
+  fold(in, 2, &c.out, 1, c.count);
 }
 
 const char* address = nullptr;
@@ -389,7 +390,7 @@ int64_t time_block(cell* c, int64_t block) {
   const size_t bytes = c->count * sizeof(float);
   switch (c->op) {
     case BENCH_COPY:
-      return time_calls(block, [&] { copy(c->out, c->in, c->count, c->bytes); });
+      return time_calls(block, [&] { copy(c->out, c->in, c->count); });
     case BENCH_ADD:
       return time_calls(block, [&] { add(*c); });
     case BENCH_PING_PONG:
@@ -406,12 +407,14 @@ int64_t time_block(cell* c, int64_t block) {
     default:
       break;
   }
-  if (c->in_count * sizeof(float) <= kSlotBytes) return time_calls(block, [&] { small(*c); });
+  const size_t most = c->op == BENCH_BROADCAST ? kRingBytes : kSlotBytes;
+  if (c->in_count * sizeof(float) <= most) return time_calls(block, [&] { small(*c); });
   return time_calls(block, [&] { large(*c); });
 }
 
 const char* prepare(cell* c) {
-  const bool shared = std::strcmp(c->buffer, "shared") == 0;
+  const bool shared = std::strncmp(c->buffer, "shared", 6) == 0;
+  streams = std::strstr(c->buffer, "-stream") != nullptr;
   if (c->op >= BENCH_COPY && shared) return "a floor has no shared buffers";
   if (c->op < BENCH_COPY && !shared) return "only shared buffers";
   if (c->op >= BENCH_TCP_PING_PONG && !address) return "no network";
@@ -450,8 +453,6 @@ int main(int argc, char** argv) {
     std::fprintf(stderr, "direct: rank %d of %d cannot use %s\n", rank, ranks, argv[5]);
     return 1;
   }
-  const long level2 = sysconf(_SC_LEVEL2_CACHE_SIZE);
-  cache_bytes = level2 > 0 ? static_cast<size_t>(level2) : size_t{1} << 20;
   const library direct{.name = argv[2],
                        .version = "-",
                        .rank = rank,

@@ -138,7 +138,7 @@ static void shape(struct cell *c, int ranks) {
 }
 
 static int is_ours(const struct cell *c) {
-  return strcmp(c->buffer, "private") == 0 || strcmp(c->buffer, "ordinary") == 0;
+  return strncmp(c->buffer, "private", 7) == 0 || strcmp(c->buffer, "ordinary") == 0;
 }
 
 /* Page-aligned, as an allocator of large arrays gives it: 16 bytes past a page, where malloc puts

@@ -52,7 +52,8 @@ enum op {
 struct cell {
   enum op op;
   size_t bytes;
-  char buffer[16]; /* "private" and "ordinary" are allocated by the harness, others by the driver */
+  char buffer[16]; /* "private..." and "ordinary" are allocated by the harness, others by the driver
+                    */
   size_t count;    /* as the call takes it: of the whole vector, or of one rank's part */
   size_t in_count, out_count;
   float *in, *out;
