@@ -20,6 +20,7 @@ from .workshop import Unavailable, Workshop
 DIRECT = "direct"  # the library that calibrates: nothing goes without it
 _CHECKED_BYTES = 1 << 20
 _CHECK_SECONDS = 20.0
+_QUIET_LOAD = 0.5
 _MAX_STARTS = 4  # of one library in one placement: it is ended when it does not answer
 
 Say = Callable[[str], None]
@@ -38,6 +39,8 @@ class Campaign:
         self._workshop = Workshop(plan.directory, say)
 
     def run(self) -> None:
+        if (load := os.getloadavg()[0]) > _QUIET_LOAD:
+            self.say(f"the machine is busy (load {load:.1f}): ratios may mislead")
         libraries = list(self._made(self.plan.libraries))
         cores = tuple(sorted(os.sched_getaffinity(0)))
         local = [Placement(ranks, cores) for ranks in self.plan.ranks]

@@ -13,12 +13,12 @@ from .session import LibraryFailed, Running, Session, TooSlow
 BLOCK_US = 20.0  # a block of short calls lasts at least this long, for the fastest contender
 MAX_BLOCK = 1000
 MAX_ITERATIONS = 400  # of one turn
-WARM_UP = 2  # iterations before those that count
 SLOWEST_US = 1e6  # an iteration that takes longer is a collapse ...
 COLLAPSE_RATIO = 50.0  # ... and so is one so many times slower than the fastest, unless ...
 COLLAPSE_US = 5000.0  # ... it is short all the same
 REGIME_RATIO = 1.5  # rounds whose calibration is further from the median are not counted
 
+_LONG_SECONDS = 0.05  # an iteration this long warms up with one, others with two
 _PROBE_BLOCK = 16
 _PROBE_ITERATIONS = 3
 _ANSWER_SECONDS = 10.0  # beyond what a turn is expected to take
@@ -30,12 +30,14 @@ class Effort:
     """How long to look at each cell."""
 
     rounds: int
+    fewest_rounds: int  # of a cell that has taken cell_seconds
+    cell_seconds: float
     turn_seconds: float  # of one contender in one round
     fewest: int  # iterations of a turn, however long they take
 
 
-QUICK = Effort(rounds=3, turn_seconds=0.012, fewest=3)
-FULL = Effort(rounds=5, turn_seconds=0.040, fewest=3)
+QUICK = Effort(rounds=5, fewest_rounds=3, cell_seconds=4, turn_seconds=0.012, fewest=2)
+FULL = Effort(rounds=5, fewest_rounds=3, cell_seconds=20, turn_seconds=0.040, fewest=2)
 
 
 @dataclass(frozen=True, eq=False)  # each is its own key
@@ -86,7 +88,10 @@ def measure(session: Session, cell: Cell, contenders: list[Contender], effort: E
     fastest = min(probe.call_us for probe in probes.values())
     if cell.is_short:
         result.block = max(1, min(MAX_BLOCK, math.ceil(BLOCK_US / fastest)))
-    for _ in range(effort.rounds):
+    begin = time.monotonic()
+    for number in range(effort.rounds):
+        if number >= effort.fewest_rounds and time.monotonic() - begin > effort.cell_seconds:
+            break
         result.calibration_ns.append(calibrate(session))
         for contender, probe in probes.items():
             if contender.name not in result.failed:
@@ -107,22 +112,30 @@ def calibrate(session: Session) -> float:
 
 def _probe_all(cell: Cell, contenders: list[Contender], result: Result) -> dict[Contender, _Probe]:
     """A first look: is the result right, and how long does it take?"""
-    block = _PROBE_BLOCK if cell.is_short else 1
     probes = {}
     for contender in contenders:
         try:
-            contender.running.prepare(cell.op, cell.bytes, contender.buffer)
-            contender.running.time(1, 0, 1, True, _ANSWER_SECONDS)  # is the result right?
-            start = time.monotonic()
-            times = contender.running.time(block, 1, _PROBE_ITERATIONS, False, _ANSWER_SECONDS)
-            wall = (time.monotonic() - start) / (1 + _PROBE_ITERATIONS)
+            probes[contender] = _probe(cell, contender)
         except TooSlow as late:
             result.collapsed[contender.name] = str(late)
         except LibraryFailed as failure:
             result.failed[contender.name] = str(failure)
-        else:
-            probes[contender] = _Probe(min(times) / block / 1000, wall)
     return probes
+
+
+def _probe(cell: Cell, contender: Contender) -> _Probe:
+    running = contender.running
+    running.prepare(cell.op, cell.bytes, contender.buffer)
+    start = time.monotonic()
+    (once,) = running.time(1, 0, 1, True, _ANSWER_SECONDS)
+    wall = time.monotonic() - start
+    if wall > _LONG_SECONDS:
+        return _Probe(once / 1000, wall)
+    block = _PROBE_BLOCK if cell.is_short else 1
+    start = time.monotonic()
+    times = running.time(block, 1, _PROBE_ITERATIONS, False, _ANSWER_SECONDS)
+    wall = (time.monotonic() - start) / (1 + _PROBE_ITERATIONS)
+    return _Probe(min(times) / block / 1000, wall)
 
 
 def _set_aside_collapsed(probes: dict[Contender, _Probe], result: Result) -> None:
@@ -139,11 +152,12 @@ def _take_turn(
 ) -> None:
     extra = (result.block - (_PROBE_BLOCK if cell.is_short else 1)) * probe.call_us / 1e6
     wall = max(probe.wall_seconds + extra, result.block * probe.call_us / 1e6)
+    warm_up = 1 if wall > _LONG_SECONDS else 2
     iterations = max(effort.fewest, min(MAX_ITERATIONS, int(effort.turn_seconds / wall)))
-    seconds = 10 * wall * (WARM_UP + iterations) + _ANSWER_SECONDS
+    seconds = 10 * wall * (warm_up + iterations) + _ANSWER_SECONDS
     try:
         contender.running.prepare(cell.op, cell.bytes, contender.buffer)
-        times = contender.running.time(result.block, WARM_UP, iterations, False, seconds)
+        times = contender.running.time(result.block, warm_up, iterations, False, seconds)
     except LibraryFailed as failure:
         result.failed[contender.name] = str(failure)
         return

@@ -111,7 +111,7 @@ def run_beside_direct(workshop: Workshop, fake: Fake) -> Result:
             Contender(running, running.library.buffers(PLACEMENT, ALL_REDUCE)[0])
             for running in session.running.values()
         ]
-        return measure.measure(session, ALL_REDUCE, contenders, Effort(1, 0.001, 1))
+        return measure.measure(session, ALL_REDUCE, contenders, Effort(1, 1, 1.0, 0.001, 1))
 
 
 def test_a_wrong_result_is_not_timed(workshop: Workshop, tmp_path: pathlib.Path) -> None:
