@@ -67,6 +67,9 @@ def _title(network: str, ranks: int) -> str:
 
 def _machine(report: Report) -> list[str]:
     conditions = [(name, text) for name, text in report.conditions.items()]
+    rounds = sum(row.rounds + row.rounds_left_out for row in report.rows)
+    busy = sum(row.busy_rounds for row in report.rows)
+    conditions.append(("rounds in which something else ran", f"{busy} of {rounds}"))
     parts = ["## Machine and libraries\n", _table(("", ""), conditions)]
     names = list(dict.fromkeys(name for by in report.settings.values() for name in by))
     rows = [(name, version) for name, version in report.versions.items() if name != "direct"]

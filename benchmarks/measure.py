@@ -5,7 +5,8 @@ from __future__ import annotations
 import math
 import time
 from dataclasses import dataclass, field
-from statistics import median
+from pathlib import Path
+from statistics import median_low
 
 from .cells import Cell
 from .session import LibraryFailed, Running, Session, TooSlow
@@ -21,6 +22,7 @@ REGIME_RATIO = 1.5  # rounds whose calibration is further from the median are no
 _LONG_SECONDS = 0.05  # an iteration this long warms up with one, others with two
 _PROBE_BLOCK = 16
 _PROBE_ITERATIONS = 3
+_LOOKS, _LOOK_SECONDS = 3, 0.0005
 _ANSWER_SECONDS = 10.0  # beyond what a turn is expected to take
 _CALIBRATION = (200, 1, 5)  # hops in a block, warm-up, repetitions
 
@@ -59,13 +61,14 @@ class Result:
     cell: Cell
     block: int = 1
     calibration_ns: list[float] = field(default_factory=list)  # one way, before each round
+    busy_rounds: int = 0  # something else ran on the machine
     times_us: dict[str, list[list[float]]] = field(default_factory=dict)  # by contender and round
     collapsed: dict[str, str] = field(default_factory=dict)  # contender: what was seen
     failed: dict[str, str] = field(default_factory=dict)
 
     def rounds_counted(self) -> list[int]:
         """Those in which the two cores were placed as in most rounds of this cell."""
-        middle = median(self.calibration_ns)
+        middle = median_low(self.calibration_ns)  # one of them: never is no round counted
         return [
             number
             for number, ns in enumerate(self.calibration_ns)
@@ -93,6 +96,7 @@ def measure(session: Session, cell: Cell, contenders: list[Contender], effort: E
         if number >= effort.fewest_rounds and time.monotonic() - begin > effort.cell_seconds:
             break
         result.calibration_ns.append(calibrate(session))
+        result.busy_rounds += others_run()
         for contender, probe in probes.items():
             if contender.name not in result.failed:
                 _take_turn(cell, contender, probe, effort, result)
@@ -102,12 +106,22 @@ def measure(session: Session, cell: Cell, contenders: list[Contender], effort: E
 
 
 def calibrate(session: Session) -> float:
-    """Nanoseconds that a cache line takes from one core to the other now."""
+    """Nanoseconds that a cache line takes from one core to the other now; the best of a few."""
     block, warm_up, repetitions = _CALIBRATION
     direct = session.running["direct"]
     direct.prepare("ping_pong", 0, "private")
     times = direct.time(block, warm_up, repetitions, False, _ANSWER_SECONDS)
-    return median(times) / block
+    return min(times) / block
+
+
+def others_run() -> bool:
+    """Now that all ranks sleep: is anything else than this process running, again and again?"""
+    for _ in range(_LOOKS):
+        running, _, _ = Path("/proc/loadavg").read_text().split()[3].partition("/")
+        if int(running) <= 1:
+            return False
+        time.sleep(_LOOK_SECONDS)
+    return True
 
 
 def _probe_all(cell: Cell, contenders: list[Contender], result: Result) -> dict[Contender, _Probe]:

@@ -9,10 +9,14 @@ settings that its manual recommends for the case.
     Intel MPI  I_MPI_FABRICS=shm in one node, shm:ofi with the provider tcp over Ethernet; more
                ranks than cores: I_MPI_WAIT_MODE (Developer Reference, "Other Environment
                Variables").
+    oneCCL     transport ofi with shared memory, and no worker thread, since a rank has one core:
+               the fastest of what was tried (Developer Guide, "Environment Variables").
     Gloo       GLOO_SOCKET_IFNAME (pytorch.org, "Distributed communication package").
 """
 
 from __future__ import annotations
+
+from abc import abstractmethod
 
 from .cells import Cell
 from .libraries import Library, Line, Placement, Process
@@ -149,11 +153,49 @@ class IntelMpi(_Mpi):
         return {"FI_PROVIDER_PATH": library, "LD_LIBRARY_PATH": library} if placement.hosts else {}
 
 
-class Gloo(Library):
+class _OneProcessARank(Library):
+    """A peer without a launcher: its ranks meet through a file."""
+
+    is_peer = True
+    requirements: tuple[str, ...]
+
+    def buffers(self, placement: Placement, cell: Cell) -> tuple[str, ...]:
+        del placement, cell
+        return ("private",)
+
+    def processes(self, placement: Placement, line: Line) -> list[Process]:
+        meeting = str(line.folder / f"{self.name}-ranks")
+        return [
+            Process(
+                [*self.inside(placement, rank), *self.driver(), str(line.socket), self.name,
+                 str(rank), str(placement.ranks), meeting],
+                {**self.environment(placement, rank), **self.paths()},
+            )
+            for rank in range(placement.ranks)
+        ]  # fmt: skip
+
+    def settings(self, placement: Placement) -> str:
+        settings = self.environment(placement, 0)
+        return " ".join(f"{name}={value}" for name, value in settings.items())
+
+    def inside(self, placement: Placement, rank: int) -> list[str]:
+        return placement.hosts.inside(rank, placement.ranks) if placement.hosts else []
+
+    @abstractmethod
+    def driver(self) -> list[str]: ...
+
+    @abstractmethod
+    def environment(self, placement: Placement, rank: int) -> dict[str, str]: ...
+
+    def paths(self) -> dict[str, str]:
+        """Variables that say where its parts lie."""
+        return {}
+
+
+class Gloo(_OneProcessARank):
     """torch.distributed's backend for CPUs (drivers/gloo.py); it is TCP in one node too."""
 
     name = "gloo"
-    is_peer = True
     # This version is a CPU build on PyPI; others bring CUDA along.
     requirements = ("torch==2.13.0", "numpy")
 
@@ -161,28 +203,52 @@ class Gloo(Library):
         self._root = workshop.environment(self.name, self.requirements)
         self._harness = workshop.harness()
 
-    def buffers(self, placement: Placement, cell: Cell) -> tuple[str, ...]:
-        del placement, cell
-        return ("private",)
+    def driver(self) -> list[str]:
+        python = self._root / "bin" / "python"
+        return [str(python), str(DRIVERS / "gloo.py"), str(self._harness)]
 
-    def processes(self, placement: Placement, line: Line) -> list[Process]:
-        hosts = placement.hosts
-        return [
-            Process(
-                [*(hosts.inside(rank, placement.ranks) if hosts else []),
-                 str(self._root / "bin" / "python"), str(DRIVERS / "gloo.py"), str(self._harness),
-                 str(line.socket), self.name, str(rank), str(placement.ranks),
-                 str(line.folder / "store")],
-                self.environment(placement),
-            )
-            for rank in range(placement.ranks)
-        ]  # fmt: skip
-
-    def settings(self, placement: Placement) -> str:
-        return " ".join(f"{name}={value}" for name, value in self.environment(placement).items())
-
-    def environment(self, placement: Placement) -> dict[str, str]:
+    def environment(self, placement: Placement, rank: int) -> dict[str, str]:
+        del rank
         return {"GLOO_SOCKET_IFNAME": placement.hosts.link if placement.hosts else "lo"}
 
 
-PEERS: tuple[type[Library], ...] = (OpenMpi, OpenMpiUcx, Mpich, IntelMpi, Gloo)
+class OneCcl(_OneProcessARank):
+    name = "oneccl"
+    requirements = ("oneccl-devel==2022.*",)
+
+    def make(self, workshop: Workshop) -> None:
+        self._root = workshop.environment(self.name, self.requirements)
+        include, library = self._root / "include", self._root / "lib"
+        flags = [f"-I{include}", f"-L{library}", "-l:libccl.so.1", f"-Wl,-rpath,{library}"]
+        # What libccl needs itself is beside it, and found at run time (paths).
+        flags += ["-Wl,--unresolved-symbols=ignore-in-shared-libs"]
+        self._driver = workshop.compile(self.name, "oneccl.cc", flags)
+
+    def driver(self) -> list[str]:
+        return [str(self._driver)]
+
+    def environment(self, placement: Placement, rank: int) -> dict[str, str]:
+        hosts = placement.hosts
+        local = placement.ranks // 2 if hosts else placement.ranks
+        settings = {
+            "CCL_ATL_TRANSPORT": "ofi",
+            "CCL_ATL_SHM": "0" if hosts else "1",
+            "CCL_WORKER_OFFLOAD": "0",
+            "CCL_PROCESS_LAUNCHER": "none",
+            "CCL_LOCAL_RANK": str(rank % local),
+            "CCL_LOCAL_SIZE": str(local),
+            "CCL_LOG_LEVEL": "error",
+        }
+        if hosts:
+            settings |= {"CCL_KVS_IFACE": hosts.link, "FI_PROVIDER": "tcp"}
+            settings |= {"FI_TCP_IFACE": hosts.link}
+        if placement.is_crowded:
+            settings["CCL_YIELD"] = "sched_yield"
+        return settings
+
+    def paths(self) -> dict[str, str]:
+        library = str(self._root / "lib")
+        return {"FI_PROVIDER_PATH": library, "LD_LIBRARY_PATH": library}
+
+
+PEERS: tuple[type[Library], ...] = (OpenMpi, OpenMpiUcx, Mpich, IntelMpi, OneCcl, Gloo)

@@ -44,6 +44,7 @@ class Row:
     to_direct: float | None
     rounds: int  # that count
     rounds_left_out: int  # their calibration was another
+    busy_rounds: int  # something else ran on the machine
     calibration_ns: float
     block: int
     collapsed: dict[str, str]
@@ -126,6 +127,7 @@ def _row(result: Result, placement: Placement, peers: set[str], buffer: str, min
         to_direct=_ratio(result, mine, direct),
         rounds=counted,
         rounds_left_out=len(result.calibration_ns) - counted,
+        busy_rounds=result.busy_rounds,
         calibration_ns=median(result.calibration_ns),
         block=result.block,
         collapsed=result.collapsed,

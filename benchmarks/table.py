@@ -22,13 +22,13 @@ def number(value: float | None) -> str:
 def line(row: Row) -> str:
     best = row.peer_us[row.best_peer] if row.best_peer else None
     marks = f"  ({row.rounds_left_out} rounds left out)" if row.rounds_left_out else ""
-    gone = "".join(f"  {name} collapsed ({seen})" for name, seen in row.collapsed.items())
+    marks += f"  ({row.busy_rounds} busy rounds)" if row.busy_rounds else ""
     size = size_text(row.bytes) if row.bytes else ""
     return (
         f"{row.op:<15}{size:>9}  {row.buffer:<9}{number(row.shoal_us):>10}"
         f"{number(row.shoal_p99_us):>10}{number(row.busbw_gbs):>8}{number(best):>14}"
         f"{number(row.to_best_peer):>7}{number(row.direct_us):>11}{number(row.to_direct):>7}"
-        f"  {row.best_peer or '-'}{marks}{gone}"
+        f"  {row.best_peer or '-'}{marks}"
     )
 
 

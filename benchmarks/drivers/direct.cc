@@ -252,6 +252,10 @@ Slice share(size_t count) {
   return {begin, rank == ranks - 1 ? count - begin : std::min(each, count - begin)};
 }
 
+// Up to this size each rank folds into its own output and copies that to the others: memcpy writes
+// lines that another core holds without fetching them first, which is worth 1.6x up to here.
+constexpr size_t kPushBytes = 64 << 10;
+
 /// Each rank folds its share of all inputs and stores it into all outputs.
 void large_all_reduce(const cell& c) {
   const Slice mine = share(c.count);
@@ -261,16 +265,17 @@ void large_all_reduce(const cell& c) {
     in[r] = in_of(r) + mine.begin;
     out[r] = out_of(c, r) + mine.begin;
   }
-  fold(in, ranks, out, ranks, mine.count);
+  if (c.bytes > kPushBytes) return fold(in, ranks, out, ranks, mine.count);
+  fold(in, ranks, &out[rank], 1, mine.count);
+  for (int r = 0; r < ranks; ++r)
+    if (r != rank) copy(out[r], out[rank], mine.count);
 }
 
 /// Each rank, the root too, carries its share to all but the root.
 void large_broadcast(const cell& c) {
   const Slice mine = share(c.count);
-  float* out[kMaxRanks];
-  for (int r = 1; r < ranks; ++r) out[r - 1] = out_of(c, r) + mine.begin;
-  const float* in = in_of(0) + mine.begin;
-  fold(&in, 1, out, ranks - 1, mine.count);
+  for (int r = 1; r < ranks; ++r)
+    copy(out_of(c, r) + mine.begin, in_of(0) + mine.begin, mine.count);
 }
 
 void large_reduce_scatter(const cell& c) {

@@ -156,7 +156,7 @@ def test_a_library_that_does_not_start_is_named(workshop: Workshop, tmp_path: pa
 def result_of(calibration_ns: list[float], **times_us: list[float]) -> Result:
     """One iteration a round; names with _ for /."""
     times = {name.replace("_", "/"): [[us] for us in rounds] for name, rounds in times_us.items()}
-    return Result(Cell("all_reduce", 1 << 20), 1, calibration_ns, times)
+    return Result(Cell("all_reduce", 1 << 20), calibration_ns=calibration_ns, times_us=times)
 
 
 def test_ratios_are_taken_within_rounds_of_one_regime() -> None:
@@ -173,6 +173,11 @@ def test_ratios_are_taken_within_rounds_of_one_regime() -> None:
     assert (pool.best_peer, pool.to_best_peer, pool.to_direct) == ("a/window", 1, 2)
     assert (ordinary.best_peer, ordinary.to_best_peer) == ("a/private", 2)
     assert pool.shoal_us == 20 and pool.shoal_p99_us == 40
+
+
+def test_two_rounds_of_different_regimes_leave_one() -> None:
+    result = result_of([100, 200], shoal_pool=[1, 2], direct_shared=[1, 1])
+    assert result.rounds_counted() == [0]
 
 
 def test_a_report_of_nothing_is_a_report(tmp_path: pathlib.Path) -> None:
