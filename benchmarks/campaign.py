@@ -48,9 +48,12 @@ class Campaign:
         for number, placement in enumerate(local):
             self._run_at(placement, libraries, (number + 1) / placements)
         for number, ranks in enumerate(self.plan.network, len(local)):
-            with two_hosts() as hosts:
-                placement = Placement(ranks, cores, hosts)
-                self._run_at(placement, libraries, (number + 1) / placements)
+            try:
+                with two_hosts() as hosts:
+                    placement = Placement(ranks, cores, hosts)
+                    self._run_at(placement, libraries, (number + 1) / placements)
+            except Unavailable as reason:
+                self.note("network", f"{ranks} ranks", f"left out: {reason}")
 
     def is_in_time(self, what: object) -> bool:
         in_time = time.monotonic() < self._deadline
@@ -82,7 +85,8 @@ class Campaign:
         self.report.settings[str(placement)] = {
             library.name: text for library in libraries if (text := library.settings(placement))
         }
-        with Session(placement, self._workshop.directory / "logs") as session:
+        logs = self._workshop.directory / "logs"
+        with Session(placement, max(self.plan.sizes), logs) as session:
             _Stage(self, session, libraries).run()
             for running in session.running.values():
                 self.report.versions[running.name] = running.version

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import signal
 import sys
 
 from .campaign import Campaign
@@ -25,6 +26,7 @@ def main(options: argparse.Namespace) -> int:
         return USAGE_CODE
     campaign = Campaign(plan, lambda text: print(f"==> {text}", flush=True))
     code = 0
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # leave in order then, too
     try:
         campaign.run()
     except KeyboardInterrupt:

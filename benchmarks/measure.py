@@ -140,8 +140,9 @@ def _probe_all(cell: Cell, contenders: list[Contender], result: Result) -> dict[
 def _probe(cell: Cell, contender: Contender) -> _Probe:
     running = contender.running
     running.prepare(cell.op, cell.bytes, contender.buffer)
+    running.time(1, 0, 1, True, _ANSWER_SECONDS)  # a first call may connect ranks, too
     start = time.monotonic()
-    (once,) = running.time(1, 0, 1, True, _ANSWER_SECONDS)
+    (once,) = running.time(1, 0, 1, False, _ANSWER_SECONDS)
     wall = time.monotonic() - start
     if wall > _LONG_SECONDS:
         return _Probe(once / 1000, wall)
@@ -153,12 +154,13 @@ def _probe(cell: Cell, contender: Contender) -> _Probe:
 
 
 def _set_aside_collapsed(probes: dict[Contender, _Probe], result: Result) -> None:
-    if not probes:
-        return
-    fastest = min(probe.call_us for probe in probes.values())
+    """Peers that would take all the time, and that nobody would compare with."""
+    fastest = min((probe.call_us for probe in probes.values()), default=0)
     bound = min(SLOWEST_US, max(COLLAPSE_US, COLLAPSE_RATIO * fastest))
-    for contender in [c for c, probe in probes.items() if probe.call_us > bound]:
-        result.collapsed[contender.name] = f"{probes.pop(contender).call_us:.0f} us"
+    for contender, probe in list(probes.items()):
+        if contender.running.library.is_peer and probe.call_us > bound:
+            result.collapsed[contender.name] = f"{probe.call_us:.0f} us"
+            del probes[contender]
 
 
 def _take_turn(

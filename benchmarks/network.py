@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import subprocess
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,8 +20,7 @@ _CARRIER_SECONDS = 5.0
 _SUBNET = "10.83.1"  # inside the namespaces only
 # bbr, the default of some hosts, makes results jump with the size of writes.
 _CONGESTION_CONTROL = "reno"
-
-
+_NAME = "shoal-bench-"  # and a or b, and the number of the process that made it
 _LINK = "shoal0"  # the same name on both sides: a library is told one device for all hosts
 
 # Stands in for ssh. A host's name is its address, which everybody can look up without a server.
@@ -69,7 +69,8 @@ def two_hosts() -> Iterator[Hosts]:
     """Made now, removed at the end. Raises Unavailable."""
     if shutil.which("ip") is None or os.geteuid() != 0:
         raise Unavailable("network namespaces need root and the command ip (Debian: iproute2)")
-    names = (f"shoal-bench-a{os.getpid()}", f"shoal-bench-b{os.getpid()}")
+    _remove_abandoned()
+    names = (f"{_NAME}a{os.getpid()}", f"{_NAME}b{os.getpid()}")
     addresses = (f"{_SUBNET}.1", f"{_SUBNET}.2")
     with tempfile.TemporaryDirectory(prefix="shoal-bench-") as folder:
         agent = Path(folder) / "agent"
@@ -79,11 +80,21 @@ def two_hosts() -> Iterator[Hosts]:
         try:
             _make(hosts)
             yield hosts
-        except subprocess.CalledProcessError as error:
-            raise Unavailable(f"cannot make network namespaces: {error.stderr.strip()}") from error
         finally:
-            for name in names:  # the link goes with them
-                subprocess.run(["ip", "netns", "del", name], capture_output=True, check=False)
+            _remove(names)
+
+
+def _remove(names: Iterable[str]) -> None:
+    for name in names:  # links go with them
+        subprocess.run(["ip", "netns", "del", name], capture_output=True, check=False)
+
+
+def _remove_abandoned() -> None:
+    """Namespaces of a run that was killed before it could do so."""
+    pids = re.findall(rf"^{_NAME}[ab](\d+)\b", _ip("netns", "list"), re.MULTILINE)
+    for pid in pids:
+        if not Path("/proc", pid).exists():
+            _remove((f"{_NAME}a{pid}", f"{_NAME}b{pid}"))
 
 
 def _make(hosts: Hosts) -> None:
@@ -112,6 +123,9 @@ def _wait_until_up(name: str, link: str) -> None:
 
 
 def _ip(*arguments: str) -> str:
-    return subprocess.run(
-        ["ip", *arguments], check=True, capture_output=True, text=True, timeout=_COMMAND_SECONDS
-    ).stdout
+    done = subprocess.run(
+        ["ip", *arguments], capture_output=True, text=True, timeout=_COMMAND_SECONDS, check=False
+    )
+    if done.returncode != 0:
+        raise Unavailable(f"`ip {' '.join(arguments)}` failed: {done.stderr.strip()}")
+    return done.stdout

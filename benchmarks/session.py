@@ -19,7 +19,7 @@ from .libraries import Library, Line, Placement, Process
 _START_SECONDS = 60.0  # from a library's launch until its last rank has said hello
 _COMMAND_SECONDS = 30.0  # of a command that moves no data
 _GRACE_SECONDS = 5.0  # to leave in order
-_MEMORY_PER_RANK = 160 << 20  # shared memory for the bare loops: two buffers of 64 MiB, and control
+_CONTROL_BYTES = 1 << 20  # of a rank's shared memory, beside its two buffers
 _PEERCRED = struct.Struct("3i")  # pid, uid, gid
 _KEPT_LOG = 400  # characters of a library's last words
 
@@ -67,8 +67,8 @@ class Running:
     library: Library
     version: str
     log: Path
-    _launchers: list[subprocess.Popen[bytes]]
-    _ranks: list[_Rank] = field(default_factory=list)
+    launchers: list[subprocess.Popen[bytes]]
+    ranks: list[_Rank] = field(default_factory=list)
     is_alive: bool = True
 
     @property
@@ -97,9 +97,9 @@ class Running:
         what = f"{self.name}: {command}"
         answers = []
         try:
-            for rank in self._ranks:
+            for rank in self.ranks:
                 rank.stream.sendall(f"{command}\n".encode())
-            for rank in self._ranks:
+            for rank in self.ranks:
                 answers.append(rank.read_line(deadline))
         except TimeoutError:
             self.kill()
@@ -115,21 +115,21 @@ class Running:
     def quit(self) -> None:
         """Lets the ranks leave their job in order; kills what has not after a grace."""
         with contextlib.suppress(OSError):
-            for rank in self._ranks:
+            for rank in self.ranks:
                 rank.stream.sendall(b"quit\n")
         deadline = time.monotonic() + _GRACE_SECONDS
         with contextlib.suppress(subprocess.TimeoutExpired):
-            for launcher in self._launchers:
+            for launcher in self.launchers:
                 launcher.wait(max(0.0, deadline - time.monotonic()))
         self.kill()
 
     def kill(self) -> None:
         self.is_alive = False
-        end(self._launchers)
-        for rank in self._ranks:
+        end(self.launchers)
+        for rank in self.ranks:
             rank.kill()
             rank.close()
-        self._ranks.clear()
+        self.ranks.clear()
 
 
 def end(launchers: list[subprocess.Popen[bytes]]) -> None:
@@ -154,12 +154,13 @@ def last_words(log: Path) -> str:
 class Session:
     """The libraries of one placement. Use as a context manager: what it started ends with it."""
 
-    def __init__(self, placement: Placement, logs: Path) -> None:
+    def __init__(self, placement: Placement, largest: int, logs: Path) -> None:
         self.placement = placement
         self.running: dict[str, Running] = {}
         self._logs = logs
         self._folder = tempfile.TemporaryDirectory(prefix="shoal-bench-")
-        self._memory = _shared_memory("direct", _MEMORY_PER_RANK * placement.ranks)
+        rank_bytes = 2 * largest + _CONTROL_BYTES
+        self._memory = _shared_memory("direct", rank_bytes * placement.ranks)
         self._line = Line(Path(self._folder.name), path_of(self._memory))
         self._server = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         self._server.bind(str(self._line.socket))
@@ -211,7 +212,7 @@ class Session:
                 continue
             arrived[number] = rank
             running.version = " ".join(version.split())
-        running._ranks = [arrived[number] for number in range(ranks)]
+        running.ranks = [arrived[number] for number in range(ranks)]
         barrier = _shared_memory("barrier", os.sysconf("SC_PAGESIZE") * ranks)
         try:
             self._give_cores(running, path_of(barrier))
@@ -231,7 +232,7 @@ class Session:
         return int(number), version, rank
 
     def _check(self, running: Running, missing: int, deadline: float) -> None:
-        ended = [p.returncode for p in running._launchers if p.poll() is not None]
+        ended = [p.returncode for p in running.launchers if p.poll() is not None]
         if ended:
             raise LibraryFailed(
                 f"{running.name}: ended with code {ended[0]} before it began; "
@@ -245,10 +246,10 @@ class Session:
 
     def _give_cores(self, running: Running, barrier: Path) -> None:
         spin = int(not self.placement.is_crowded)
-        for number, rank in enumerate(running._ranks):
+        for number, rank in enumerate(running.ranks):
             core = self.placement.core(number)
             rank.stream.sendall(f"start {core} {spin} {barrier}\n".encode())
-        for rank in running._ranks:
+        for rank in running.ranks:
             answer = rank.read_line(time.monotonic() + _COMMAND_SECONDS)
             if answer != "ok":
                 raise LibraryFailed(f"{running.name}: cannot start: {answer}")

@@ -103,7 +103,7 @@ class Fake(Library):
 
 def run_beside_direct(workshop: Workshop, fake: Fake) -> Result:
     """One cell with the bare loops and the fake."""
-    with Session(PLACEMENT, workshop.directory / "logs") as session:
+    with Session(PLACEMENT, ALL_REDUCE.bytes, workshop.directory / "logs") as session:
         for library in (Direct(), fake):
             library.make(workshop)
             session.start(library)
@@ -147,7 +147,7 @@ def test_a_library_that_does_not_start_is_named(workshop: Workshop, tmp_path: pa
     fake.make(workshop)
     (tmp_path / "fake.py").write_text("raise SystemExit('not today')")
     with (
-        Session(PLACEMENT, workshop.directory / "logs") as session,
+        Session(PLACEMENT, ALL_REDUCE.bytes, workshop.directory / "logs") as session,
         pytest.raises(LibraryFailed, match="ended with code 1 before it began.*not today"),
     ):
         session.start(fake)
