@@ -10,6 +10,7 @@ from .campaign import Campaign
 from .plan import Plan, UsageError, add_arguments, plan_of
 from .rows import Report
 from .session import LibraryFailed
+from .table import summary
 from .workshop import Unavailable
 
 __all__ = ["add_arguments", "main"]
@@ -34,6 +35,7 @@ def main(options: argparse.Namespace) -> int:
     except (Unavailable, LibraryFailed) as error:
         print(f"shoal bench: {error}", file=sys.stderr)
         code = 1
+    print(*summary(campaign.report.rows), sep="\n")
     _write(campaign.report, plan)
     for mistake in campaign.mistakes:
         print(f"shoal bench: {mistake}", file=sys.stderr)

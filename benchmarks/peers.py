@@ -169,13 +169,13 @@ class _OneProcessARank(Library):
             Process(
                 [*self.inside(placement, rank), *self.driver(), str(line.socket), self.name,
                  str(rank), str(placement.ranks), meeting],
-                {**self.environment(placement, rank), **self.paths()},
+                {**self.environment(placement), **self.identity(placement, rank)},
             )
             for rank in range(placement.ranks)
         ]  # fmt: skip
 
     def settings(self, placement: Placement) -> str:
-        settings = self.environment(placement, 0)
+        settings = self.environment(placement)
         return " ".join(f"{name}={value}" for name, value in settings.items())
 
     def inside(self, placement: Placement, rank: int) -> list[str]:
@@ -185,10 +185,11 @@ class _OneProcessARank(Library):
     def driver(self) -> list[str]: ...
 
     @abstractmethod
-    def environment(self, placement: Placement, rank: int) -> dict[str, str]: ...
+    def environment(self, placement: Placement) -> dict[str, str]: ...
 
-    def paths(self) -> dict[str, str]:
-        """Variables that say where its parts lie."""
+    def identity(self, placement: Placement, rank: int) -> dict[str, str]:
+        """Variables that say who a rank is, and where the library's parts lie."""
+        del placement, rank
         return {}
 
 
@@ -207,8 +208,7 @@ class Gloo(_OneProcessARank):
         python = self._root / "bin" / "python"
         return [str(python), str(DRIVERS / "gloo.py"), str(self._harness)]
 
-    def environment(self, placement: Placement, rank: int) -> dict[str, str]:
-        del rank
+    def environment(self, placement: Placement) -> dict[str, str]:
         return {"GLOO_SOCKET_IFNAME": placement.hosts.link if placement.hosts else "lo"}
 
 
@@ -227,18 +227,10 @@ class OneCcl(_OneProcessARank):
     def driver(self) -> list[str]:
         return [str(self._driver)]
 
-    def environment(self, placement: Placement, rank: int) -> dict[str, str]:
+    def environment(self, placement: Placement) -> dict[str, str]:
         hosts = placement.hosts
-        local = placement.ranks // 2 if hosts else placement.ranks
-        settings = {
-            "CCL_ATL_TRANSPORT": "ofi",
-            "CCL_ATL_SHM": "0" if hosts else "1",
-            "CCL_WORKER_OFFLOAD": "0",
-            "CCL_PROCESS_LAUNCHER": "none",
-            "CCL_LOCAL_RANK": str(rank % local),
-            "CCL_LOCAL_SIZE": str(local),
-            "CCL_LOG_LEVEL": "error",
-        }
+        settings = {"CCL_ATL_TRANSPORT": "ofi", "CCL_ATL_SHM": "0" if hosts else "1"}
+        settings["CCL_WORKER_OFFLOAD"] = "0"
         if hosts:
             settings |= {"CCL_KVS_IFACE": hosts.link, "FI_PROVIDER": "tcp"}
             settings |= {"FI_TCP_IFACE": hosts.link}
@@ -246,9 +238,17 @@ class OneCcl(_OneProcessARank):
             settings["CCL_YIELD"] = "sched_yield"
         return settings
 
-    def paths(self) -> dict[str, str]:
+    def identity(self, placement: Placement, rank: int) -> dict[str, str]:
         library = str(self._root / "lib")
-        return {"FI_PROVIDER_PATH": library, "LD_LIBRARY_PATH": library}
+        local = placement.ranks // 2 if placement.hosts else placement.ranks
+        return {
+            "CCL_PROCESS_LAUNCHER": "none",
+            "CCL_LOCAL_RANK": str(rank % local),
+            "CCL_LOCAL_SIZE": str(local),
+            "CCL_LOG_LEVEL": "error",
+            "FI_PROVIDER_PATH": library,
+            "LD_LIBRARY_PATH": library,
+        }
 
 
 PEERS: tuple[type[Library], ...] = (OpenMpi, OpenMpiUcx, Mpich, IntelMpi, OneCcl, Gloo)

@@ -37,3 +37,21 @@ def floor_line(floor: Floor) -> str:
     how = ", past the caches" if floor.streams else ""
     size = size_text(floor.bytes) if floor.bytes else ""
     return f"floor {floor.floor:<14}{size:>9}{number(floor.us):>10} us{rate}{how}"
+
+
+def summary(rows: list[Row]) -> list[str]:
+    """For each kind of memory: in how many cells nobody was faster, and where it is worst."""
+    lines = []
+    for buffer in dict.fromkeys(row.buffer for row in rows):
+        beside = [(row.to_best_peer, row) for row in rows if row.buffer == buffer and row.bytes]
+        ratios = [(ratio, row) for ratio, row in beside if ratio is not None]
+        if not ratios:
+            continue
+        first = sum(ratio <= 1 for ratio, _ in ratios)
+        ratio, worst = max(ratios, key=lambda pair: pair[0])
+        lines.append(
+            f"{buffer}: no peer is faster in {first} of {len(ratios)} cells; the worst is "
+            f"{worst.op} of {size_text(worst.bytes)} on {worst.ranks} ranks, {number(ratio)} times "
+            f"{worst.best_peer}"
+        )
+    return lines

@@ -19,6 +19,7 @@ from shoal.bench.libraries import Direct, Library, Line, Placement, Process
 from shoal.bench.measure import Contender, Effort, Result
 from shoal.bench.rows import Report, rows_of
 from shoal.bench.session import LibraryFailed, Session
+from shoal.bench.table import summary
 from shoal.bench.workshop import DRIVERS, Workshop
 
 BENCH = (sys.executable, "-m", "shoal.cli", "bench")
@@ -173,6 +174,12 @@ def test_ratios_are_taken_within_rounds_of_one_regime() -> None:
     assert (pool.best_peer, pool.to_best_peer, pool.to_direct) == ("a/window", 1, 2)
     assert (ordinary.best_peer, ordinary.to_best_peer) == ("a/private", 2)
     assert pool.shoal_us == 20 and pool.shoal_p99_us == 40
+    assert summary([pool, ordinary]) == [
+        "pool: no peer is faster in 1 of 1 cells; "
+        "the worst is all_reduce of 1 MiB on 2 ranks, 1.00 times a/window",
+        "ordinary: no peer is faster in 0 of 1 cells; "
+        "the worst is all_reduce of 1 MiB on 2 ranks, 2.00 times a/private",
+    ]
 
 
 def test_two_rounds_of_different_regimes_leave_one() -> None:
