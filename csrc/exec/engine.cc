@@ -57,22 +57,20 @@ void Engine::remove_group(Group& group) {
 Run* Engine::start(Group& group, const Call& call) {
   const std::lock_guard lock(turn_);
   const Plan& plan = *call.plan;
-  const bool in_line = plan.form == Form::kInLine && active_.empty() && !crowded_ &&
+  const bool at_once = plan.form != Form::kSchedule && active_.empty() && !crowded_ &&
                        group.may_enter(group.issued() + 1) && !group.ended();
-  std::uint64_t sequence = 0;
-  if (in_line) {
-    sequence = group.issue(plan.fingerprint);
-    if (run_in_line(group, plan, sequence, call.input, call.output)) {
-      node_->count_operation();
-      return nullptr;
-    }
+  const std::uint64_t sequence = at_once ? group.issue(plan.fingerprint) : 0;
+  const bool entered = at_once && enter_at_once(group, plan, sequence, call.input, runs_.pool());
+  if (entered && finish_at_once(group, plan, sequence, call.output)) {
+    node_->count_operation();
+    return nullptr;
   }
   Run& run = runs_.acquire();
   active_.reserve(active_.size() + 1);
-  if (in_line) {
-    run.go_on_in_line(group, call, sequence);
+  if (entered) {
+    run.go_on(group, call, sequence);
   } else {
-    run.start(group, call);
+    run.start(group, call, at_once ? sequence : group.issue(plan.fingerprint));
   }
   for (int i = 0; i < (crowded_ ? 1 : kMoment) && !run.done(); ++i) run.poll(0);
   if (!run.done()) {

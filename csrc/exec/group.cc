@@ -30,8 +30,8 @@ bool Group::has_met(std::uint64_t sequence) noexcept {
   return false;
 }
 
-/// The lines are still there: nobody is more than kMaxInFlight ahead of this rank, which has not gone
-/// further than kMaxInFlight beyond what it has compared.
+/// The lines are still there: nobody is more than kMaxInFlight ahead of this rank, which has not
+/// gone further than kMaxInFlight beyond what it has compared.
 void Group::compare_until(std::uint64_t sequence) noexcept {
   const auto& node = binding_.node;
   while (compared_ < sequence && all_have_entered(compared_ + 1)) {

@@ -92,15 +92,15 @@ class Group {
     return known ? history_[sequence % kHistory] : 0;
   }
 
-  /// At most kMaxInFlight sequence numbers are under way, here and between the ranks of the node; see
-  /// node_group.h. May find a mismatch of earlier operations.
+  /// At most kMaxInFlight sequence numbers are under way, here and between the ranks of the node;
+  /// see node_group.h. May find a mismatch of earlier operations.
   [[nodiscard]] bool may_enter(std::uint64_t sequence) noexcept {
     constexpr std::uint64_t kAhead = transport::shm::kMaxInFlight;
     if (sequence > completed_ + kAhead) return false;
     return sequence <= met_ + kAhead || has_met(sequence - kAhead);
   }
-  /// Every rank of the node has entered #sequence: compares the lines before it that nobody here has
-  /// compared yet. A mismatch there ends the communicator: some rank may have returned.
+  /// Every rank of the node has entered #sequence: compares the lines before it that nobody here
+  /// has compared yet. A mismatch there ends the communicator: some rank may have returned.
   void meet(std::uint64_t sequence) noexcept {
     if (compared_ + 1 < sequence) compare_until(sequence - 1);
     if (sequence > met_) met_ = sequence;
@@ -152,8 +152,8 @@ class Group {
   Binding binding_;
   GroupEvents events_;
   std::uint64_t issued_ = 0;
-  std::uint64_t met_ = 0;       ///< all ranks of the node are known to have entered
-  std::uint64_t compared_ = 0;  ///< and found to have meant the same
+  std::uint64_t met_ = 0;        ///< all ranks of the node are known to have entered
+  std::uint64_t compared_ = 0;   ///< and found to have meant the same
   std::uint64_t completed_ = 0;  ///< every sequence number up to this one is complete
   std::uint32_t beyond_ = 0;     ///< bit i: completed_ + 1 + i is complete
   std::array<std::uint64_t, kHistory> history_{};

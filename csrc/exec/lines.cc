@@ -37,21 +37,28 @@ bool agree(const transport::shm::NodeGroup& node, LineRange lines, std::uint64_t
 
 }  // namespace
 
-void enter_in_line(const Binding& binding, const Plan& plan, std::uint64_t sequence,
-                   const void* input) noexcept {
+bool enter_at_once(Group& group, const Plan& plan, std::uint64_t sequence, const void* input,
+                   memory::Pool& pool) noexcept {
+  const Binding& binding = group.binding();
   transport::shm::EntryLine& line = binding.node.entry(sequence, binding.node.self());
   line.fingerprint = plan.fingerprint;
-  if (plan.input_bytes > 0) {  // a barrier has none
-    std::memcpy(line.payload, input, static_cast<std::size_t>(plan.input_bytes));
+  if (plan.form == Form::kInLine) {
+    if (plan.input_bytes > 0) {  // a barrier has none
+      std::memcpy(line.payload, input, static_cast<std::size_t>(plan.input_bytes));
+    }
+  } else {
+    const memory::Offset slot = group.slot(sequence, plan.slot_bytes, pool);
+    if (slot == memory::kNoOffset) return false;
+    reduce::copy(binding.arena().at(slot), input, plan.input_bytes);
+    line.places = {slot, memory::kNoOffset, memory::kNoOffset, transport::shm::kInSlot};
   }
   binding.node.enter(sequence);
   binding.ring_node();
+  return true;
 }
 
-bool run_in_line(Group& group, const Plan& plan, std::uint64_t sequence, const void* input,
-                 void* output) noexcept {
+bool finish_at_once(Group& group, const Plan& plan, std::uint64_t sequence, void* output) noexcept {
   const Binding& binding = group.binding();
-  enter_in_line(binding, plan, sequence, input);
   const LineRange lines = awaited_lines(binding, plan);
   if (!have_entered(binding.node, lines, sequence)) return false;
   if (!agree(binding.node, lines, sequence, plan.fingerprint)) return false;

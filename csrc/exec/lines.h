@@ -19,18 +19,18 @@ inline LineRange awaited_lines(const Binding& binding, const Plan& plan) noexcep
   return {root, root + 1};
 }
 
-/// Shows the others this rank's line of a kInLine operation.
-void enter_in_line(const Binding& binding, const Plan& plan, std::uint64_t sequence,
-                   const void* input) noexcept;
+/// Enters a kInLine or kOneShot operation: shows the others this rank's line, with its input or
+/// with the slot into which it goes. False: no memory for slots (from `pool`, at the first call).
+bool enter_at_once(Group& group, const Plan& plan, std::uint64_t sequence, const void* input,
+                   memory::Pool& pool) noexcept;
 
-/// Every rank of the node has entered: `output` from all inputs, which are in the lines or in the
-/// slots that they name.
+/// Those that are waited for have entered: `output` from all inputs, which are in the lines or in
+/// the slots that they name.
 void combine(const Binding& binding, const Plan& plan, std::uint64_t sequence,
              void* output) noexcept;
 
-/// A whole kInLine operation, if all ranks are as far: polls for a moment. False: not yet done, or
-/// not to be done so (an error, a mismatch); this rank has entered as `sequence`.
-bool run_in_line(Group& group, const Plan& plan, std::uint64_t sequence, const void* input,
-                 void* output) noexcept;
+/// The rest of an operation that this rank has entered, if the others are as far: polls for a
+/// moment. False: not yet, or not to be done so (an error, a mismatch).
+bool finish_at_once(Group& group, const Plan& plan, std::uint64_t sequence, void* output) noexcept;
 
 }  // namespace shoal::exec

@@ -15,11 +15,13 @@ constexpr std::int64_t kStreamBytes = 8 << 20;
 /// From here on private memory is read where it is rather than staged.
 constexpr std::int64_t kPullBytes = 8 << 10;
 /// Slots: one flag round less than with a schedule, but a copy, and every rank reads all of every
-/// input. What lies in the arena anyway gains by that only while it is small, where a flag round means
-/// that ranks give way to one another, or where one rank sends to all and then need not wait for them.
+/// input. What lies in the arena anyway gains by that only while it is small, where a flag round
+/// means that ranks give way to one another, or where one rank sends to all and then need not wait
+/// for them.
 constexpr std::int64_t kSlotBytes = 4 << 10;
 constexpr std::int64_t kCrowdedSlotBytes = 16 << 10;
 constexpr std::int64_t kOneShotBytes = 256;
+constexpr std::int64_t kEagerBytes = 1 << 10;
 constexpr std::int64_t kCrowdedOneShotBytes = 4 << 10;
 /// What a rank puts into its scratch at a time where buffers are staged: small enough to be read
 /// from a cache, large enough that its bytes outweigh a flag round.
@@ -52,7 +54,7 @@ Form form_of(const Plan& plan, Layout layout) noexcept {
     return Form::kInLine;
   }
   std::int64_t most = layout.crowded ? kCrowdedOneShotBytes : kOneShotBytes;
-  if (is_one_to_all(plan.key.collective)) most = layout.crowded ? kCrowdedSlotBytes : kSlotBytes;
+  if (is_one_to_all(plan.key.collective)) most = layout.crowded ? kCrowdedSlotBytes : kEagerBytes;
   return bytes <= most ? Form::kOneShot : Form::kSchedule;
 }
 

@@ -48,17 +48,13 @@ bool broken(const transport::Operation& operation) noexcept {
 
 }  // namespace
 
-void Run::start(Group& group, const Call& call) noexcept {
-  begin(group, call, group.issue(call.plan->fingerprint));
-}
-
-void Run::go_on_in_line(Group& group, const Call& call, std::uint64_t sequence) noexcept {
-  begin(group, call, sequence);
+void Run::go_on(Group& group, const Call& call, std::uint64_t sequence) noexcept {
+  start(group, call, sequence);
   output_ = static_cast<std::byte*>(call.output);
   stage_ = Stage::kEntering;
 }
 
-void Run::begin(Group& group, const Call& call, std::uint64_t sequence) noexcept {
+void Run::start(Group& group, const Call& call, std::uint64_t sequence) noexcept {
   restart();
   group_ = &group;
   call_ = call;
@@ -214,12 +210,13 @@ bool Run::enter() noexcept {
   awaited_index_ = 0;
   transport::shm::EntryLine& line = binding.node.entry(sequence_, binding.node.self());
   line.fingerprint = plan.fingerprint;
-  const bool is_private = private_input_ || private_output_;
-  if (plan.form == Form::kInLine) {
-    enter_in_line(binding, plan, sequence_, input_);
-    return true;
+  if (plan.form != Form::kSchedule) {
+    if (enter_at_once(*group_, plan, sequence_, input_, home_->pool())) return true;
+    fail({ErrorCode::kOutOfMemory, binding.rank, plan.slot_bytes});
+    return false;
   }
-  if (plan.form == Form::kOneShot || (is_private && plan.slot_bytes > 0)) {
+  const bool is_private = private_input_ || private_output_;
+  if (is_private && plan.slot_bytes > 0) {
     const memory::Offset slot = group_->slot(sequence_, plan.slot_bytes, home_->pool());
     if (slot == memory::kNoOffset) {
       fail({ErrorCode::kOutOfMemory, binding.rank, plan.slot_bytes});
@@ -275,8 +272,8 @@ bool Run::check_entries() noexcept {
 }
 
 /// Nothing has been written here. In one node all ranks see the same lines and stay in step, so the
-/// communicator lives on; but ranks on other nodes cannot know, nor does a rank that has returned from
-/// a broadcast or scatter, which waits for nobody: then it ends.
+/// communicator lives on; but ranks on other nodes cannot know, nor does a rank that has returned
+/// from a broadcast or scatter, which waits for nobody: then it ends.
 void Run::end_mismatched(Status status) noexcept {
   const Binding& binding = group_->binding();
   const auto waits_for_nobody = [](std::uint64_t fingerprint) {
@@ -295,7 +292,6 @@ void Run::end_mismatched(Status status) noexcept {
   record(abi::OperationState::kFailed);
   finish(status);
 }
-
 
 // --- steps -------------------------------------------------------------------------------------
 

@@ -35,9 +35,9 @@ class Run final : public Task {
   ~Run() override;
 
   /// Under the engine's lock. The plan and the group outlive the run.
-  void start(Group& group, const Call& call) noexcept;
-  /// The same for a kInLine operation that this rank has entered as `sequence` already (lines.h).
-  void go_on_in_line(Group& group, const Call& call, std::uint64_t sequence) noexcept;
+  void start(Group& group, const Call& call, std::uint64_t sequence) noexcept;
+  /// The same for an operation that this rank has entered as `sequence` already (lines.h).
+  void go_on(Group& group, const Call& call, std::uint64_t sequence) noexcept;
   /// From here on time counts; before the first poll() that gets one. A run that is done within its
   /// first polls never asks what time it is.
   void set_begin(std::int64_t now_ns) noexcept;
@@ -69,7 +69,6 @@ class Run final : public Task {
     std::int64_t bytes = 0;
   };
 
-  void begin(Group& group, const Call& call, std::uint64_t sequence) noexcept;
   bool advance() noexcept;
   bool prepare() noexcept;
   bool reserve_memory() noexcept;

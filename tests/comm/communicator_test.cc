@@ -226,8 +226,8 @@ TEST(Communicator, DifferentCallsAreAMismatchOnAllRanksAndNothingIsWritten) {
   });
 }
 
-// The root of a small broadcast waits for nobody, so it may hear of a mismatch at a later call only;
-// then the communicator has ended.
+// The root of a small broadcast waits for nobody, so it may hear of a mismatch at a later call
+// only; then the communicator has ended.
 TEST(Communicator, AMismatchInABroadcastIsRaisedAtALaterCallAtTheLatest) {
   const auto broadcast = [](Communicator& comm, std::int64_t n, Rank root) {
     Values x(n, comm.rank());
@@ -281,7 +281,7 @@ TEST(Communicator, RunsOfSmallBroadcastsFromChangingRootsArriveWhole) {
   run_ranks(4, [](Communicator& comm) {
     for (int i = 0; i < 3000; ++i) {
       const Rank root = i / 40 % comm.size();
-      const std::int64_t n = i % 3 == 0 ? 1 : 150;  // lines and slots
+      const std::int64_t n = i % 3 == 0 ? 1 : 120;  // lines and slots
       Values x(n, comm.rank() == root ? i : -1);
       if (i % 97 == comm.rank()) std::this_thread::yield();
       comm.broadcast(in(x), out(x), {n}, DataType::kInt64, root).wait();
