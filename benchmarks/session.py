@@ -8,11 +8,13 @@ import signal
 import socket
 import struct
 import subprocess
+import sys
 import tempfile
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
+from typing import Any
 
 from .libraries import Library, Line, Placement, Process
 
@@ -255,6 +257,13 @@ class Session:
                 raise LibraryFailed(f"{running.name}: cannot start: {answer}")
 
 
+# Ctrl-C comes to us, and we end them. Not a session each: with sched_autogroup, sched_yield gives
+# way within a session only, and ranks that share a core would wait a time slice for one another.
+_OWN_GROUP: dict[str, Any] = (
+    {"process_group": 0} if sys.version_info >= (3, 11) else {"preexec_fn": os.setpgrp}
+)
+
+
 def _launch(process: Process, output: int) -> subprocess.Popen[bytes]:
     return subprocess.Popen(
         process.argv,
@@ -262,7 +271,7 @@ def _launch(process: Process, output: int) -> subprocess.Popen[bytes]:
         stdin=subprocess.DEVNULL,
         stdout=output,
         stderr=output,
-        start_new_session=True,  # Ctrl-C comes to us, and we end them
+        **_OWN_GROUP,
     )
 
 

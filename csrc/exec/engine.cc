@@ -57,11 +57,12 @@ void Engine::remove_group(Group& group) {
 Run* Engine::start(Group& group, const Call& call) {
   const std::lock_guard lock(turn_);
   const Plan& plan = *call.plan;
-  const bool at_once = plan.form != Form::kSchedule && active_.empty() && !crowded_ &&
+  const int moment = crowded_ ? 1 : kMoment;
+  const bool at_once = plan.form != Form::kSchedule && active_.empty() &&
                        group.may_enter(group.issued() + 1) && !group.ended();
   const std::uint64_t sequence = at_once ? group.issue(plan.fingerprint) : 0;
   const bool entered = at_once && enter_at_once(group, plan, sequence, call.input, runs_.pool());
-  if (entered && finish_at_once(group, plan, sequence, call.output)) {
+  if (entered && finish_at_once(group, plan, sequence, call.output, moment)) {
     node_->count_operation();
     return nullptr;
   }
@@ -72,7 +73,7 @@ Run* Engine::start(Group& group, const Call& call) {
   } else {
     run.start(group, call, at_once ? sequence : group.issue(plan.fingerprint));
   }
-  for (int i = 0; i < (crowded_ ? 1 : kMoment) && !run.done(); ++i) run.poll(0);
+  for (int i = 0; i < moment && !run.done(); ++i) run.poll(0);
   if (!run.done()) {
     run.set_begin(now_ns());
     active_.push_back(&run);

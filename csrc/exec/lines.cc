@@ -12,16 +12,11 @@ namespace shoal::exec {
 
 namespace {
 
-/// A microsecond at most. No pause instruction between two polls: it takes longer than a line takes
-/// from another core.
-constexpr int kMoment = 256;
-
-bool have_entered(const transport::shm::NodeGroup& node, LineRange lines,
-                  std::uint64_t sequence) noexcept {
-  int polls = 0;
+bool have_entered(const transport::shm::NodeGroup& node, LineRange lines, std::uint64_t sequence,
+                  int polls) noexcept {
   for (int i = lines.begin; i < lines.end; ++i) {
     while (!node.entered(sequence, i)) {
-      if (++polls > kMoment) return false;
+      if (--polls <= 0) return false;
     }
   }
   return true;
@@ -57,10 +52,11 @@ bool enter_at_once(Group& group, const Plan& plan, std::uint64_t sequence, const
   return true;
 }
 
-bool finish_at_once(Group& group, const Plan& plan, std::uint64_t sequence, void* output) noexcept {
+bool finish_at_once(Group& group, const Plan& plan, std::uint64_t sequence, void* output,
+                    int polls) noexcept {
   const Binding& binding = group.binding();
   const LineRange lines = awaited_lines(binding, plan);
-  if (!have_entered(binding.node, lines, sequence)) return false;
+  if (!have_entered(binding.node, lines, sequence, polls)) return false;
   if (!agree(binding.node, lines, sequence, plan.fingerprint)) return false;
   if (!plan.is_eager) {
     group.meet(sequence);

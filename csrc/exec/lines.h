@@ -29,8 +29,9 @@ bool enter_at_once(Group& group, const Plan& plan, std::uint64_t sequence, const
 void combine(const Binding& binding, const Plan& plan, std::uint64_t sequence,
              void* output) noexcept;
 
-/// The rest of an operation that this rank has entered, if the others are as far: polls for a
-/// moment. False: not yet, or not to be done so (an error, a mismatch).
-bool finish_at_once(Group& group, const Plan& plan, std::uint64_t sequence, void* output) noexcept;
+/// The rest of an operation that this rank has entered, if the others are as far or will be within
+/// that many polls. False: not yet, or not to be done so (an error, a mismatch).
+bool finish_at_once(Group& group, const Plan& plan, std::uint64_t sequence, void* output,
+                    int polls) noexcept;
 
 }  // namespace shoal::exec
