@@ -229,6 +229,16 @@ bool Exchange::flushed() const {
   return true;
 }
 
+Traffic Exchange::traffic() const noexcept {
+  Traffic sum;
+  for (const auto* links : {&outgoing_, &incoming_}) {
+    for (const auto& link : *links) {
+      if (link) sum += link->traffic();
+    }
+  }
+  return sum;
+}
+
 void Exchange::fail(ErrorCode code, const std::string& message) {
   if (code == ErrorCode::kPeerFailed) {  // the store may know whose death this is, and of what
     pollfd entry{control_->lost_event(), POLLIN, 0};

@@ -30,6 +30,9 @@ class Exchange {
 
   std::vector<std::string> all_gather(const std::string& mine, Deadline deadline);
 
+  /// Of the connections that carry the exchange.
+  [[nodiscard]] Traffic traffic() const noexcept;
+
   /// Ends this and, with the same message, every other rank's all_gather().
   void abort(ErrorCode code, const std::string& message) noexcept;
 

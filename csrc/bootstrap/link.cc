@@ -27,7 +27,7 @@ Link::Link(Fd socket, Prover end, const Greeting& mine, const Credentials& crede
   Hello hello{.role = mine.role, .rank = mine.rank, .ranks = mine.ranks};
   random_bytes(kNonceBytes).copy(hello.nonce.data(), kNonceBytes);
   my_hello_ = encode(hello);
-  if (end == Prover::kDialler) out_ = my_hello_;
+  if (end == Prover::kDialler) say(my_hello_);
 }
 
 void Link::pump() {
@@ -49,12 +49,18 @@ void Link::close(LinkEnd end, std::string why) {
   socket_.reset();
 }
 
+void Link::say(std::string_view message) {
+  out_.append(message);
+  ++traffic_.sent;
+}
+
 void Link::send(FrameType type, std::string_view payload) {
   if (!open() || finishing_) return;
   Writer header;
   header.number(static_cast<std::uint32_t>(payload.size()));
   header.number(static_cast<std::uint8_t>(type));
-  out_.append(header.bytes()).append(payload);
+  say(header.bytes());
+  out_.append(payload);
 }
 
 void Link::finish(FrameType type, std::string_view payload) {
@@ -120,10 +126,11 @@ void Link::consume() {
 void Link::take_hello() {
   const auto hello = decode_hello(in_);
   if (!hello) return close(LinkEnd::kForeign, "what is there does not speak shoal's protocol");
+  ++traffic_.received;
   theirs_ = *hello;
   their_hello_ = std::exchange(in_, {});
   if (end_role_ == Prover::kAcceptor) {
-    out_.append(my_hello_);
+    say(my_hello_);
     flush();
   }
   if (theirs_.protocol != kProtocolVersion || theirs_.library != kLibraryVersion) {
@@ -135,7 +142,7 @@ void Link::take_hello() {
   if (theirs_.role != mine_.expected) {
     return close(LinkEnd::kForeign, "it is another part of shoal than was expected there");
   }
-  if (end_role_ == Prover::kDialler) out_.append(prove(Prover::kDialler));
+  if (end_role_ == Prover::kDialler) say(prove(Prover::kDialler));
   if (!closed()) state_ = State::kProof;
 }
 
@@ -148,11 +155,12 @@ void Link::take_proof() {
                  "(SHOAL_SECRET, SHOAL_JOB)");
   }
   if (!equal_in_constant_time(proof, prove(other))) {
-    if (other == Prover::kDialler) out_.append(kRefusal);
+    if (other == Prover::kDialler) say(kRefusal);
     flush();
     return close(LinkEnd::kForeign, "its proof is wrong: the secret or the job name differs");
   }
-  if (other == Prover::kDialler) out_.append(prove(Prover::kAcceptor));
+  if (other == Prover::kDialler) say(prove(Prover::kAcceptor));
+  ++traffic_.received;
   state_ = State::kOpen;
 }
 
@@ -179,6 +187,7 @@ std::optional<Frame> Link::next() {
   }
   if (rest.size() < kFrameHeaderBytes + length) return {};
   Frame frame{type, std::string(rest.substr(kFrameHeaderBytes, length))};
+  ++traffic_.received;
   taken_ += kFrameHeaderBytes + length;
   if (taken_ == in_.size()) {
     in_.clear();

@@ -19,6 +19,7 @@
 #include <string>
 
 #include "bootstrap/auth.h"
+#include "bootstrap/traffic.h"
 #include "bootstrap/wire.h"
 #include "core/clock.h"
 #include "core/fd.h"
@@ -71,6 +72,7 @@ class Link {
   [[nodiscard]] int fd() const noexcept { return socket_.get(); }
   [[nodiscard]] short events() const noexcept;  ///< what to poll() for
   [[nodiscard]] std::int64_t made_ns() const noexcept { return made_ns_; }
+  [[nodiscard]] const Traffic& traffic() const noexcept { return traffic_; }
 
  private:
   enum class State { kHello, kProof, kOpen, kClosed };
@@ -79,6 +81,7 @@ class Link {
   void consume();
   void take_hello();
   void take_proof();
+  void say(std::string_view message);
   [[nodiscard]] std::size_t wanted() const noexcept;
   [[nodiscard]] std::string prove(Prover prover) const;
 
@@ -97,6 +100,7 @@ class Link {
   std::string in_, out_;
   std::size_t taken_ = 0;  ///< bytes of in_ already handed out
   std::size_t sent_ = 0;   ///< bytes of out_ already written
+  Traffic traffic_;
 };
 
 }  // namespace shoal::bootstrap

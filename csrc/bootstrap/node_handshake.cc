@@ -24,12 +24,11 @@ constexpr std::size_t kMaxPacketBytes = 128;
 constexpr std::size_t kMaxWaiting = 4096;
 
 struct Card {
-  std::string host, boot_id, network, pids, socket_name;
+  std::string host, boot_id, network, pids, user, socket_name;
   std::int64_t pid = 0;
-  std::uint64_t start = 0;
   [[nodiscard]] bool candidate_of(const Card& other) const {
     return !boot_id.empty() && !network.empty() && boot_id == other.boot_id &&
-           network == other.network;
+           network == other.network && user == other.user;
   }
 };
 
@@ -52,26 +51,27 @@ Card own_card() {
   card.boot_id = first_line("/proc/sys/kernel/random/boot_id");
   card.network = link_target("/proc/self/ns/net");
   card.pids = link_target("/proc/self/ns/pid");
+  card.user = std::to_string(::geteuid()) + " in " + link_target("/proc/self/ns/user");
   card.socket_name = "shoal-" + to_hex(random_bytes(16));
   card.pid = ::getpid();
-  card.start = start_ticks(::getpid());
   return card;
 }
 
 std::string encode(const Card& card) {
   Writer writer;
   writer.text(card.host).text(card.boot_id).text(card.network).text(card.pids);
-  return writer.text(card.socket_name).number(card.pid).number(card.start).bytes();
+  writer.text(card.user).text(card.socket_name);
+  return writer.number(card.pid).bytes();
 }
 
 Card decode_card(const std::string& bytes) {
   Reader reader(bytes);
   Card card;
-  for (auto* field : {&card.host, &card.boot_id, &card.network, &card.pids, &card.socket_name}) {
+  for (auto* field :
+       {&card.host, &card.boot_id, &card.network, &card.pids, &card.user, &card.socket_name}) {
     *field = reader.text();
   }
   card.pid = reader.number<std::int64_t>();
-  card.start = reader.number<std::uint64_t>();
   return card;
 }
 
@@ -146,7 +146,7 @@ Fd receive_fd(int socket) {
   return Fd(fd);
 }
 
-// ---- leader and followers ----------------------------------------------------------------------
+// ---- from one rank to the next -----------------------------------------------------------------
 
 std::string request_of(Rank rank, const std::string& socket_name, const Credentials& credentials) {
   const std::string claim = "shoal 1 node:" + socket_name + ":" + std::to_string(rank);
@@ -157,20 +157,20 @@ std::string request_of(Rank rank, const std::string& socket_name, const Credenti
 }
 
 // Gives `fd` to the rank behind `socket` if its request proves right. -1: it did not.
-Rank serve_follower(int socket, int fd, const Card& leader, const Credentials& credentials) {
+Rank serve_child(int socket, int fd, const Card& me, const Credentials& credentials) {
   std::array<char, kMaxPacketBytes> packet;
   const ssize_t length = ::recv(socket, packet.data(), packet.size(), 0);
   if (length <= 0) return -1;
   const std::string request(packet.data(), static_cast<std::size_t>(length));
   const Rank rank = Reader(request).number<Rank>();
-  const std::string expected = request_of(rank, leader.socket_name, credentials);
+  const std::string expected = request_of(rank, me.socket_name, credentials);
   if (!equal_in_constant_time(request, expected) || !send_fd(socket, fd)) return -1;
   return rank;
 }
 
-// Ends when every follower has come or the time is up. Silent connections only wait along.
-void serve_followers(const Fd& listener, int fd, std::vector<Rank> awaited, const Card& me,
-                     const Credentials& credentials, Deadline deadline) {
+// Ends when every child has come or the time is up. Silent connections only wait along.
+void serve_children(const Fd& listener, int fd, std::vector<Rank> awaited, const Card& me,
+                    const Credentials& credentials, Deadline deadline) {
   std::vector<Fd> waiting;
   while (!awaited.empty() && !deadline.passed()) {
     std::vector<pollfd> entries{{listener.get(), POLLIN, 0}};
@@ -178,7 +178,7 @@ void serve_followers(const Fd& listener, int fd, std::vector<Rank> awaited, cons
     poll_until(entries, deadline);
     for (std::size_t i = 0; i < waiting.size(); ++i) {
       if (entries[i + 1].revents == 0) continue;
-      std::erase(awaited, serve_follower(waiting[i].get(), fd, me, credentials));
+      std::erase(awaited, serve_child(waiting[i].get(), fd, me, credentials));
       waiting[i].reset();
     }
     std::erase_if(waiting, [](const Fd& socket) { return !socket.valid(); });
@@ -190,9 +190,10 @@ void serve_followers(const Fd& listener, int fd, std::vector<Rank> awaited, cons
   }
 }
 
-Fd follow(Rank rank, const Card& leader, const Credentials& credentials, Deadline deadline) {
+// The parent may be slow to have the fd itself: its connection closes if it gives up.
+Fd ask_parent(Rank rank, const Card& parent, const Credentials& credentials, Deadline deadline) {
   Fd socket = unix_socket();
-  const AbstractAddress address(leader.socket_name);
+  const AbstractAddress address(parent.socket_name);
   int connected = -1;
   while ((connected = ::connect(socket.get(), address.get(), address.length)) != 0 &&
          (errno == EAGAIN || errno == EINTR) && !deadline.passed()) {  // EAGAIN: backlog is full
@@ -200,7 +201,7 @@ Fd follow(Rank rank, const Card& leader, const Credentials& credentials, Deadlin
     poll_until({&none, 1}, Deadline::after_ms(kRetryMs));
   }
   if (connected != 0 || !same_user(socket.get())) return Fd();
-  const std::string request = request_of(rank, leader.socket_name, credentials);
+  const std::string request = request_of(rank, parent.socket_name, credentials);
   if (::send(socket.get(), request.data(), request.size(), MSG_NOSIGNAL) < 0) return Fd();
   pollfd entry{socket.get(), POLLIN, 0};
   if (poll_until({&entry, 1}, deadline) == 0) return Fd();
@@ -212,36 +213,62 @@ Fd checked(Fd fd) {
   return fd;
 }
 
+/// The candidates of one node as a binomial tree: member i has the parent i without its lowest set
+/// bit, and the children i + 2^k for all 2^k below that bit.
+struct Tree {
+  std::vector<Rank> members;  // ascending
+  std::size_t self = 0;
+
+  [[nodiscard]] Rank root() const { return members.front(); }
+  [[nodiscard]] Rank parent() const { return members[self & (self - 1)]; }
+  [[nodiscard]] std::vector<Rank> children() const {
+    std::vector<Rank> ranks;
+    for (std::size_t bit = 1; self + bit < members.size() && (self & bit) == 0; bit *= 2) {
+      ranks.push_back(members[self + bit]);
+    }
+    return ranks;
+  }
+};
+
+Tree candidates(Rank rank, const std::vector<Card>& cards) {
+  Tree tree;
+  for (Rank other = 0; other < static_cast<Rank>(cards.size()); ++other) {
+    if (other == rank) tree.self = tree.members.size();
+    if (other == rank || cards[other].candidate_of(cards[rank])) tree.members.push_back(other);
+  }
+  return tree;
+}
+
 struct Home {
   Fd fd;
   Rank leader;
+  Traffic traffic;
 };
 
-Home find_home(Rank rank, const Fd& listener, const std::vector<Card>& cards,
+Home find_home(Rank rank, Fd listener, const std::vector<Card>& cards,
                const Credentials& credentials, const std::function<Fd(int)>& create,
                Deadline deadline) {
   const Deadline limit =
       Deadline::at_ns(std::min(deadline.at_ns(), Deadline::after_ms(kHandshakeMs).at_ns()));
-  const Card& me = cards[rank];
-  std::vector<Rank> followers;
-  for (Rank other = 0; other < static_cast<Rank>(cards.size()); ++other) {
-    if (other != rank && cards[other].candidate_of(me)) followers.push_back(other);
+  const Tree tree = candidates(rank, cards);
+  Home home{Fd(), tree.root(), {}};
+  if (tree.self == 0) {
+    home.fd = checked(create(static_cast<int>(tree.members.size())));
+  } else {
+    home.fd = ask_parent(rank, cards[tree.parent()], credentials, limit);
+    home.traffic += {1, 1};
   }
-  if (followers.empty()) return {checked(create(1)), rank};
-  if (rank < followers.front()) {
-    Fd fd = checked(create(static_cast<int>(followers.size()) + 1));
-    serve_followers(listener, fd.get(), followers, me, credentials, limit);
-    return {std::move(fd), rank};
+  if (!home.fd.valid()) {  // with the listener closed, its children are told at once
+    log(LogLevel::kWarn, "rank %d: rank %d on the same host gave no shared memory", rank,
+        tree.parent());
+    listener.reset();
+    return {checked(create(1)), rank, home.traffic};
   }
-  const Rank leader = followers.front();
-  // The leader may be slow to make the fd: its connection closes if it gives up.
-  Fd fd = follow(rank, cards[leader], credentials, limit);
-  if (fd.valid()) return {std::move(fd), leader};
-  log(LogLevel::kWarn,
-      "rank %d: rank %d on the same host gave no shared memory; "
-      "is it run by another user?",
-      rank, leader);
-  return {checked(create(1)), rank};
+  const std::vector<Rank> children = tree.children();
+  serve_children(listener, home.fd.get(), children, cards[rank], credentials, limit);
+  const int served = static_cast<int>(children.size());
+  home.traffic += {served, served};
+  return home;
 }
 
 std::vector<Peer> number_nodes(const std::vector<Card>& cards, const std::vector<Rank>& leaders) {
@@ -255,7 +282,9 @@ std::vector<Peer> number_nodes(const std::vector<Card>& cards, const std::vector
   return peers;
 }
 
-// Only where pids mean the same; a successor under the same pid is told by its start time.
+// Only where pids mean the same. Of a rank that has ended meanwhile it may be a successor's pidfd.
+// That harms nobody: when it ends, the store is asked before anyone is judged, and knows better.
+// (Comparing start times would cost every rank n reads of /proc: at 128 ranks a tenth of the time.)
 std::vector<LocalProcess> open_neighbours(Rank rank, const std::vector<Card>& cards,
                                           const std::vector<Rank>& leaders) {
   std::vector<LocalProcess> processes;
@@ -264,9 +293,7 @@ std::vector<LocalProcess> open_neighbours(Rank rank, const std::vector<Card>& ca
     const Card& card = cards[other];
     if (leaders[other] != leaders[rank] || card.pid == me.pid || card.pids != me.pids) continue;
     Fd pidfd = open_process(static_cast<pid_t>(card.pid));
-    if (pidfd.valid() && start_ticks(static_cast<pid_t>(card.pid)) == card.start) {
-      processes.push_back({other, std::move(pidfd)});
-    }
+    if (pidfd.valid()) processes.push_back({other, std::move(pidfd)});
   }
   return processes;
 }
@@ -284,7 +311,7 @@ NodeOutcome shake_hands(Rank rank, Exchange& exchange, const Credentials& creden
   NodeOutcome outcome;
   Home home;
   try {
-    home = find_home(rank, listener, cards, credentials, create, deadline);
+    home = find_home(rank, std::move(listener), cards, credentials, create, deadline);
   } catch (const Error& error) {
     exchange.abort(error.code(), "rank " + std::to_string(rank) + ": " + error.what());
     throw;
@@ -295,6 +322,7 @@ NodeOutcome shake_hands(Rank rank, Exchange& exchange, const Credentials& creden
     leaders.push_back(Reader(bytes).number<Rank>());
   }
   outcome.fd = std::move(home.fd);
+  outcome.traffic = home.traffic;
   outcome.peers = number_nodes(cards, leaders);
   outcome.processes = open_neighbours(rank, cards, leaders);
   return outcome;

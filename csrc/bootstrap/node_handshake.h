@@ -1,10 +1,11 @@
 /// Which ranks share this node: found by handing a file descriptor over, not by believing names.
 ///
 /// 1. All ranks exchange cards: boot id, network and pid namespace, user, and the random name of an
-///    abstract unix socket each of them listens on. Equal boot id and network namespace make
-///    candidates; their lowest rank is the leader.
-/// 2. The leader makes the fd and gives it (SCM_RIGHTS) to each candidate that connects, runs under
-///    the leader's user id (SO_PEERCRED, both ways) and proves that it knows the secret.
+///    abstract unix socket each of them listens on. Equal boot id, network namespace and user make
+///    candidates.
+/// 2. Their lowest rank makes the fd. It travels (SCM_RIGHTS) down a binomial tree of them, from
+///    each to at most log2 n others: to those that connect, run under the same user id
+///    (SO_PEERCRED, both ways) and prove that they know the secret.
 /// 3. All ranks exchange what came of it. Who got no fd is a node of its own.
 #pragma once
 
@@ -20,6 +21,7 @@ struct NodeOutcome {
   Fd fd;
   std::vector<Peer> peers;
   std::vector<LocalProcess> processes;  ///< ranks of this node in other processes
+  Traffic traffic;                      ///< over the unix sockets
 };
 
 /// Throws what `create` throws, after the other ranks have been told; else as all_gather().

@@ -1,15 +1,11 @@
 #include "bootstrap/process_exit.h"
 
-#include <fcntl.h>
 #include <sys/ioctl.h>
 #include <sys/syscall.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
-#include <algorithm>
-#include <array>
-#include <charconv>
-#include <string_view>
+#include <cstdint>
 
 namespace shoal::bootstrap {
 namespace {
@@ -31,20 +27,6 @@ constexpr unsigned long kGetInfo = _IOWR(0xFF, 11, PidfdInfo);  // PIDFD_GET_INF
 std::string describe_exit(int wait_status) {
   if (WIFSIGNALED(wait_status)) return "killed by signal " + std::to_string(WTERMSIG(wait_status));
   return "exited with code " + std::to_string(WEXITSTATUS(wait_status));
-}
-
-std::uint64_t start_ticks(pid_t pid) {
-  const Fd file(::open(("/proc/" + std::to_string(pid) + "/stat").c_str(), O_RDONLY | O_CLOEXEC));
-  std::array<char, 1024> bytes;
-  const ssize_t length = file.valid() ? ::read(file.get(), bytes.data(), bytes.size()) : 0;
-  const std::string_view line(bytes.data(), static_cast<std::size_t>(std::max<ssize_t>(length, 0)));
-  std::size_t at = line.rfind(')');  // field 2, the name, may hold spaces and parentheses
-  for (int field = 2; field < 22 && at != std::string_view::npos; ++field)
-    at = line.find(' ', at + 1);
-  std::uint64_t ticks = 0;
-  if (at != std::string_view::npos)
-    std::from_chars(&line[at] + 1, line.data() + line.size(), ticks);
-  return ticks;
 }
 
 Fd open_process(pid_t pid) { return Fd(static_cast<int>(::syscall(SYS_pidfd_open, pid, 0))); }

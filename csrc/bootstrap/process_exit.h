@@ -3,7 +3,6 @@
 
 #include <sys/types.h>
 
-#include <cstdint>
 #include <optional>
 #include <string>
 
@@ -13,10 +12,6 @@ namespace shoal::bootstrap {
 
 /// "killed by signal 9", "exited with code 1": from a status as wait() gives it.
 [[nodiscard]] std::string describe_exit(int wait_status);
-
-/// Start time in clock ticks since boot (field 22 of /proc/<pid>/stat); 0: no such process. With it
-/// a pid names a process and not its successor.
-[[nodiscard]] std::uint64_t start_ticks(pid_t pid);
 
 /// A pidfd, readable when the process has ended. Invalid if there is no such process.
 [[nodiscard]] Fd open_process(pid_t pid);

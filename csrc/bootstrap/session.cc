@@ -170,6 +170,7 @@ struct Session::State {
 
   Identity identity;
   Credentials credentials;
+  Traffic beside_exchange;  // with the store until it had all ranks; for the node's fd
   std::unique_ptr<Store> store;
   std::unique_ptr<Control> control;
   std::unique_ptr<Exchange> exchange;
@@ -193,6 +194,7 @@ Session::State::State(const Identity& identity_, Deadline deadline)
                                                  .secret = identity.secret});
   }
   Joined joined = join(identity, credentials, deadline);
+  beside_exchange += joined.store.traffic();
   const std::string name = to_text({identity.store_host, identity.store_port});
   control = std::make_unique<Control>(identity.rank, std::move(joined.store), name,
                                       identity.serves_store);
@@ -215,11 +217,17 @@ Fd Session::join_node(const std::function<Fd(int local_ranks)>& create, Deadline
   NodeOutcome outcome =
       shake_hands(state_->identity.rank, *state_->exchange, state_->credentials, create, deadline);
   state_->peers = std::move(outcome.peers);
+  state_->beside_exchange += outcome.traffic;
   state_->control->watch(std::move(outcome.processes));
   return std::move(outcome.fd);
 }
 
 const std::vector<Peer>& Session::peers() const noexcept { return state_->peers; }
+
+Traffic Session::traffic() const noexcept {
+  Traffic sum = state_->beside_exchange;
+  return sum += state_->exchange->traffic();
+}
 
 void Session::listen(Listener listener) { state_->control->listen(std::move(listener)); }
 

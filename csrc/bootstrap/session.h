@@ -10,6 +10,7 @@
 #include <vector>
 
 #include "bootstrap/identity.h"
+#include "bootstrap/traffic.h"
 #include "core/clock.h"
 #include "core/fd.h"
 
@@ -56,6 +57,10 @@ class Session {
   /// rank's node; fills peers(). Collective, once.
   Fd join_node(const std::function<Fd(int local_ranks)>& create, Deadline deadline);
   [[nodiscard]] const std::vector<Peer>& peers() const noexcept;
+
+  /// What it took so far to find the others: O(log n) messages a rank. Like all_gather(), not while
+  /// another thread uses the session.
+  [[nodiscard]] Traffic traffic() const noexcept;
 
   /// Starts the control thread: deaths of local ranks by pidfd (where the pid is not our own), of
   /// remote ones by the store, messages, ticks. Call after join_node(), once.

@@ -9,6 +9,7 @@
 
 #include "bootstrap/identity.h"
 #include "comm/report.h"
+#include "core/log.h"
 #include "memory/host_room.h"
 #include "transport/ucx/loader.h"
 
@@ -134,6 +135,9 @@ Context::Context(const Options& options)
   connect(deadline);
   listen();
   if (options_.progress_thread) engine_->start_progress_thread();
+  const bootstrap::Traffic traffic = session_->traffic();
+  log(LogLevel::kDebug, "rank %d of %d has joined: %d messages sent, %d received", identity_.rank,
+      identity_.ranks, traffic.sent, traffic.received);
 }
 
 Context::~Context() {

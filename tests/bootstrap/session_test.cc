@@ -7,6 +7,7 @@
 
 #include <atomic>
 #include <barrier>
+#include <bit>
 #include <mutex>
 #include <set>
 
@@ -82,6 +83,27 @@ TEST_P(Sizes, JoinNodeHandsOneMemoryToAll) {
   for (const std::string& error : errors) EXPECT_EQ(error, "");
   EXPECT_EQ(created, 1);
   EXPECT_EQ(inodes.size(), 1u);
+}
+
+// With the store a hello, a proof and the wish to join; in the tree of the node at most log2 n
+// requests or answers and one more; with each of log2 n ranks on either side a hello and a proof,
+// and one frame for each all_gather (join_node has two).
+TEST_P(Sizes, MessagesOfARankGrowWithTheLogarithmOfTheirNumber) {
+  const Rank ranks = GetParam();
+  const int rounds = static_cast<int>(std::bit_width(static_cast<unsigned>(ranks - 1)));
+  Store store(store_for(ranks));
+  const auto errors = in_threads(ranks, [&](Rank rank) {
+    Session session(identity_of(rank, ranks, store.port()), seconds(20));
+    const Fd fd = session.join_node(make_memfd, seconds(20));
+    const Traffic traffic = session.traffic();
+    if (ranks > 1) {
+      EXPECT_GE(traffic.sent, 3 + 6 * rounds);
+      EXPECT_GE(traffic.received, 3 + 6 * rounds);
+    }
+    EXPECT_LE(traffic.sent, 4 + 7 * rounds);
+    EXPECT_LE(traffic.received, 4 + 7 * rounds);
+  });
+  for (const std::string& error : errors) EXPECT_EQ(error, "");
 }
 
 INSTANTIATE_TEST_SUITE_P(Ranks, Sizes, ::testing::Values(1, 2, 3, 5, 8, 16, 33));
