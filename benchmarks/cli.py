@@ -6,6 +6,7 @@ import argparse
 import signal
 import sys
 
+from . import startup
 from .campaign import Campaign
 from .plan import Plan, UsageError, add_arguments, plan_of
 from .rows import Report
@@ -20,6 +21,8 @@ INTERRUPTED_CODE = 130  # as a shell has it
 
 
 def main(options: argparse.Namespace) -> int:
+    if options.startup:
+        return startup.main(options)
     try:
         plan = plan_of(options)
     except UsageError as error:

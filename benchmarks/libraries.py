@@ -117,9 +117,7 @@ class Shoal(Library):
     name = "shoal"
 
     def make(self, workshop: Workshop) -> None:
-        library = next(_PACKAGE.glob("libshoal.so.*"))
-        flags = [f"-I{_PACKAGE / 'include'}", str(library), f"-Wl,-rpath,{_PACKAGE}"]
-        self._driver = workshop.compile(self.name, "shoal.cc", flags)
+        self._driver = compile_with_shoal(workshop, self.name, "shoal.cc")
 
     def buffers(self, placement: Placement, cell: Cell) -> tuple[str, ...]:
         del placement
@@ -145,6 +143,13 @@ class ShoalPython(Library):
     def processes(self, placement: Placement, line: Line) -> list[Process]:
         driver = [sys.executable, str(DRIVERS / "shoal_python.py"), str(self._harness)]
         return [Process([*shoal_run(placement), *driver, str(line.socket), self.name])]
+
+
+def compile_with_shoal(workshop: Workshop, name: str, source: str) -> Path:
+    """A driver that uses the installed libshoal."""
+    library = next(_PACKAGE.glob("libshoal.so.*"))
+    flags = [f"-I{_PACKAGE / 'include'}", str(library), f"-Wl,-rpath,{_PACKAGE}"]
+    return workshop.compile(name, source, flags)
 
 
 def shoal_run(placement: Placement) -> list[str]:

@@ -59,6 +59,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--rows", type=Path, metavar="FILE", help="write the list of rows there, as JSON")
     add("--report", type=Path, metavar="FILE.md",
         help="write a report there, plots into a folder beside it (needs matplotlib)")  # fmt: skip
+    add("--startup", action="store_true",
+        help="instead: from launch to the first barrier, and memory of a rank "
+        "(--ranks, --rounds, --json, --directory; 128 ranks too)")  # fmt: skip
     add("--directory", type=Path, metavar="DIR", default=default_directory(),
         help="where peers are installed and drivers compiled (default: %(default)s)")  # fmt: skip
 
