@@ -27,7 +27,7 @@ WITH_CXX = CXX="$$(scripts/find-cxx.sh)"
 CONFIGURE = $(WITH_CXX) cmake --log-level=WARNING
 CTEST = ctest --no-tests=error --timeout 300 -j $(JOBS)
 
-.PHONY: help demo test bench bench-quick build package format lint clean test-cpp test-python test-asan test-tsan
+.PHONY: help demo test bench bench-quick build package baseline format lint clean test-cpp test-python test-asan test-tsan
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -54,6 +54,9 @@ build: $(VENV)/.ready-for-test configure ## the C++ libraries and tests, in buil
 package: $(VENV)/.ready-for-demo ## the Python package, into .venv
 	$(WITH_CXX) SHOAL_BUILD_DIR=$(CURDIR)/$(BUILD) $(VENV)/bin/python -m pip install --quiet \
 	  --disable-pip-version-check --no-build-isolation --no-deps .
+
+baseline: build ## write down what calls cost in instructions now (tests/instructions)
+	cmake --build $(BUILD) --target update_instructions
 
 format: $(VENV)/.ready-for-test ## rewrite sources as the formatters want them
 	find csrc include tests benchmarks -name '*.h' -o -name '*.cc' -o -name '*.c' -o -name '*.inc' | xargs $(VENV)/bin/clang-format -i

@@ -59,6 +59,7 @@ find_missing() {
     require libgtest-dev has_header gtest/gtest.h
     require pkg-config command -v pkg-config
     require iproute2 command -v ip               # two hosts as network namespaces
+    wish valgrind command -v valgrind            # counts instructions: without it that test is skipped
   fi
 }
 
