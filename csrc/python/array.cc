@@ -57,9 +57,7 @@ py::array as_numpy(const py::object& object, const std::string& what) {
 }  // namespace
 
 Array view(const py::object& object, const std::string& what, bool written) {
-  Array result;
-  result.object = object;
-  result.array = as_numpy(object, what);
+  Array result{.object = object, .array = as_numpy(object, what)};
   const py::array& array = result.array;
   const std::optional<DataType> dtype = data_type(array.dtype());
   if (!dtype.has_value()) {
@@ -99,13 +97,8 @@ Array empty(Communicator& comm, const std::vector<py::ssize_t>& shape, const py:
   void* data = block->data();
   py::capsule owner(block.release(),
                     [](void* pointer) { delete static_cast<PoolBlock*>(pointer); });
-  Array result;
-  result.array = py::array(dtype, shape, data, owner);
-  result.object = result.array;
-  result.dtype = *type;
-  result.data = data;
-  result.count = count;
-  return result;
+  py::array array(dtype, shape, data, owner);
+  return {.object = array, .array = array, .dtype = *type, .data = data, .count = count};
 }
 
 std::vector<py::ssize_t> shape_of(const Array& array) {

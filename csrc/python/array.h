@@ -14,7 +14,7 @@ namespace shoal::python {
 /// A C-contiguous array. Holds a reference to the object whose memory it is.
 struct Array {
   py::object object;  ///< what the user gave
-  py::array array;    ///< numpy's view of it
+  py::array array;    ///< numpy's view of it; always given: by default it would be a new array
   DataType dtype = DataType::kUint8;
   void* data = nullptr;
   std::int64_t count = 0;  ///< elements

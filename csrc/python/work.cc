@@ -25,17 +25,22 @@ class SignalCheck {
 
 }  // namespace
 
+// Letting go of the GIL and getting it back costs as much as a small operation: only to wait.
+
 PyWork::~PyWork() {
-  const py::gil_scoped_release release;  // may wait for the operation's end
+  if (waited_) return;
+  const py::gil_scoped_release release;
   work_ = Work();
 }
 
 py::object PyWork::wait() {
-  {
+  if (!work_.test()) {
     const py::gil_scoped_release release;
     SignalCheck check;
     work_.wait([&check] { check(); });
   }
+  work_.wait();  // done: throws its error
+  waited_ = true;
   held_.clear();
   return result_;
 }

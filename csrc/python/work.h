@@ -25,6 +25,7 @@ class PyWork {
   Work work_;
   py::object result_;
   std::vector<py::object> held_;
+  bool waited_ = false;  ///< done, and without an error
 };
 
 /// Waits here and now, or hands out the Work.
