@@ -86,23 +86,28 @@ exec::Binding CommunicatorImpl::bind(std::uint32_t id, memory::Offset control) {
 
 const exec::Plan& CommunicatorImpl::plan(const exec::PlanKey& key) {
   const std::uint64_t fingerprint = exec::fingerprint(key);  // all of the key
-  auto& recent = recent_[fingerprint * 0x9e3779b97f4a7c15 >> 58];
-  // acquire: pairs with the release below; the plan is complete
-  const exec::Plan* plan = recent.load(std::memory_order_acquire);
-  if (plan == nullptr || plan->fingerprint != fingerprint) {
-    plan = &find_or_make_plan(key);
-    recent.store(plan, std::memory_order_release);
-  }
-  return *plan;
+  PlanBucket& bucket = plans_[fingerprint * 0x9e3779b97f4a7c15 >> (64 - kPlanBucketBits)];
+  const exec::Plan* plan = find_plan(bucket, fingerprint);
+  return plan != nullptr ? *plan : make_plan(bucket, key);
 }
 
-const exec::Plan& CommunicatorImpl::find_or_make_plan(const exec::PlanKey& key) {
+const exec::Plan* CommunicatorImpl::find_plan(const PlanBucket& bucket,
+                                              std::uint64_t fingerprint) noexcept {
+  // acquire: pairs with the release in make_plan()
+  const KnownPlan* known = bucket.load(std::memory_order_acquire);
+  while (known != nullptr && known->plan.fingerprint != fingerprint) known = known->next;
+  return known == nullptr ? nullptr : &known->plan;
+}
+
+const exec::Plan& CommunicatorImpl::make_plan(PlanBucket& bucket, const exec::PlanKey& key) {
   const std::lock_guard lock(plans_mutex_);
-  const auto found = plans_.find(key);
-  if (found != plans_.end()) return found->second;
+  if (const exec::Plan* plan = find_plan(bucket, exec::fingerprint(key))) return *plan;
   const exec::Layout layout{group->binding().one_node(), context->crowded()};
-  return plans_.emplace(key, exec::make_plan(key, choose(key).algorithm, shape(), layout))
-      .first->second;
+  const KnownPlan& made = own_plans_.emplace_front(
+      exec::make_plan(key, choose(key).algorithm, shape(), layout), bucket.load());
+  // release: pairs with the acquire in find_plan()
+  bucket.store(&made, std::memory_order_release);
+  return made.plan;
 }
 
 schedule::Shape CommunicatorImpl::shape() const noexcept {

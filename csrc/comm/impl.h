@@ -3,9 +3,9 @@
 
 #include <array>
 #include <atomic>
+#include <forward_list>
 #include <memory>
 #include <string>
-#include <unordered_map>
 #include <vector>
 
 #include "comm/context.h"
@@ -37,7 +37,13 @@ struct CommunicatorImpl final : comm::ControlReceiver {
   std::unique_ptr<exec::Group> group;
 
  private:
-  const exec::Plan& find_or_make_plan(const exec::PlanKey& key);
+  struct KnownPlan {
+    exec::Plan plan;
+    const KnownPlan* next;  ///< in the same bucket
+  };
+  using PlanBucket = std::atomic<const KnownPlan*>;
+  static const exec::Plan* find_plan(const PlanBucket& bucket, std::uint64_t fingerprint) noexcept;
+  const exec::Plan& make_plan(PlanBucket& bucket, const exec::PlanKey& key);
   [[nodiscard]] schedule::Shape shape() const noexcept;
   exec::Binding bind(std::uint32_t id, memory::Offset control);
   exec::GroupEvents events();
@@ -49,11 +55,12 @@ struct CommunicatorImpl final : comm::ControlReceiver {
   void answer(Rank from_world, const comm::ControlHead& query);
 
   memory::Offset control_;  ///< of the node group; its first rank has made it
-  /// Plans used last, so that a repeated call takes no lock; by hash, each the latest of its kind.
-  static constexpr std::size_t kRecentPlans = 64;  // the hash's upper 6 bits
-  std::array<std::atomic<const exec::Plan*>, kRecentPlans> recent_{};
-  std::mutex plans_mutex_;
-  std::unordered_map<exec::PlanKey, exec::Plan, exec::KeyHash> plans_;  // nodes: stable addresses
+  /// By fingerprint. A plan stays, and does not change, once it is linked: so a repeated call takes
+  /// no lock. 1024 buckets of one word: chains are short up to some thousand shapes.
+  static constexpr int kPlanBucketBits = 10;
+  std::array<PlanBucket, 1 << kPlanBucketBits> plans_{};
+  std::mutex plans_mutex_;                  // to add one
+  std::forward_list<KnownPlan> own_plans_;  // plans_mutex_
   // What ranks of other nodes have last said of themselves; engine's lock.
   struct Heard {
     std::int64_t at_ns = 0;

@@ -2,7 +2,6 @@
 #pragma once
 
 #include <cstdint>
-#include <functional>
 #include <vector>
 
 #include "schedule/catalog.h"
@@ -52,12 +51,6 @@ constexpr std::uint16_t short_fingerprint(std::uint64_t fingerprint) noexcept {
   x = (x ^ (x >> 27)) * 0x81dadef4bc2dd44d;
   return static_cast<std::uint16_t>((x ^ (x >> 33)) & 0xfff);
 }
-
-struct KeyHash {
-  std::size_t operator()(const PlanKey& key) const noexcept {
-    return std::hash<std::uint64_t>{}(fingerprint(key) * 0x9e3779b97f4a7c15);
-  }
-};
 
 /// The steps of one schedule at this rank.
 struct Program {
