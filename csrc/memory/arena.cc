@@ -119,6 +119,8 @@ Arena& Arena::operator=(Arena&& other) noexcept {
   // relaxed: whoever moves an arena is its only user
   cut_off_.store(other.cut_off_.exchange(nullptr, std::memory_order_relaxed),
                  std::memory_order_relaxed);
+  read_only_.store(other.read_only_.exchange(nullptr, std::memory_order_relaxed),
+                   std::memory_order_relaxed);
   return *this;
 }
 
@@ -126,11 +128,25 @@ Arena::~Arena() { unmap(); }
 
 void Arena::unmap() noexcept {
   if (base_ != nullptr) ::munmap(base_, size_);
+  std::byte* read_only = read_only_.exchange(nullptr, std::memory_order_relaxed);
+  if (read_only != nullptr) ::munmap(read_only, size_);
   base_ = nullptr;
   size_ = 0;
   for (CutOff* cut = cut_off_.exchange(nullptr, std::memory_order_relaxed); cut != nullptr;) {
     delete std::exchange(cut, cut->next);
   }
+}
+
+Status Arena::map_read_only() noexcept {
+  if (read_only_.load(std::memory_order_relaxed) != nullptr) return kOkStatus;
+  std::byte* made = map_by_slab(fd_.get(), static_cast<std::int64_t>(size_), Access::kRead);
+  if (made == nullptr) return system_error(errno);
+  std::byte* none = nullptr;
+  // release: pairs with the acquire in read_only_at()
+  const bool first = read_only_.compare_exchange_strong(none, made, std::memory_order_release,
+                                                        std::memory_order_relaxed);
+  if (!first) ::munmap(made, size_);  // another thread was faster
+  return kOkStatus;
 }
 
 bool Arena::touches(const CutOff* cuts, Offset offset, std::int64_t bytes) noexcept {

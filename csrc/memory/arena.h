@@ -31,7 +31,8 @@ inline constexpr std::int64_t kSlabBytes = 2 << 20;
 /// Control memory at the start of each slice.
 inline constexpr std::int64_t kHeaderBytes = 8 << 20;
 
-/// Owns one mapping of the arena. Any thread, after construction; cut_off() one thread at a time.
+/// Owns this process's mappings of the arena. Any thread, after construction; cut_off() one thread
+/// at a time.
 ///
 /// The memfd has no name in any file system and goes with its last mapping and fd: nothing stays
 /// behind after kill -9. Pages come from the NUMA node of the thread that commits them, and are
@@ -55,6 +56,20 @@ class Arena {
   [[nodiscard]] int fd() const noexcept { return fd_.get(); }
   [[nodiscard]] std::byte* base() const noexcept { return base_; }
   [[nodiscard]] std::byte* at(Offset offset) const noexcept { return base_ + offset; }
+  /// Maps the arena once more, for reading only, where views lie: whoever writes through one gets
+  /// SIGSEGV, whatever numpy's flags or another library think. kOutOfMemory or kSystem, detail =
+  /// errno.
+  [[nodiscard]] Status map_read_only() noexcept;
+  /// Address in that mapping, which has been made; what cut_off() does is not seen through it.
+  [[nodiscard]] const std::byte* read_only_at(Offset offset) const noexcept {
+    // acquire: pairs with the release in map_read_only()
+    return read_only_.load(std::memory_order_acquire) + offset;
+  }
+  [[nodiscard]] bool is_read_only(const void* data) const noexcept {
+    const std::byte* base = read_only_.load(std::memory_order_acquire);
+    return base != nullptr &&
+           reinterpret_cast<std::uintptr_t>(data) - reinterpret_cast<std::uintptr_t>(base) < size_;
+  }
   [[nodiscard]] Offset slice_begin(int local_rank) const noexcept {
     return local_rank * shape_.slice_bytes;
   }
@@ -98,6 +113,7 @@ class Arena {
   std::byte* base_ = nullptr;
   std::uint64_t size_ = 0;
   std::atomic<CutOff*> cut_off_{nullptr};
+  std::atomic<std::byte*> read_only_{nullptr};  // the second mapping, once somebody needs it
 };
 
 }  // namespace shoal::memory

@@ -54,7 +54,8 @@ struct TrialSlab {
 
 }  // namespace
 
-std::byte* map_by_slab(int fd, std::int64_t bytes) noexcept {
+std::byte* map_by_slab(int fd, std::int64_t bytes, Access access) noexcept {
+  const int protection = access == Access::kRead ? PROT_READ : PROT_READ | PROT_WRITE;
   const auto size = static_cast<std::size_t>(bytes);
   // One slab more than needed, so that there is a boundary in the first one.
   void* room = ::mmap(nullptr, size + kSlabBytes, PROT_NONE,
@@ -63,8 +64,8 @@ std::byte* map_by_slab(int fd, std::int64_t bytes) noexcept {
   auto* const low = static_cast<std::byte*>(room);
   const std::size_t before = -reinterpret_cast<std::uintptr_t>(low) % kSlabBytes;
   // NORESERVE: address space for every slice to grow in; pages come by Arena::commit() only.
-  void* base = ::mmap(low + before, size, PROT_READ | PROT_WRITE,
-                      MAP_SHARED | MAP_NORESERVE | MAP_FIXED, fd, 0);
+  void* base =
+      ::mmap(low + before, size, protection, MAP_SHARED | MAP_NORESERVE | MAP_FIXED, fd, 0);
   if (base == MAP_FAILED) {
     const int error = errno;
     ::munmap(low, size + kSlabBytes);

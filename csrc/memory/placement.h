@@ -10,9 +10,11 @@
 
 namespace shoal::memory {
 
+enum class Access : std::uint8_t { kRead, kReadWrite };
+
 /// Maps a file, shared, at an address where its slabs can be huge pages (the kernel itself aligns
 /// so only under some settings). nullptr: errno.
-std::byte* map_by_slab(int fd, std::int64_t bytes) noexcept;
+std::byte* map_by_slab(int fd, std::int64_t bytes, Access access = Access::kReadWrite) noexcept;
 
 /// Pages that the range is given from now on come from the NUMA node of the calling thread, also if
 /// its process interleaves what it allocates (numactl), and whoever touches them first.

@@ -70,6 +70,23 @@ TEST(Arena, OffsetOfKnowsTheEnds) {
   EXPECT_EQ(arena.first.offset_of(&elsewhere, 4), kNoOffset);
 }
 
+TEST(Arena, TheReadOnlyMappingSeesEveryStoreAndTakesNone) {
+  TwoMappings arena;
+  const Offset offset = arena.first.pool_begin(0);
+  ASSERT_TRUE(arena.first.commit(offset, 4).ok());
+  EXPECT_FALSE(arena.second.is_read_only(arena.second.at(offset)));
+  ASSERT_TRUE(arena.second.map_read_only().ok());
+  const std::byte* seen = arena.second.read_only_at(offset);
+  ASSERT_TRUE(arena.second.map_read_only().ok());
+  EXPECT_EQ(arena.second.read_only_at(offset), seen) << "it is made once";
+  std::memcpy(arena.first.at(offset), "abc", 4);
+  EXPECT_STREQ(reinterpret_cast<const char*>(seen), "abc");
+  EXPECT_TRUE(arena.second.is_read_only(seen));
+  EXPECT_FALSE(arena.second.is_read_only(arena.second.at(offset)));
+  EXPECT_EQ(arena.second.offset_of(seen, 4), kNoOffset) << "to the library it is private memory";
+  EXPECT_EXIT(*const_cast<std::byte*>(seen) = std::byte{1}, testing::KilledBySignal(SIGSEGV), "");
+}
+
 TEST(Arena, TheHeaderNamesTheJobForReadersOutside) {
   TwoMappings arena;
   const auto& header = *reinterpret_cast<abi::ArenaHeader*>(arena.second.base());
