@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <utility>
 
+#include "comm/arguments.h"
 #include "comm/impl.h"
 #include "comm/report.h"
 #include "core/clock.h"
@@ -93,101 +94,6 @@ void* PoolBlock::data() const noexcept {
 
 Bytes PoolBlock::bytes() const noexcept { return {state_ == nullptr ? 0 : state_->bytes}; }
 
-// --- arguments ---------------------------------------------------------------------------------
-
-namespace {
-
-using Impl = CommunicatorImpl;
-
-[[noreturn, gnu::cold]] void refuse(const Impl& impl, Collective collective,
-                                    const std::string& what) {
-  throw Error(ErrorCode::kInvalidArgument,
-              std::string(name_of(collective)) + ": " + what + impl.describe_self());
-}
-
-[[noreturn, gnu::cold]] void refuse_buffer(const Impl& impl, const exec::PlanKey& key,
-                                           const char* which, const void* data, std::int64_t given,
-                                           std::int64_t needed) {
-  if (given == needed && data == nullptr) {
-    refuse(impl, key.collective, std::string(which) + " is null");
-  }
-  refuse(impl, key.collective,
-         std::string(which) + " has " + std::to_string(given) + " bytes, needs " +
-             std::to_string(needed) + " (count " + std::to_string(key.count) + " x " +
-             std::string(name_of(key.dtype)) + ")");
-}
-
-/// Where a rank has no input (or output) what it gives is not looked at.
-void check_buffer(const Impl& impl, const exec::PlanKey& key, const char* which, const void* data,
-                  std::int64_t given, std::int64_t needed) {
-  if (needed > 0 && (given != needed || data == nullptr)) {
-    refuse_buffer(impl, key, which, data, given, needed);
-  }
-}
-
-/// The two buffers have bytes in common.
-void check_in_place(const Impl& impl, const exec::Plan& plan, std::uintptr_t in,
-                    std::uintptr_t out) {
-  const std::int64_t block = plan.key.count * plan.element_bytes;
-  const auto mine = static_cast<std::uintptr_t>(plan.shape.rank * block);
-  const Collective collective = plan.key.collective;
-  const bool gathers = collective == Collective::kAllGather || collective == Collective::kGather;
-  const bool scatters =
-      collective == Collective::kReduceScatter || collective == Collective::kScatter;
-  const bool in_place = gathers                               ? in == out + mine
-                        : scatters                            ? out == in + mine
-                        : collective == Collective::kAllToAll ? false
-                                                              : in == out;
-  if (in_place) return;
-  const std::string form = gathers    ? "in place means input == output[rank]"
-                           : scatters ? "in place means output == input[rank]"
-                           : collective == Collective::kAllToAll ? "it has no in-place form"
-                                                                 : "in place means input == output";
-  refuse(impl, collective,
-         "input and output overlap; " + form + "; otherwise give separate memory");
-}
-
-/// Where in the output the input may lie, or in the input the output: exactly, or not at all.
-void check_overlap(const Impl& impl, const exec::Plan& plan, const void* input,
-                   const void* output) {
-  if (plan.input_bytes == 0 || plan.output_bytes == 0) return;
-  const auto in = reinterpret_cast<std::uintptr_t>(input);
-  const auto out = reinterpret_cast<std::uintptr_t>(output);
-  const bool disjoint = in + plan.input_bytes <= out || out + plan.output_bytes <= in;
-  if (!disjoint) check_in_place(impl, plan, in, out);
-}
-
-exec::PlanKey make_key(const Impl& impl, Collective collective, Count count, DataType dtype,
-                       ReduceOp op, Rank root, bool deterministic) {
-  const auto ranks = static_cast<Rank>(impl.members.size());
-  if (count.value < 0 || count.value > exec::kMaxCount) {
-    refuse(impl, collective, "count " + std::to_string(count.value) + " is not in [0, 2^36)");
-  }
-  if (root < 0 || root >= ranks) {
-    refuse(impl, collective,
-           "root " + std::to_string(root) + " is not in [0, " + std::to_string(ranks) + ")");
-  }
-  if (reduces(collective) && op == ReduceOp::kAvg && is_integer(dtype)) {
-    refuse(impl, collective,
-           "avg of " + std::string(name_of(dtype)) +
-               " is not defined; use sum and divide, or a floating type");
-  }
-  exec::PlanKey key;
-  key.collective = collective;
-  key.dtype = dtype;
-  key.op = reduces(collective) ? op : ReduceOp::kSum;
-  key.deterministic = deterministic && reduces(collective);
-  key.root = static_cast<std::uint16_t>(root);
-  key.count = count.value;
-  return key;
-}
-
-std::int64_t timeout_ms(const Impl& impl, const CallOptions& options) {
-  return options.timeout_ms > 0 ? options.timeout_ms : impl.context->options().timeout_ms;
-}
-
-}  // namespace
-
 // --- Communicator ------------------------------------------------------------------------------
 
 Communicator Communicator::init(const Options& options) {
@@ -214,7 +120,7 @@ int Communicator::nodes() const noexcept {
 std::string Communicator::explain(Collective collective, Count count, DataType dtype,
                                   bool deterministic) const {
   const exec::PlanKey key =
-      make_key(*impl_, collective, count, dtype, ReduceOp::kSum, 0, deterministic);
+      comm::make_key(*impl_, collective, count, dtype, ReduceOp::kSum, 0, deterministic);
   const comm::Choice choice = impl_->choose(key);
   return comm::describe(key) + ": " + std::string(schedule::name_of(choice.algorithm)) + " (" +
          std::string(choice.reason) + "); " + std::to_string(size()) + " ranks on " +
@@ -225,12 +131,13 @@ Work Communicator::collective(Collective collective, ConstBuffer input, Buffer o
                               DataType dtype, ReduceOp op, Rank root, const CallOptions& options) {
   impl_->require_running();
   const exec::PlanKey key =
-      make_key(*impl_, collective, count, dtype, op, root, options.deterministic);
+      comm::make_key(*impl_, collective, count, dtype, op, root, options.deterministic);
   const exec::Plan& plan = impl_->plan(key);
-  check_buffer(*impl_, key, "input", input.data, input.bytes.value, plan.input_bytes);
-  check_buffer(*impl_, key, "output", output.data, output.bytes.value, plan.output_bytes);
-  check_overlap(*impl_, plan, input.data, output.data);
-  const exec::Call call{&plan, input.data, output.data, timeout_ms(*impl_, options) * kNsPerMs};
+  comm::check_buffer(*impl_, key, "input", input.data, input.bytes.value, plan.input_bytes);
+  comm::check_buffer(*impl_, key, "output", output.data, output.bytes.value, plan.output_bytes);
+  comm::check_overlap(*impl_, plan, input.data, output.data);
+  const exec::Call call{&plan, input.data, output.data,
+                        comm::timeout_ms(*impl_, options) * kNsPerMs};
   exec::Run* run = impl_->context->engine().start(*impl_->group, call);
   return run == nullptr ? Work() : Work(impl_, *run);
 }
@@ -289,7 +196,7 @@ std::vector<Work> Communicator::batch(std::span<const Message> messages,
   impl_->require_running();
   std::vector<exec::TransferCall> calls;
   calls.reserve(messages.size());
-  const std::int64_t deadline_ns = Deadline::after_ms(timeout_ms(*impl_, options)).at_ns();
+  const std::int64_t deadline_ns = Deadline::after_ms(comm::timeout_ms(*impl_, options)).at_ns();
   for (const Message& message : messages) {
     const char* what = message.sends ? "send" : "recv";
     if (message.peer < 0 || message.peer >= size()) {

@@ -1,0 +1,95 @@
+#include "comm/arguments.h"
+
+namespace shoal::comm {
+
+using Impl = CommunicatorImpl;
+
+[[gnu::cold]] void refuse(const Impl& impl, Collective collective, const std::string& what) {
+  throw Error(ErrorCode::kInvalidArgument,
+              std::string(name_of(collective)) + ": " + what + impl.describe_self());
+}
+
+namespace {
+
+[[noreturn, gnu::cold]] void refuse_buffer(const Impl& impl, const exec::PlanKey& key,
+                                           const char* which, const void* data, std::int64_t given,
+                                           std::int64_t needed) {
+  if (given == needed && data == nullptr) {
+    refuse(impl, key.collective, std::string(which) + " is null");
+  }
+  refuse(impl, key.collective,
+         std::string(which) + " has " + std::to_string(given) + " bytes, needs " +
+             std::to_string(needed) + " (count " + std::to_string(key.count) + " x " +
+             std::string(name_of(key.dtype)) + ")");
+}
+
+/// The two buffers have bytes in common.
+void check_in_place(const Impl& impl, const exec::Plan& plan, std::uintptr_t in,
+                    std::uintptr_t out) {
+  const std::int64_t block = plan.key.count * plan.element_bytes;
+  const auto mine = static_cast<std::uintptr_t>(plan.shape.rank * block);
+  const Collective collective = plan.key.collective;
+  const bool gathers = collective == Collective::kAllGather || collective == Collective::kGather;
+  const bool scatters =
+      collective == Collective::kReduceScatter || collective == Collective::kScatter;
+  const bool in_place = gathers                               ? in == out + mine
+                        : scatters                            ? out == in + mine
+                        : collective == Collective::kAllToAll ? false
+                                                              : in == out;
+  if (in_place) return;
+  const std::string form = gathers    ? "in place means input == output[rank]"
+                           : scatters ? "in place means output == input[rank]"
+                           : collective == Collective::kAllToAll ? "it has no in-place form"
+                                                                 : "in place means input == output";
+  refuse(impl, collective,
+         "input and output overlap; " + form + "; otherwise give separate memory");
+}
+
+}  // namespace
+
+void check_buffer(const Impl& impl, const exec::PlanKey& key, const char* which, const void* data,
+                  std::int64_t given, std::int64_t needed) {
+  if (needed > 0 && (given != needed || data == nullptr)) {
+    refuse_buffer(impl, key, which, data, given, needed);
+  }
+}
+
+void check_overlap(const Impl& impl, const exec::Plan& plan, const void* input,
+                   const void* output) {
+  if (plan.input_bytes == 0 || plan.output_bytes == 0) return;
+  const auto in = reinterpret_cast<std::uintptr_t>(input);
+  const auto out = reinterpret_cast<std::uintptr_t>(output);
+  const bool disjoint = in + plan.input_bytes <= out || out + plan.output_bytes <= in;
+  if (!disjoint) check_in_place(impl, plan, in, out);
+}
+
+exec::PlanKey make_key(const Impl& impl, Collective collective, Count count, DataType dtype,
+                       ReduceOp op, Rank root, bool deterministic) {
+  const auto ranks = static_cast<Rank>(impl.members.size());
+  if (count.value < 0 || count.value > exec::kMaxCount) {
+    refuse(impl, collective, "count " + std::to_string(count.value) + " is not in [0, 2^36)");
+  }
+  if (root < 0 || root >= ranks) {
+    refuse(impl, collective,
+           "root " + std::to_string(root) + " is not in [0, " + std::to_string(ranks) + ")");
+  }
+  if (reduces(collective) && op == ReduceOp::kAvg && is_integer(dtype)) {
+    refuse(impl, collective,
+           "avg of " + std::string(name_of(dtype)) +
+               " is not defined; use sum and divide, or a floating type");
+  }
+  exec::PlanKey key;
+  key.collective = collective;
+  key.dtype = dtype;
+  key.op = reduces(collective) ? op : ReduceOp::kSum;
+  key.deterministic = deterministic && reduces(collective);
+  key.root = static_cast<std::uint16_t>(root);
+  key.count = count.value;
+  return key;
+}
+
+std::int64_t timeout_ms(const Impl& impl, const CallOptions& options) {
+  return options.timeout_ms > 0 ? options.timeout_ms : impl.context->options().timeout_ms;
+}
+
+}  // namespace shoal::comm

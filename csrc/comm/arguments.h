@@ -1,0 +1,28 @@
+/// What a call is given, checked before anything is posted: each function throws InvalidArgument
+/// that says what was expected and what came.
+#pragma once
+
+#include <cstdint>
+#include <string>
+
+#include "comm/impl.h"
+
+namespace shoal::comm {
+
+[[noreturn]] void refuse(const CommunicatorImpl& impl, Collective collective,
+                         const std::string& what);
+
+/// Where a rank has no input (or output) what it gives is not looked at.
+void check_buffer(const CommunicatorImpl& impl, const exec::PlanKey& key, const char* which,
+                  const void* data, std::int64_t given, std::int64_t needed);
+
+/// Where in the output the input may lie, or in the input the output: exactly, or not at all.
+void check_overlap(const CommunicatorImpl& impl, const exec::Plan& plan, const void* input,
+                   const void* output);
+
+exec::PlanKey make_key(const CommunicatorImpl& impl, Collective collective, Count count,
+                       DataType dtype, ReduceOp op, Rank root, bool deterministic);
+
+std::int64_t timeout_ms(const CommunicatorImpl& impl, const CallOptions& options);
+
+}  // namespace shoal::comm
