@@ -1,5 +1,7 @@
 #include "comm/arguments.h"
 
+#include <algorithm>
+
 namespace shoal::comm {
 
 using Impl = CommunicatorImpl;
@@ -45,6 +47,27 @@ void check_in_place(const Impl& impl, const exec::Plan& plan, std::uintptr_t in,
          "input and output overlap; " + form + "; otherwise give separate memory");
 }
 
+[[noreturn, gnu::cold]] void refuse_view(const Impl& impl, std::string_view call,
+                                         std::string_view which) {
+  throw Error(ErrorCode::kInvalidArgument,
+              std::string(call) + ": " + std::string(which) +
+                  " is a view, which cannot be written; give other memory" + impl.describe_self());
+}
+
+[[noreturn, gnu::cold]] void refuse_lent(const Impl& impl, std::string_view call,
+                                         std::string_view which, const std::vector<Rank>& holders) {
+  const auto member = std::ranges::find(impl.members, holders[0]);
+  const auto rank =
+      member == impl.members.end() ? holders[0] : static_cast<Rank>(member - impl.members.begin());
+  std::string text = std::string(call) + ": " + std::string(which) +
+                     " is in use: " + impl.context->name(rank, holders[0]);
+  if (holders.size() > 1) text += " and " + std::to_string(holders.size() - 1) + " more";
+  throw Error(ErrorCode::kBufferInUse,
+              text + (holders.size() > 1 ? " hold" : " holds") +
+                  " a view of it; let the views go there first (del), or give other memory" +
+                  impl.describe_self());
+}
+
 }  // namespace
 
 void check_buffer(const Impl& impl, const exec::PlanKey& key, const char* which, const void* data,
@@ -61,6 +84,17 @@ void check_overlap(const Impl& impl, const exec::Plan& plan, const void* input,
   const auto out = reinterpret_cast<std::uintptr_t>(output);
   const bool disjoint = in + plan.input_bytes <= out || out + plan.output_bytes <= in;
   if (!disjoint) check_in_place(impl, plan, in, out);
+}
+
+void check_writable(const Impl& impl, std::string_view call, std::string_view which,
+                    const void* data, std::int64_t bytes) {
+  Context& context = *impl.context;
+  if (bytes == 0) return;
+  if (context.arena().is_read_only(data)) refuse_view(impl, call, which);
+  const memory::Offset offset = context.arena().offset_of(data, bytes);
+  if (offset == memory::kNoOffset) return;
+  const std::vector<Rank> holders = context.leases().holders(offset, bytes);
+  if (!holders.empty()) refuse_lent(impl, call, which, holders);
 }
 
 exec::PlanKey make_key(const Impl& impl, Collective collective, Count count, DataType dtype,

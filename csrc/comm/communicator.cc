@@ -84,7 +84,7 @@ PoolBlock::~PoolBlock() {
   if (cut_off) {
     pool.retire(state_->offset);  // its pages are no longer the node's
   } else {
-    pool.free(state_->offset);
+    state_->context->leases().free(state_->offset, state_->bytes);
   }
 }
 
@@ -136,6 +136,11 @@ Work Communicator::collective(Collective collective, ConstBuffer input, Buffer o
   comm::check_buffer(*impl_, key, "input", input.data, input.bytes.value, plan.input_bytes);
   comm::check_buffer(*impl_, key, "output", output.data, output.bytes.value, plan.output_bytes);
   comm::check_overlap(*impl_, plan, input.data, output.data);
+  const bool only_reads =
+      collective == Collective::kBroadcast && impl_->rank == root && input.data == output.data;
+  if (!only_reads) {
+    comm::check_writable(*impl_, name_of(collective), "output", output.data, plan.output_bytes);
+  }
   const exec::Call call{&plan, input.data, output.data,
                         comm::timeout_ms(*impl_, options) * kNsPerMs};
   exec::Run* run = impl_->context->engine().start(*impl_->group, call);
@@ -216,6 +221,7 @@ std::vector<Work> Communicator::batch(std::span<const Message> messages,
       throw Error(ErrorCode::kInvalidArgument,
                   std::string(what) + ": the buffer is null" + impl_->describe_self());
     }
+    if (!message.sends) comm::check_writable(*impl_, "recv", "the buffer", data, bytes);
     exec::TransferCall call;
     call.peer = message.peer;
     call.tag = static_cast<std::uint32_t>(message.tag);
@@ -320,6 +326,8 @@ void Communicator::abort(const std::string& reason) {
 void Communicator::finalize() { impl_->context->leave(); }
 
 PoolBlock Communicator::allocate(Bytes bytes, std::int64_t alignment) {
+  impl_->require_own_process();
+  impl_->context->leases().reap();
   const auto block = impl_->context->pool().allocate(bytes.value, alignment);
   if (!block.ok()) {
     throw Error(ErrorCode::kOutOfMemory, impl_->context->pool().explain_out_of_memory(bytes.value));
@@ -332,6 +340,7 @@ PoolBlock Communicator::allocate(Bytes bytes, std::int64_t alignment) {
 }
 
 PoolStatistics Communicator::pool() const noexcept {
+  if (impl_->context->in_its_process()) impl_->context->leases().reap();
   const memory::PoolUse use = impl_->context->pool().use();
   return {{use.used_bytes}, {use.committed_bytes}, {use.peak_bytes}, {use.limit_bytes}, use.blocks};
 }

@@ -122,6 +122,11 @@ Context::Context(const Options& options)
   arena_ = std::move(arena.value());
   pool_ = std::make_unique<memory::Pool>(arena_, self.local_rank,
                                          std::min(limit, shape.slice_bytes - memory::kHeaderBytes));
+  std::vector<Rank> worlds(static_cast<std::size_t>(local_ranks));
+  for (Rank r = 0; r < identity_.ranks; ++r) {
+    if (peers_[r].node == self.node) worlds[peers_[r].local_rank] = r;
+  }
+  leases_ = std::make_unique<Leases>(arena_, *pool_, health_, self.local_rank, std::move(worlds));
   node_ = std::make_unique<transport::shm::Node>(arena_, self.local_rank);
   if (!node_->commit_header().ok()) {
     throw Error(ErrorCode::kOutOfMemory, "init: no memory for the node's control pages: " +
@@ -159,6 +164,7 @@ Context::~Context() {
 void Context::leave() noexcept {
   std::call_once(left_, [this] {
     if (!in_its_process()) return;
+    leases_->release_all();
     session_.reset();
   });
 }

@@ -10,6 +10,7 @@
 
 #include "bootstrap/session.h"
 #include "comm/control.h"
+#include "comm/leases.h"
 #include "core/fork.h"
 #include "exec/engine.h"
 #include "memory/arena.h"
@@ -44,6 +45,7 @@ class Context {
 
   [[nodiscard]] memory::Pool& pool() noexcept { return *pool_; }
   [[nodiscard]] memory::Arena& arena() noexcept { return arena_; }
+  [[nodiscard]] Leases& leases() noexcept { return *leases_; }
   [[nodiscard]] transport::shm::Node& node() noexcept { return *node_; }
   [[nodiscard]] exec::Engine& engine() noexcept { return *engine_; }
   [[nodiscard]] exec::Health& health() noexcept { return health_; }
@@ -73,7 +75,8 @@ class Context {
   void publish(const std::vector<Rank>& world_ranks, const ControlHead& head,
                const std::string& text = {});
 
-  /// Says goodbye; deaths are not watched any more. Memory stays. Idempotent.
+  /// Says goodbye and gives back all leases; deaths are not watched any more. Memory stays.
+  /// Idempotent.
   void leave() noexcept;
   /// True in the process that made it; a forked child may only read pool memory.
   [[nodiscard]] bool in_its_process() const noexcept { return fork_generation() == generation_; }
@@ -97,6 +100,7 @@ class Context {
   bool crowded_ = false;
   memory::Arena arena_;
   std::unique_ptr<memory::Pool> pool_;
+  std::unique_ptr<Leases> leases_;
   std::unique_ptr<transport::shm::Node> node_;
   std::unique_ptr<transport::shm::ShmTransport> shm_;
   std::unique_ptr<transport::ucx::UcxTransport> network_;

@@ -123,12 +123,16 @@ comm::Choice CommunicatorImpl::choose(const exec::PlanKey& key) const noexcept {
   return comm::choose(key, shape(), group->binding().one_node());
 }
 
-void CommunicatorImpl::require_running() const {
+void CommunicatorImpl::require_own_process() const {
   if (!context->in_its_process()) {
     throw Error(ErrorCode::kInvalidArgument,
-                "a forked child of a rank may only read pool memory; make collective calls in the "
+                "a forked child of a rank may only read pool memory; make all calls in the "
                 "parent, or start processes with `shoal run`");
   }
+}
+
+void CommunicatorImpl::require_running() const {
+  require_own_process();
   if (!group->ended()) return;
   throw Error(group->failure().code,
               "communicator " + std::to_string(group->binding().communicator) +

@@ -25,6 +25,7 @@ struct CommunicatorImpl final : comm::ControlReceiver {
   const exec::Plan& plan(const exec::PlanKey& key);
   [[nodiscard]] comm::Choice choose(const exec::PlanKey& key) const noexcept;
   void require_running() const;
+  void require_own_process() const;
   [[nodiscard]] std::string describe_self() const;
   [[nodiscard]] std::vector<Rank> others() const;
 

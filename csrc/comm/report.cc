@@ -4,9 +4,26 @@
 
 namespace shoal::comm {
 
+namespace {
+
+constexpr ReduceOp kViewOp = ReduceOp::kMax;  // other calls that do not reduce say kSum
+
+}  // namespace
+
+exec::PlanKey view_key(std::int64_t bytes) noexcept {
+  exec::PlanKey key;
+  key.collective = Collective::kAllGather;
+  key.op = kViewOp;
+  key.count = bytes;
+  return key;
+}
+
 std::string describe(const exec::PlanKey& key) {
   std::string text(name_of(key.collective));
   if (key.collective == Collective::kBarrier) return text;
+  if (key.collective == Collective::kAllGather && key.op == kViewOp) {
+    return "broadcast or all_gather with view=True";
+  }
   text += "(count " + std::to_string(key.count) + ", " + std::string(name_of(key.dtype));
   if (reduces(key.collective)) text += ", " + std::string(name_of(key.op));
   if (has_root(key.collective)) text += ", root " + std::to_string(key.root);

@@ -9,6 +9,10 @@
 
 namespace shoal::comm {
 
+/// The key of the exchange behind a view: an all_gather of `bytes` from each rank whose op, which
+/// an all_gather has none of, keeps it apart from one that a user has called.
+exec::PlanKey view_key(std::int64_t bytes) noexcept;
+
 /// "all_reduce(count 1024, float32, sum)".
 std::string describe(const exec::PlanKey& key);
 /// "4096 bytes", "1.5 GiB".

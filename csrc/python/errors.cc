@@ -13,8 +13,8 @@ struct PythonName {
   const char* doc;
 };
 
-const std::array<PythonName, 10>& names() {
-  static const std::array<PythonName, 10> kNames = {{
+const std::array<PythonName, 11>& names() {
+  static const std::array<PythonName, 11> kNames = {{
       {ErrorCode::kInvalidArgument, "InvalidArgument", &PyExc_ValueError,
        "The call itself is wrong; nothing was posted."},
       {ErrorCode::kMismatch, "MismatchError", nullptr, "Ranks called different things."},
@@ -28,6 +28,8 @@ const std::array<PythonName, 10>& names() {
       {ErrorCode::kMissingLibrary, "MissingLibrary", &PyExc_ImportError,
        "An optional library is needed and is not installed."},
       {ErrorCode::kSystem, "SystemCallError", &PyExc_OSError, "A system call failed."},
+      {ErrorCode::kBufferInUse, "BufferInUse", &PyExc_BufferError,
+       "Other ranks hold views of memory that would be written; nothing was posted."},
   }};
   return kNames;
 }

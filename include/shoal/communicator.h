@@ -6,10 +6,11 @@
 ///                   shoal::DataType::kFloat32, shoal::ReduceOp::kSum).wait();
 ///
 /// Threads  any thread; one communicator's collectives are issued in the same order on all ranks.
-/// Errors   InvalidArgument is thrown by the call, before anything is posted. Mismatch, PeerFailed,
-///          Timeout, Aborted, OutOfMemory, TransportError are thrown by Work::wait(). After one of
-///          them (Mismatch in one node excepted) the communicator has ended: later calls throw it
-///          again. After an error has been thrown no buffer of the operation is written any more.
+/// Errors   InvalidArgument and BufferInUse (the output is lent, see broadcast_view) are thrown by
+///          the call, before anything is posted. Mismatch, PeerFailed, Timeout, Aborted,
+///          OutOfMemory, TransportError are thrown by Work::wait(). After one of them (Mismatch in
+///          one node excepted) the communicator has ended: later calls throw it again. After an
+///          error has been thrown no buffer of the operation is written any more.
 /// Buffers  stay valid and untouched (inputs: unchanged) until the Work is done. In place: see each
 ///          call; any other overlap of input and output is an error.
 #ifndef SHOAL_COMMUNICATOR_H_
@@ -93,6 +94,7 @@ class SHOAL_API Work {
 };
 
 /// A block of pool memory. Move-only; given back by the destructor, after every Work that uses it.
+/// While another rank has a View of it, its memory is not handed out again.
 class SHOAL_API PoolBlock {
  public:
   PoolBlock() noexcept;
@@ -105,6 +107,30 @@ class SHOAL_API PoolBlock {
 
   struct State;
   explicit PoolBlock(std::unique_ptr<State> state) noexcept;
+
+ private:
+  std::unique_ptr<State> state_;
+};
+
+/// Memory of a rank of this node, for reading, without a copy. Move-only; the destructor gives the
+/// lease back, from which moment the owner may write and free that memory again.
+///
+/// It lies in a mapping that cannot be written: whoever tries gets SIGSEGV. To a collective it is
+/// private memory: an input like any other, never an output. It stays readable after its owner has
+/// died; after this rank's finalize() too, but then the owner may change it. A forked child may
+/// read it and gives nothing back.
+class SHOAL_API View {
+ public:
+  View() noexcept;
+  View(View&&) noexcept;
+  View& operator=(View&&) noexcept;
+  ~View();
+
+  [[nodiscard]] const void* data() const noexcept;
+  [[nodiscard]] Bytes bytes() const noexcept;
+
+  struct State;
+  explicit View(std::unique_ptr<State> state) noexcept;
 
  private:
   std::unique_ptr<State> state_;
@@ -169,6 +195,30 @@ class SHOAL_API Communicator {
   /// Shapes  input [count], output [size, count]. In place: input == output[rank].
   Work all_gather(ConstBuffer input, Buffer output, Count count, DataType dtype,
                   const CallOptions& options = {});
+
+  /// Every rank looks at root's input where it lies; nothing is copied.
+  ///
+  /// Shapes  input [count] at root: memory of its pool; elsewhere it is not looked at.
+  /// Result  at root the input itself, not a lease of it: it lives as long as the input does.
+  /// Lease   while views live, what would write to the owner's memory throws BufferInUse naming a
+  ///         holder, and freeing its block is put off. The leases of a rank that dies end. After an
+  ///         error of this call leases may last until the other ranks leave.
+  /// Waits   here, calling `interrupt` as Work::wait() does.
+  /// Errors  as above, and those of Work::wait(). Other arguments elsewhere: Mismatch on all ranks.
+  /// Cost    one flag round at any size. Over several nodes: an ordinary broadcast into the pool of
+  ///         each rank, whose view is of its own copy; then the root's memory is not in use.
+  [[nodiscard]] View broadcast_view(ConstBuffer input, Count count, DataType dtype, Rank root,
+                                    const CallOptions& options = {},
+                                    const Interrupt& interrupt = {});
+
+  /// The same of every rank's input: a view for each rank, this one's being its input itself.
+  [[nodiscard]] std::vector<View> all_gather_view(ConstBuffer input, Count count, DataType dtype,
+                                                  const CallOptions& options = {},
+                                                  const Interrupt& interrupt = {});
+
+  /// Ranks of the job (not of this communicator) that hold views of any of [data, data + bytes),
+  /// memory of this rank's pool; in order.
+  [[nodiscard]] std::vector<Rank> holders(const void* data, Bytes bytes) const;
 
   /// Shapes  input [size, count], output [count]. In place: output == input[rank].
   Work reduce_scatter(ConstBuffer input, Buffer output, Count count, DataType dtype, ReduceOp op,

@@ -24,12 +24,14 @@ enum class ErrorCode : std::uint8_t {
   kBootstrap,        ///< ranks did not find or accept one another
   kMissingLibrary,   ///< an optional library is needed and is not installed
   kSystem,           ///< a system call failed
+  kBufferInUse,      ///< other ranks look at this memory; nothing was posted
 };
 
 constexpr std::string_view name_of(ErrorCode code) noexcept {
   constexpr std::string_view kNames[] = {
-      "Ok",          "InvalidArgument", "Mismatch",       "PeerFailed",     "Timeout",    "Aborted",
-      "OutOfMemory", "TransportError",  "BootstrapError", "MissingLibrary", "SystemError"};
+      "Ok",          "InvalidArgument", "Mismatch",       "PeerFailed",     "Timeout",
+      "Aborted",     "OutOfMemory",     "TransportError", "BootstrapError", "MissingLibrary",
+      "SystemError", "BufferInUse"};
   return kNames[static_cast<int>(code)];
 }
 

@@ -22,6 +22,7 @@ from shoal import _core
 from shoal._core import (
     Aborted,
     BootstrapError,
+    BufferInUse,
     Communicator,
     Error,
     InvalidArgument,
@@ -39,6 +40,7 @@ from shoal._ucx import ucx_directory
 __all__ = [
     "Aborted",
     "BootstrapError",
+    "BufferInUse",
     "Communicator",
     "Error",
     "InvalidArgument",

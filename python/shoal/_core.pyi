@@ -67,6 +67,9 @@ class MissingLibrary(Error, ImportError):
 class SystemCallError(Error, OSError):
     """A system call failed."""
 
+class BufferInUse(Error, BufferError):
+    """Other ranks hold views of memory that the call would write; names one. Nothing was posted."""
+
 class Work:
     """An operation under way. Dropping it waits for the operation's end.
 
