@@ -4,6 +4,7 @@
 #include <optional>
 
 #include "python/errors.h"
+#include "python/lent.h"
 
 namespace shoal::python {
 
@@ -73,7 +74,8 @@ Array view(const py::object& object, const std::string& what, bool written) {
             ", strides " + std::string(py::str(array.attr("strides"))) +
             "); pass np.ascontiguousarray(x)");
   }
-  if (written && !array.writeable()) {
+  // What is lent is refused where its holder can be named (BufferInUse).
+  if (written && !array.writeable() && !was_lent(array)) {
     invalid(what + ": the array is read-only and would be written; pass a copy or another out=");
   }
   result.dtype = *dtype;

@@ -25,7 +25,8 @@ struct Array {
 };
 
 /// `what` names the argument in errors, e.g. "all_reduce: x". Throws InvalidArgument that says what
-/// to do: unsupported type or dtype, not contiguous, read-only where it is written.
+/// to do: unsupported type or dtype, not contiguous, read-only where it is written (unless it is
+/// lent: see lent.h).
 Array view(const py::object& object, const std::string& what, bool written);
 
 /// A new array in the communicator's pool.

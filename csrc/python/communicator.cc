@@ -6,6 +6,7 @@
 
 #include "python/array.h"
 #include "python/errors.h"
+#include "python/lent.h"
 #include "python/work.h"
 
 namespace shoal::python {
@@ -95,8 +96,58 @@ py::object all_reduce(Communicator& comm, const py::object& x, const std::string
                 output, {input.object, output.object}, async_op);
 }
 
+void require_plain(const char* call, const py::object& out, bool async_op) {
+  if (!out.is_none())
+    invalid(std::string(call) + ": view=True copies nothing, so there is no out=");
+  if (async_op) {
+    invalid(std::string(call) +
+            ": view=True is one flag round, after which nothing is left to wait "
+            "for; call it without async_op");
+  }
+}
+
+py::object broadcast_view(Communicator& comm, const py::object& x, Rank root,
+                          std::optional<double> timeout) {
+  const Array input = view(x, "broadcast: x", false);
+  const CallOptions options = call_options(timeout);
+  View result;
+  {
+    const py::gil_scoped_release release;
+    result =
+        comm.broadcast_view(input.in(), {input.count}, input.dtype, root, options, check_signals());
+  }
+  if (comm.rank() != root) return look(std::move(result), input.array.dtype(), shape_of(input));
+  mark_lent(comm, input);
+  return input.object;
+}
+
+py::object all_gather_views(Communicator& comm, const py::object& x,
+                            std::optional<double> timeout) {
+  const Array input = view(x, "all_gather: x", false);
+  const CallOptions options = call_options(timeout);
+  std::vector<View> views;
+  {
+    const py::gil_scoped_release release;
+    views = comm.all_gather_view(input.in(), {input.count}, input.dtype, options, check_signals());
+  }
+  py::list arrays;
+  for (Rank r = 0; r < comm.size(); ++r) {
+    if (r == comm.rank()) {
+      arrays.append(input.object);
+    } else {
+      arrays.append(look(std::move(views[r]), input.array.dtype(), shape_of(input)));
+    }
+  }
+  mark_lent(comm, input);
+  return std::move(arrays);
+}
+
 py::object broadcast(Communicator& comm, const py::object& x, Rank root, const py::object& out,
-                     bool async_op, std::optional<double> timeout) {
+                     bool async_op, std::optional<double> timeout, bool as_view) {
+  if (as_view) {
+    require_plain("broadcast", out, async_op);
+    return broadcast_view(comm, x, root, timeout);
+  }
   const bool is_root = comm.rank() == root;
   const Array input = view(x, "broadcast: x", out.is_none() && !is_root);
   const Array output = out.is_none() ? input : view(out, "broadcast: out", true);
@@ -123,7 +174,11 @@ py::object reduce(Communicator& comm, const py::object& x, Rank root, const std:
 }
 
 py::object all_gather(Communicator& comm, const py::object& x, const py::object& out, bool async_op,
-                      std::optional<double> timeout) {
+                      std::optional<double> timeout, bool as_view) {
+  if (as_view) {
+    require_plain("all_gather", out, async_op);
+    return all_gather_views(comm, x, timeout);
+  }
   const Array input = view(x, "all_gather: x", false);
   const Array output = output_or_new(comm, "all_gather", out, grown(input, comm.size()), input);
   require_count("all_gather", "out", output, input.count * comm.size());
@@ -282,6 +337,12 @@ py::dict pool(const Communicator& comm) {
   return result;
 }
 
+std::vector<Rank> holders(const Communicator& comm, const py::object& x) {
+  const Array array = view(x, "holders: x", false);
+  static_cast<void>(was_lent(array.array));  // gives the flag back where nobody is left
+  return comm.holders(array.data, array.bytes());
+}
+
 std::string explain(const Communicator& comm, const std::string& collective, std::int64_t count,
                     const py::object& dtype, bool deterministic) {
   for (int i = 0; i < kCollectives; ++i) {
@@ -334,11 +395,11 @@ void register_communicator(py::module_& module) {
       .def("all_reduce", &all_reduce, arg("x"), arg("op") = "sum", arg("out") = none,
            arg("async_op") = false, arg("timeout") = none, arg("deterministic") = false)
       .def("broadcast", &broadcast, arg("x"), arg("root") = 0, arg("out") = none,
-           arg("async_op") = false, arg("timeout") = none)
+           arg("async_op") = false, arg("timeout") = none, arg("view") = false)
       .def("reduce", &reduce, arg("x"), arg("root") = 0, arg("op") = "sum", arg("out") = none,
            arg("async_op") = false, arg("timeout") = none, arg("deterministic") = false)
       .def("all_gather", &all_gather, arg("x"), arg("out") = none, arg("async_op") = false,
-           arg("timeout") = none)
+           arg("timeout") = none, arg("view") = false)
       .def("reduce_scatter", &reduce_scatter, arg("x"), arg("op") = "sum", arg("out") = none,
            arg("async_op") = false, arg("timeout") = none, arg("deterministic") = false)
       .def("all_to_all", &all_to_all, arg("x"), arg("out") = none, arg("async_op") = false,
@@ -361,6 +422,7 @@ void register_communicator(py::module_& module) {
             return comm.in_pool(array.data, array.bytes());
           },
           arg("x"))
+      .def("holders", &holders, arg("x"))
       .def("explain", &explain, arg("collective"), arg("count"), arg("dtype") = "float32",
            arg("deterministic") = false)
       .def(

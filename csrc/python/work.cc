@@ -36,8 +36,7 @@ PyWork::~PyWork() {
 py::object PyWork::wait() {
   if (!work_.test()) {
     const py::gil_scoped_release release;
-    SignalCheck check;
-    work_.wait([&check] { check(); });
+    work_.wait(check_signals());
   }
   work_.wait();  // done: throws its error
   waited_ = true;
@@ -54,6 +53,8 @@ py::object PyWork::exception() {
   if (!test() || work_.code() == ErrorCode::kOk) return py::none();
   return make_exception(work_.code(), work_.message());
 }
+
+Interrupt check_signals() { return SignalCheck(); }
 
 py::object complete(PyWork work, bool async_op) {
   if (!async_op) return work.wait();

@@ -28,6 +28,9 @@ class PyWork {
   bool waited_ = false;  ///< done, and without an error
 };
 
+/// For waits without the GIL: looks for signals now and then.
+Interrupt check_signals();
+
 /// Waits here and now, or hands out the Work.
 py::object complete(PyWork work, bool async_op);
 

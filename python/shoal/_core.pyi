@@ -7,9 +7,10 @@ Result    the array that was written: `out` if given, else as each call says.
 Units     `timeout` is seconds; None: the communicator's.
 async_op  True: returns a Work at once. Leave the arrays alone until it is done.
 Threads   any; one communicator's collectives are called in the same order on all ranks.
-Raises    InvalidArgument before anything is posted; later MismatchError, PeerFailed, Timeout,
-          Aborted, OutOfMemory, TransportError. After these (a mismatch in one node excepted) the
-          communicator has ended, and no array of the operation is written any more.
+Raises    InvalidArgument and BufferInUse before anything is posted; later MismatchError,
+          PeerFailed, Timeout, Aborted, OutOfMemory, TransportError. After these (a mismatch in one
+          node excepted) the communicator has ended, and no array of the operation is written any
+          more.
 
 The examples run (tests/python/test_stubs.py), on any number of ranks, after
 
@@ -29,6 +30,7 @@ class _DLPack(Protocol):
 _Array: TypeAlias = npt.NDArray[Any] | Buffer | _DLPack
 _A = TypeVar("_A", bound=_Array)
 _New: TypeAlias = npt.NDArray[Any]  # made by the call, in pool memory
+_View: TypeAlias = npt.NDArray[Any]  # read-only, in another rank's pool memory
 _Op: TypeAlias = Literal["sum", "prod", "min", "max", "avg"]
 _Message: TypeAlias = tuple[Literal["send", "recv"], _Array, int, int]  # array, peer, tag
 
@@ -173,6 +175,7 @@ class Communicator:
         out: None = None,
         async_op: Literal[False] = False,
         timeout: float | None = None,
+        view: Literal[False] = False,
     ) -> _A: ...
     @overload
     def broadcast(
@@ -183,6 +186,7 @@ class Communicator:
         out: _A,
         async_op: Literal[False] = False,
         timeout: float | None = None,
+        view: Literal[False] = False,
     ) -> _A: ...
     @overload
     def broadcast(
@@ -193,13 +197,35 @@ class Communicator:
         *,
         async_op: Literal[True],
         timeout: float | None = None,
-    ) -> Work:
+        view: Literal[False] = False,
+    ) -> Work: ...
+    @overload
+    def broadcast(
+        self,
+        x: _A,
+        root: int = 0,
+        out: None = None,
+        async_op: Literal[False] = False,
+        timeout: float | None = None,
+        *,
+        view: Literal[True],
+    ) -> _A | _View:
         """Every rank receives root's x.
 
         Shapes  x and out alike, on all ranks; without `out` x is overwritten and returned.
+        view    True: nothing is copied; root's x must be pool memory. Root receives x itself, the
+                others a read-only array in root's memory; of their own x only shape and dtype
+                count. While such arrays live, root's x is not writeable, calls that would write
+                its memory raise BufferInUse, and its memory is not given back. See docs/views.md.
+                Over several nodes: a read-only copy in each rank's pool.
 
         >>> comm.broadcast(np.array([comm.rank + 5]), root=0).tolist()
         [5]
+        >>> x = comm.empty(4, "int64") if comm.rank == 0 else np.empty(4, "int64")
+        >>> if comm.rank == 0:
+        ...     x[:] = 5
+        >>> comm.broadcast(x, root=0, view=True).tolist()
+        [5, 5, 5, 5]
         """
     @overload
     def reduce(
@@ -252,6 +278,7 @@ class Communicator:
         out: None = None,
         async_op: Literal[False] = False,
         timeout: float | None = None,
+        view: Literal[False] = False,
     ) -> _New: ...
     @overload
     def all_gather(
@@ -260,6 +287,7 @@ class Communicator:
         out: _A,
         async_op: Literal[False] = False,
         timeout: float | None = None,
+        view: Literal[False] = False,
     ) -> _A: ...
     @overload
     def all_gather(
@@ -269,13 +297,31 @@ class Communicator:
         *,
         async_op: Literal[True],
         timeout: float | None = None,
-    ) -> Work:
+        view: Literal[False] = False,
+    ) -> Work: ...
+    @overload
+    def all_gather(
+        self,
+        x: _A,
+        out: None = None,
+        async_op: Literal[False] = False,
+        timeout: float | None = None,
+        *,
+        view: Literal[True],
+    ) -> list[_A | _View]:
         """Every rank receives every rank's x, in rank order.
 
         Shapes  x [n, ...], out [size * n, ...], as torch's all_gather_into_tensor. x may be the
                 block of out that this rank owns (in place).
+        view    True: nothing is copied; every x must be pool memory. The result is a list of `size`
+                arrays: x itself, and of every other rank a read-only array in its memory. For the
+                owner it is as with broadcast().
 
         >>> comm.all_gather(np.array([comm.rank])).tolist() == list(range(comm.size))
+        True
+        >>> x = comm.empty(1, "int64")
+        >>> x[0] = comm.rank
+        >>> [int(part[0]) for part in comm.all_gather(x, view=True)] == list(range(comm.size))
         True
         """
     @overload
@@ -520,6 +566,12 @@ class Communicator:
 
         >>> comm.in_pool(np.ones(3)), comm.in_pool(comm.empty(3))
         (False, True)
+        """
+    def holders(self, x: _Array) -> list[int]:
+        """Ranks of the job that hold views of x, in order. If none: x is writeable again.
+
+        >>> comm.holders(comm.empty(3))
+        []
         """
     def explain(
         self,
