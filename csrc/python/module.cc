@@ -8,6 +8,7 @@ PYBIND11_MODULE(_core, module) {
   register_errors(module);
   register_work(module);
   register_communicator(module);
+  register_numpy_pool(module);
   register_store(module);
   register_schedules(module);
   register_info(module);

@@ -10,6 +10,7 @@ namespace py = pybind11;
 
 void register_errors(py::module_& module);
 void register_communicator(py::module_& module);
+void register_numpy_pool(py::module_& module);
 void register_work(py::module_& module);
 void register_store(py::module_& module);
 void register_schedules(py::module_& module);

@@ -14,8 +14,9 @@ int32, int64, uint8, float16, bfloat16 (ml_dtypes). Ops: sum, prod, min, max, av
 from __future__ import annotations
 
 import atexit
+import contextlib
 import weakref
-from collections.abc import Generator
+from collections.abc import Generator, Iterator
 from typing import Any
 
 from shoal import _core
@@ -54,11 +55,13 @@ __all__ = [
     "Work",
     "__version__",
     "init",
+    "numpy_pool",
 ]
 
 __version__: str = _core.__version__
 
 _jobs: weakref.WeakSet[Communicator] = weakref.WeakSet()
+_latest: weakref.ref[Communicator] | None = None  # what init() has returned last
 
 
 def init(
@@ -93,8 +96,35 @@ def init(
         progress_thread,
         ucx_directory(),
     )
+    global _latest
     _jobs.add(comm)
+    _latest = weakref.ref(comm)
     return comm
+
+
+@contextlib.contextmanager
+def numpy_pool(comm: Communicator | None = None, *, smallest: int = 4096) -> Iterator[None]:
+    """Inside, numpy makes its arrays in the pool, so that they are moved without a copy.
+
+        with shoal.numpy_pool():
+            x = np.ones(1 << 20)             # comm.in_pool(x)
+
+    They live as long as anybody uses them, also after the block and after finalize(). It holds for
+    the thread or asyncio task that enters it. Where the pool is full, and in a forked child, memory
+    comes from where it came before. Zeroed arrays are zeroed here and not by the system.
+
+    Units    arrays of `smallest` bytes and more; `comm`: the one that init() has returned last.
+    Raises   InvalidArgument if there is none.
+    """
+    if comm is None and _latest is not None:
+        comm = _latest()
+    if comm is None:
+        raise InvalidArgument("numpy_pool: call shoal.init() first, or give a communicator")
+    before = _core.enter_numpy_pool(comm, smallest)
+    try:
+        yield
+    finally:
+        _core.leave_numpy_pool(before)
 
 
 @atexit.register

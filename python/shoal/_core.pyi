@@ -614,6 +614,15 @@ def init(
 ) -> Communicator:
     """shoal.init() with nothing left out; see there."""
 
+def enter_numpy_pool(comm: Communicator, smallest: int) -> object:
+    """Makes numpy take arrays of `smallest` bytes and more from the pool, in this thread.
+
+    Returns the memory handler before, for leave_numpy_pool(). See shoal.numpy_pool().
+    """
+
+def leave_numpy_pool(before: object) -> None:
+    """Makes `before` numpy's memory handler again."""
+
 class Store:
     """The rendezvous store that a launcher runs. Any thread."""
 
