@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import os
 import pathlib
+import re
+import shutil
 import subprocess
 import sys
 import textwrap
@@ -13,7 +15,7 @@ import time
 import pytest
 
 from shoal.bench import measure
-from shoal.bench.cells import Cell, bus_factor, parse_size, size_text
+from shoal.bench.cells import NETWORK_FLOORS, Cell, bus_factor, parse_size, size_text
 from shoal.bench.document import write
 from shoal.bench.libraries import Direct, Library, Line, Placement, Process
 from shoal.bench.measure import Contender, Effort, Result
@@ -66,6 +68,28 @@ def test_a_run_gives_rows_floors_and_a_report(workshop: Workshop, tmp_path: path
     assert {floor["floor"] for floor in whole["floors"]} == {"ping_pong", "copy", "add"}
     assert "**pool** over direct" in report.read_text()
     assert sorted(path.suffix for path in (tmp_path / "c").iterdir()) == [".png", ".svg"]
+
+
+@pytest.mark.skipif(
+    os.geteuid() != 0 or shutil.which("ip") is None, reason="makes network namespaces"
+)
+def test_two_hosts_are_measured_over_tcp_and_removed(
+    workshop: Workshop, tmp_path: pathlib.Path
+) -> None:
+    everything = tmp_path / "a.json"
+    done = bench(
+        "--network", "2", "--ops", "all_reduce", "--sizes", "8", "--libraries", "shoal",
+        "--rounds", "1", "--directory", str(workshop.directory), "--json", str(everything),
+    )  # fmt: skip
+    assert done.returncode == 0, done.stdout + done.stderr
+    whole = json.loads(everything.read_text())
+    assert [(row["network"], row["buffer"]) for row in whole["rows"]] == [
+        ("tcp", "pool"), ("tcp", "ordinary"),
+    ]  # fmt: skip
+    assert {floor["floor"] for floor in whole["floors"]} == {*NETWORK_FLOORS}
+    left = subprocess.run(["ip", "netns", "list"], capture_output=True, text=True, check=True)
+    for pid in re.findall(r"shoal-bench-[ab](\d+)", left.stdout):
+        assert pathlib.Path("/proc", pid).exists()  # another run's
 
 
 class Fake(Library):
