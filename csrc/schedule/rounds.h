@@ -20,9 +20,9 @@
 
 namespace shoal::schedule {
 
-/// Makes a generator of an algorithm. A round is evaluated once for each of its steps and the one
-/// whose turn it is kept: rounds are short (a handful of steps), and this is what keeps the state
-/// O(1).
+/// Makes a generator of an algorithm. A round is evaluated once, and kKept of its steps are kept;
+/// once more for each kKept further ones. Rounds are short (a handful of steps), so this is what
+/// keeps the state O(1) and a step cheap.
 ///
 /// Steps that move or combine nothing (or copy a place onto itself) are left out, at both ends
 /// alike because both compute the same sizes, and so are the waits for them. An algorithm whose
@@ -33,28 +33,36 @@ class Rounds {
   explicit constexpr Rounds(const Shape& shape) noexcept : algorithm_(shape) {}
 
   Step next() noexcept {
-    const int rounds = algorithm_.rounds();
-    while (round_ < rounds) {
-      Step step;
-      if (!current(step)) {
-        ++round_, index_ = 0;
-      } else if (++index_; matters(step)) {
-        return step;
-      }
+    while (index_ < steps_ || begin_round()) {
+      if (index_ == first_kept_ + kKept) keep_from(index_);
+      const Step& step = kept_[index_++ - first_kept_];
+      if (matters(step)) return step;
     }
     return Step::end();
   }
 
  private:
   static constexpr bool kSignals = requires { Algorithm::kSignals; };
+  static constexpr int kKept = 4;
 
-  /// The step at (round_, index_); false if the round has fewer.
-  bool current(Step& step) const noexcept {
-    int seen = 0;
-    algorithm_.round(round_, [&](const Step& candidate) noexcept {
-      if (seen++ == index_) step = candidate;
+  /// Goes on to a round that has steps; false: there is none.
+  bool begin_round() noexcept {
+    const int rounds = algorithm_.rounds();
+    while (round_ + 1 < rounds) {
+      ++round_;
+      keep_from(index_ = 0);
+      if (steps_ > 0) return true;
+    }
+    return false;
+  }
+
+  void keep_from(int first) noexcept {
+    first_kept_ = first;
+    steps_ = 0;
+    algorithm_.round(round_, [&](const Step& step) noexcept {
+      const int place = steps_++ - first;
+      if (place >= 0 && place < kKept) kept_[place] = step;
     });
-    return index_ < seen;
   }
 
   bool matters(const Step& step) noexcept {
@@ -84,9 +92,12 @@ class Rounds {
   bool ends(std::uint32_t slots) noexcept { return std::exchange(busy_, busy_ & ~slots) & slots; }
 
   Algorithm algorithm_;
-  int round_ = 0;
+  int round_ = -1;  ///< the one that index_ counts in
   int index_ = 0;
+  int steps_ = 0;           ///< of this round
+  int first_kept_ = 0;      ///< kept_[0] is this one of them
   std::uint32_t busy_ = 0;  ///< bit s: slot s is in use
+  Step kept_[kKept];
 };
 
 /// Rank r of a ring of `ranks`, for -ranks <= r < 2 * ranks.
