@@ -16,5 +16,6 @@ row's that of its rounds. Results are verified.
     session    running ranks, and the line to them
     measure    rounds; campaign: a whole run
     report     rows, table, JSON, Markdown; plot: PNG and SVG
+    startup    apart from all this: launch to first barrier, memory of a rank
     cli        `shoal bench`; plan: its arguments
 """
