@@ -22,7 +22,8 @@ void check_overlap(const CommunicatorImpl& impl, const exec::Plan& plan, const v
                    const void* output);
 
 /// What is to be written lies in nobody's view and is lent to nobody: BufferInUse names the holder.
-/// `call` and `which` begin the text: "all_reduce", "output".
+/// `call` and `which` begin the text: "all_reduce", "output". Not needed while there are no views:
+/// Context::has_views().
 void check_writable(const CommunicatorImpl& impl, std::string_view call, std::string_view which,
                     const void* data, std::int64_t bytes);
 

@@ -138,7 +138,7 @@ Work Communicator::collective(Collective collective, ConstBuffer input, Buffer o
   comm::check_overlap(*impl_, plan, input.data, output.data);
   const bool only_reads =
       collective == Collective::kBroadcast && impl_->rank == root && input.data == output.data;
-  if (!only_reads) {
+  if (!only_reads && impl_->context->has_views()) {
     comm::check_writable(*impl_, name_of(collective), "output", output.data, plan.output_bytes);
   }
   const exec::Call call{&plan, input.data, output.data,
@@ -221,7 +221,9 @@ std::vector<Work> Communicator::batch(std::span<const Message> messages,
       throw Error(ErrorCode::kInvalidArgument,
                   std::string(what) + ": the buffer is null" + impl_->describe_self());
     }
-    if (!message.sends) comm::check_writable(*impl_, "recv", "the buffer", data, bytes);
+    if (!message.sends && impl_->context->has_views()) {
+      comm::check_writable(*impl_, "recv", "the buffer", data, bytes);
+    }
     exec::TransferCall call;
     call.peer = message.peer;
     call.tag = static_cast<std::uint32_t>(message.tag);

@@ -46,6 +46,10 @@ class Context {
   [[nodiscard]] memory::Pool& pool() noexcept { return *pool_; }
   [[nodiscard]] memory::Arena& arena() noexcept { return arena_; }
   [[nodiscard]] Leases& leases() noexcept { return *leases_; }
+  /// This rank looks at others' memory, or they at its: then what is written has to be checked.
+  [[nodiscard]] bool has_views() const noexcept {
+    return arena_.has_read_only_mapping() || leases_->lends();
+  }
   [[nodiscard]] transport::shm::Node& node() noexcept { return *node_; }
   [[nodiscard]] exec::Engine& engine() noexcept { return *engine_; }
   [[nodiscard]] exec::Health& health() noexcept { return health_; }

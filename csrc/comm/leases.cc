@@ -111,7 +111,7 @@ void Leases::withdraw(const Lease& lease, std::span<const int> local_ranks) {
 
 std::vector<Rank> Leases::holders(Offset begin, std::int64_t bytes) {
   std::vector<Rank> found;
-  if (!lends_.load(std::memory_order_relaxed)) return found;
+  if (!lends()) return found;
   const std::lock_guard lock(mutex_);
   reap_locked();
   for (const Lent& lent : lent_) {

@@ -49,6 +49,8 @@ class Leases {
                              std::span<const int> local_ranks);
   /// Takes a grant back that nobody has learnt of.
   void withdraw(const Lease& lease, std::span<const int> local_ranks);
+  /// Whether there may be any.
+  [[nodiscard]] bool lends() const noexcept { return lends_.load(std::memory_order_relaxed); }
   /// World ranks that hold a lease of any of [begin, begin + bytes), in order.
   std::vector<Rank> holders(memory::Offset begin, std::int64_t bytes);
   /// Gives a block back to the pool, now or when nobody holds a lease of any of it.

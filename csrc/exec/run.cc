@@ -714,6 +714,8 @@ void Run::record(abi::OperationState state) noexcept {
     record_->count.store(key.count, kRelaxed);
     record_->step.store(0, kRelaxed);
     page.posted.store(page.posted.load(kRelaxed) + 1, kRelaxed);  // one writer
+  } else if (state == abi::OperationState::kRunning) {
+    record_->algorithm.store(static_cast<std::uint32_t>(program_->algorithm), kRelaxed);
   } else if (state == abi::OperationState::kDone) {
     page.completed.store(page.completed.load(kRelaxed) + 1, kRelaxed);
   } else if (state == abi::OperationState::kFailed) {

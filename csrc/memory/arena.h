@@ -65,6 +65,9 @@ class Arena {
     // acquire: pairs with the release in map_read_only()
     return read_only_.load(std::memory_order_acquire) + offset;
   }
+  [[nodiscard]] bool has_read_only_mapping() const noexcept {
+    return read_only_.load(std::memory_order_relaxed) != nullptr;
+  }
   [[nodiscard]] bool is_read_only(const void* data) const noexcept {
     const std::byte* base = read_only_.load(std::memory_order_acquire);
     return base != nullptr &&
