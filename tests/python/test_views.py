@@ -230,12 +230,13 @@ HOLDER_DIES = (
     rest = comm.split(r % 2)  # ranks 0 and 2 go on in it
     view = comm.broadcast(x, root=0, view=True)
     comm.barrier()
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)  # the launcher's: there is more to do
     if r == 1:
         time.sleep(0.3)
         os.kill(os.getpid(), signal.SIGKILL)
     assert r != 0 or comm.holders(x) == [1, 2]
     caught(lambda: [comm.barrier() for _ in range(1000000)], shoal.PeerFailed)
-    assert r != 0 or comm.holders(x) == [2]
+    assert r != 0 or soon(lambda: comm.holders(x) == [2])  # the other may have seen it first
     assert (view == 5).all()
     rest.barrier()
     if r == 2:
@@ -252,6 +253,7 @@ OWNER_DIES = (
     x = mine(5)
     view = comm.broadcast(x, root=1, view=True)
     comm.barrier()
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)  # the launcher's: there is more to do
     if r == 1:
         time.sleep(0.3)
         os.kill(os.getpid(), signal.SIGKILL)
