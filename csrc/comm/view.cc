@@ -155,10 +155,11 @@ std::vector<View> share(const std::shared_ptr<Impl>& impl, const exec::PlanKey& 
     all = exchange(impl, mine, options, interrupt);
     check(*impl, all);
   } catch (const Error& error) {
-    // These two are seen by all ranks alike: nobody has a view. After another error somebody may.
+    // These two, where the communicator lives on, are seen by all ranks alike: nobody has a view.
+    // If it has ended, somebody may have got one before the error reached this rank.
     const bool nobody =
         error.code() == ErrorCode::kMismatch || error.code() == ErrorCode::kOutOfMemory;
-    if (granted && nobody) leases.withdraw(mine.lease, local_ranks);
+    if (granted && nobody && !impl->group->ended()) leases.withdraw(mine.lease, local_ranks);
     throw;
   }
   std::vector<View> views(all.size());
