@@ -83,11 +83,12 @@ void copy_lines(void* target, const void* source, int64_t bytes) noexcept {
     const Line c = load<Line>(from + at, 2), d = load<Line>(from + at, 3);
     store(to + at, 0, a), store(to + at, 1, b), store(to + at, 2, c), store(to + at, 3, d);
   }
-  memcpy(to + at, from + at, bytes - at);
+  if (at < bytes) memcpy(to + at, from + at, bytes - at);  // of no bytes, at null addresses
 }
 
 /// Without the fence.
 void stream_bytes(void* target, const void* source, int64_t bytes) noexcept {
+  if (bytes == 0) return;  // maybe at null addresses
   char* to = static_cast<char*>(target);
   const char* from = static_cast<const char*>(source);
   int64_t at = head_of(to) < bytes ? head_of(to) : bytes;
