@@ -14,19 +14,22 @@ class WaitPolicy {
 
   void moved() noexcept { rounds_ = 0; }
   Action next() noexcept {
-    // Crowded: whoever is awaited needs this core. Else 1000 rounds of about 60 ns outlast most
-    // collectives; a yield costs 1.4 us, a futex wake-up across cores 22..33 us.
-    const std::uint32_t spins = crowded_ ? 10 : 1000;
-    const std::uint32_t yields = crowded_ ? 60 : 40;
-    if (rounds_ < spins + yields) ++rounds_;
-    if (rounds_ <= spins) return Action::kSpin;
-    return rounds_ < spins + yields ? Action::kYield : Action::kSleep;
+    // Crowded: whoever is awaited needs this core. Else some microseconds outlast most small
+    // collectives; then giving way costs little where nobody else wants the core, and much is won
+    // where somebody does whom this process does not know of (another job, another "host" on this
+    // machine). A futex wake-up across cores costs 22..33 us.
+    const std::uint32_t yields = crowded_ ? 60 : 200;
+    if (rounds_ < spins() + yields) ++rounds_;
+    if (rounds_ <= spins()) return Action::kSpin;
+    return rounds_ < spins() + yields ? Action::kYield : Action::kSleep;
   }
   /// Reading the clock and running callbacks costs as much as a round of polling: not while
   /// spinning.
-  [[nodiscard]] bool slow() const noexcept { return rounds_ > (crowded_ ? 10u : 1000u); }
+  [[nodiscard]] bool slow() const noexcept { return rounds_ > spins(); }
 
  private:
+  [[nodiscard]] std::uint32_t spins() const noexcept { return crowded_ ? 10 : 100; }
+
   bool crowded_;
   std::uint32_t rounds_ = 0;
 };
