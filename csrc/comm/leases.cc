@@ -137,7 +137,7 @@ void Leases::free(Offset block, std::int64_t bytes) {
 }
 
 void Leases::reap() {
-  if (!lends_.load(std::memory_order_relaxed)) return;
+  if (!lends()) return;
   const std::lock_guard lock(mutex_);
   reap_locked();
 }

@@ -40,7 +40,7 @@ class AbortBoard {
     std::memcpy(text_, text.data(), length);
     text_[length] = '\0';
     // release: pairs with the acquire in raised(); the text is complete. Ordered with the entry
-    // lines by fences: Group::fail() and Run::enter()
+    // lines by fences: Group::fail(), and Binding::ring_node() after an entry
     lines_[0].word.store(
         kRaised | std::uint64_t(status.code) << 32 | static_cast<std::uint32_t>(status.rank),
         std::memory_order_release);

@@ -58,9 +58,9 @@ Run* Engine::start(Group& group, const Call& call) {
   const std::lock_guard lock(turn_);
   const Plan& plan = *call.plan;
   const int moment = crowded_ ? 1 : kMoment;
+  const std::uint64_t sequence = group.issue(plan.fingerprint);
   const bool at_once = plan.form != Form::kSchedule && active_.empty() &&
-                       group.may_enter(group.issued() + 1) && !group.ended();
-  const std::uint64_t sequence = at_once ? group.issue(plan.fingerprint) : 0;
+                       group.may_enter(sequence) && !group.ended();
   const bool entered = at_once && enter_at_once(group, plan, sequence, call.input, runs_.pool());
   if (entered && finish_at_once(group, plan, sequence, call.output, moment)) {
     node_->count_operation();
@@ -71,7 +71,7 @@ Run* Engine::start(Group& group, const Call& call) {
   if (entered) {
     run.go_on(group, call, sequence);
   } else {
-    run.start(group, call, at_once ? sequence : group.issue(plan.fingerprint));
+    run.start(group, call, sequence);
   }
   for (int i = 0; i < moment && !run.done(); ++i) run.poll(0);
   if (!run.done()) {

@@ -23,7 +23,7 @@ bool Group::has_met(std::uint64_t sequence) noexcept {
   // A later one first: then the next few calls need not look.
   for (const std::uint64_t candidate : {sequence + transport::shm::kMaxInFlight / 2, sequence}) {
     if (!all_have_entered(candidate)) continue;
-    meet(candidate);
+    met_ = candidate;
     compare_until(candidate);
     return true;
   }

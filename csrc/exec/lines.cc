@@ -6,7 +6,6 @@
 
 #include "core/probes.h"
 #include "reduce/reduce.h"
-#include "shoal/abi/progress_page.h"
 
 namespace shoal::exec {
 
@@ -32,6 +31,15 @@ bool agree(const transport::shm::NodeGroup& node, LineRange lines, std::uint64_t
 
 }  // namespace
 
+memory::Offset put_in_slot(Group& group, const Plan& plan, std::uint64_t sequence,
+                           const void* input, memory::Pool& pool) noexcept {
+  const memory::Offset slot = group.slot(sequence, plan.slot_bytes, pool);
+  if (slot != memory::kNoOffset) {
+    reduce::copy(group.binding().arena().at(slot), input, plan.input_bytes);
+  }
+  return slot;
+}
+
 bool enter_at_once(Group& group, const Plan& plan, std::uint64_t sequence, const void* input,
                    memory::Pool& pool) noexcept {
   const Binding& binding = group.binding();
@@ -42,9 +50,8 @@ bool enter_at_once(Group& group, const Plan& plan, std::uint64_t sequence, const
       std::memcpy(line.payload, input, static_cast<std::size_t>(plan.input_bytes));
     }
   } else {
-    const memory::Offset slot = group.slot(sequence, plan.slot_bytes, pool);
+    const memory::Offset slot = put_in_slot(group, plan, sequence, input, pool);
     if (slot == memory::kNoOffset) return false;
-    reduce::copy(binding.arena().at(slot), input, plan.input_bytes);
     line.places = {slot, memory::kNoOffset, memory::kNoOffset, transport::shm::kInSlot};
   }
   binding.node.enter(sequence);

@@ -19,8 +19,13 @@ inline LineRange awaited_lines(const Binding& binding, const Plan& plan) noexcep
   return {root, root + 1};
 }
 
+/// Copies the input into this rank's slot for #sequence and says where that is; kNoOffset: no
+/// memory for slots (from `pool`, at the first call).
+memory::Offset put_in_slot(Group& group, const Plan& plan, std::uint64_t sequence,
+                           const void* input, memory::Pool& pool) noexcept;
+
 /// Enters a kInLine or kOneShot operation: shows the others this rank's line, with its input or
-/// with the slot into which it goes. False: no memory for slots (from `pool`, at the first call).
+/// with the slot into which it goes. False: no memory for slots.
 bool enter_at_once(Group& group, const Plan& plan, std::uint64_t sequence, const void* input,
                    memory::Pool& pool) noexcept;
 

@@ -41,10 +41,6 @@ std::int64_t widest_output(const Plan& plan) noexcept {
   return widest(plan, [](const schedule::Shape& s) { return schedule::output_blocks(s); });
 }
 
-bool is_one_to_all(Collective collective) noexcept {
-  return collective == Collective::kBroadcast || collective == Collective::kScatter;
-}
-
 Form form_of(const Plan& plan, Layout layout) noexcept {
   if (!layout.one_node || plan.program.algorithm != schedule::Algorithm::kDirect) {
     return Form::kSchedule;

@@ -143,10 +143,10 @@ bool Run::prepare() noexcept {
     const auto is_outside = [&](const std::byte* data, std::int64_t bytes) {
       return bytes > 0 && arena.offset_of(data, bytes) == memory::kNoOffset;
     };
-    private_input_ = is_outside(input_, plan.input_bytes);
-    private_output_ = is_outside(output_, plan.output_bytes);
-    stage_input_ = private_input_ && !plan.takes_private_memory();
-    stage_output_ = private_output_ && !plan.takes_private_memory();
+    bool& input = plan.takes_private_memory() ? private_input_ : stage_input_;
+    bool& output = plan.takes_private_memory() ? private_output_ : stage_output_;
+    input = is_outside(input_, plan.input_bytes);
+    output = is_outside(output_, plan.output_bytes);
   }
   if (!reserve_memory()) {
     fail({ErrorCode::kOutOfMemory, binding.rank,
@@ -195,8 +195,8 @@ memory::Offset Run::scratch_offset() const noexcept {
 
 std::uint64_t Run::flags() const noexcept {
   std::uint64_t flags = 0;
-  if (private_input_ && !stage_input_) flags |= transport::shm::kPrivateInput;
-  if (private_output_ && !stage_output_) flags |= transport::shm::kPrivateOutput;
+  if (private_input_) flags |= transport::shm::kPrivateInput;
+  if (private_output_) flags |= transport::shm::kPrivateOutput;
   if (group_->binding().shm->can_pull()) flags |= transport::shm::kPulls;
   return flags;
 }
@@ -217,17 +217,16 @@ bool Run::enter() noexcept {
   }
   const bool is_private = private_input_ || private_output_;
   if (is_private && plan.slot_bytes > 0) {
-    const memory::Offset slot = group_->slot(sequence_, plan.slot_bytes, home_->pool());
+    const memory::Offset slot = put_in_slot(*group_, plan, sequence_, input_, home_->pool());
     if (slot == memory::kNoOffset) {
       fail({ErrorCode::kOutOfMemory, binding.rank, plan.slot_bytes});
       return false;
     }
-    reduce::copy(arena.at(slot), input_, plan.input_bytes);
     line.places = {slot, memory::kNoOffset, scratch_offset(), transport::shm::kInSlot};
   } else if (binding.node.ranks() > 1) {
-    line.places = {place_of(input_, plan.input_bytes, private_input_ && !stage_input_),
-                   place_of(output_, plan.output_bytes, private_output_ && !stage_output_),
-                   scratch_offset(), flags()};
+    line.places = {place_of(input_, plan.input_bytes, private_input_),
+                   place_of(output_, plan.output_bytes, private_output_), scratch_offset(),
+                   flags()};
   }
   binding.node.enter(sequence_);
   binding.ring_node();
@@ -276,13 +275,10 @@ bool Run::check_entries() noexcept {
 /// from a broadcast or scatter, which waits for nobody: then it ends.
 void Run::end_mismatched(Status status) noexcept {
   const Binding& binding = group_->binding();
-  const auto waits_for_nobody = [](std::uint64_t fingerprint) {
-    const Collective collective = key_of(fingerprint).collective;
-    return collective == Collective::kBroadcast || collective == Collective::kScatter;
-  };
   bool known_to_all = binding.one_node();
   for (int i = 0; i < binding.node.ranks(); ++i) {
-    if (waits_for_nobody(binding.node.entry(sequence_, i).fingerprint)) known_to_all = false;
+    const Collective called = key_of(binding.node.entry(sequence_, i).fingerprint).collective;
+    known_to_all = known_to_all && !is_one_to_all(called);
   }
   if (!known_to_all) return fail(status);
   const GroupEvents& events = group_->events();

@@ -123,8 +123,11 @@ class Run final : public Task {
   std::uint64_t sequence_ = 0;
   Stage stage_ = Stage::kDone;
   bool moved_ = false;
-  bool private_input_ = false;  ///< the others should see it, and it is not in the arena
+  /// Of what the others should see, and what is not in the arena: the schedule takes it as it is
+  /// ...
+  bool private_input_ = false;
   bool private_output_ = false;
+  /// ... or it goes through pool blocks.
   bool stage_input_ = false;
   bool stage_output_ = false;
   std::byte* input_ = nullptr;

@@ -64,16 +64,14 @@ class Staged {
   };
 
   constexpr bool is_root() const noexcept { return s_.rank == s_.root; }
-  constexpr bool is_one_to_all() const noexcept {
-    return s_.collective == Collective::kBroadcast || s_.collective == Collective::kScatter;
-  }
   constexpr bool is_sliced() const noexcept {
     return s_.ranks > 2 &&
            (s_.collective == Collective::kAllReduce || s_.collective == Collective::kReduce);
   }
   constexpr bool puts() const noexcept {
     if (s_.count == 0) return false;
-    return is_one_to_all() ? is_root() : s_.collective != Collective::kGather || !is_root();
+    return is_one_to_all(s_.collective) ? is_root()
+                                        : s_.collective != Collective::kGather || !is_root();
   }
   /// Blocks a tile has a part of.
   constexpr Rank parts() const noexcept {
@@ -102,7 +100,8 @@ class Staged {
   /// Posts, and waits for those whose scratch this rank reads or who read this rank's.
   template <class Emit>
   constexpr void meet(Emit&& emit) const noexcept {
-    const bool only_root = !is_root() && (is_one_to_all() || s_.collective == Collective::kGather);
+    const bool only_root =
+        !is_root() && (is_one_to_all(s_.collective) || s_.collective == Collective::kGather);
     emit(Step::post());
     emit(Step::await(only_root ? s_.root : kEvery));
   }
@@ -144,7 +143,7 @@ class Staged {
 
   template <class Emit>
   constexpr void take(const Tile& tile, Emit&& emit) const noexcept {
-    const bool rooted = has_root(s_.collective) && !is_one_to_all();
+    const bool rooted = has_root(s_.collective) && !is_one_to_all(s_.collective);
     if (rooted && !is_root()) return;
     switch (s_.collective) {
       case Collective::kBroadcast:

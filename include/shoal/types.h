@@ -80,6 +80,11 @@ constexpr std::string_view name_of(Collective collective) noexcept {
   return kNames[static_cast<int>(collective)];
 }
 
+/// The root's input goes to the others; nothing comes back.
+constexpr bool is_one_to_all(Collective c) noexcept {
+  return c == Collective::kBroadcast || c == Collective::kScatter;
+}
+
 constexpr bool has_root(Collective c) noexcept {
   return c == Collective::kBroadcast || c == Collective::kReduce || c == Collective::kGather ||
          c == Collective::kScatter;
