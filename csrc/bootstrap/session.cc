@@ -175,6 +175,7 @@ struct Session::State {
   std::unique_ptr<Control> control;
   std::unique_ptr<Exchange> exchange;
   std::vector<Peer> peers;
+  std::string host;
 };
 
 Session::State::State(const Identity& identity_, Deadline deadline)
@@ -195,6 +196,7 @@ Session::State::State(const Identity& identity_, Deadline deadline)
   }
   Joined joined = join(identity, credentials, deadline);
   beside_exchange += joined.store.traffic();
+  host = local_address(joined.listener.get()).host;
   const std::string name = to_text({identity.store_host, identity.store_port});
   control = std::make_unique<Control>(identity.rank, std::move(joined.store), name,
                                       identity.serves_store);
@@ -212,6 +214,8 @@ Rank Session::ranks() const noexcept { return state_->identity.ranks; }
 std::vector<std::string> Session::all_gather(const std::string& mine, Deadline deadline) {
   return state_->exchange->all_gather(mine, deadline);
 }
+
+const std::string& Session::host() const noexcept { return state_->host; }
 
 Fd Session::join_node(const std::function<Fd(int local_ranks)>& create, Deadline deadline) {
   NodeOutcome outcome =

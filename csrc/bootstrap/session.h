@@ -50,6 +50,9 @@ class Session {
   /// ceil(log2 n) rounds. Collective over the world; not after the session has been closed.
   std::vector<std::string> all_gather(const std::string& mine, Deadline deadline);
 
+  /// This host's address towards the store, and so towards the other ranks; "" if there are none.
+  [[nodiscard]] const std::string& host() const noexcept;
+
   /// Finds the ranks of this node by a real handshake and agrees on it with all ranks: candidates
   /// have the same boot id and network namespace; the lowest of them calls `create(local_ranks)`
   /// for an fd, which travels over an abstract unix socket to those whose SO_PEERCRED uid is the

@@ -6,12 +6,13 @@
 #include <algorithm>
 #include <cstdlib>
 #include <cstring>
+#include <optional>
 
+#include "bootstrap/auth.h"
 #include "bootstrap/identity.h"
 #include "comm/report.h"
 #include "core/log.h"
 #include "memory/host_room.h"
-#include "transport/ucx/loader.h"
 
 namespace shoal::comm {
 
@@ -226,19 +227,12 @@ void Context::connect(Deadline deadline) {
   std::string mine(kAgreedBytes, '\0');
   std::memcpy(mine.data(), &control, sizeof control);
   mine[sizeof control] = node_->has_heavy_fence() ? 1 : 0;
-  if (nodes_ > 1) {
-    open_network();
-    const auto& address = network_->address();
-    mine.append(reinterpret_cast<const char*>(address.data()), address.size());
-  }
+  std::optional<Networks> networks;
+  if (nodes_ > 1) mine += networks.emplace(network_options()).offer();
   const std::vector<std::string> all = session_->all_gather(mine, deadline);
   bool heavy_fences = true;
   for (Rank r = 0; r < identity_.ranks; ++r) {
-    if (peers_[r].node != self.node) {
-      const auto* bytes = reinterpret_cast<const std::byte*>(all[r].data());
-      network_->set_peer_address(r, {bytes + kAgreedBytes, all[r].size() - kAgreedBytes});
-      continue;
-    }
+    if (peers_[r].node != self.node) continue;
     if (peers_[r].local_rank == 0) {
       std::memcpy(&world_control_, all[r].data(), sizeof world_control_);
     }
@@ -246,19 +240,33 @@ void Context::connect(Deadline deadline) {
   }
   if (heavy_fences) node_->let_heavy_fences();
   node_->try_pull();
-  if (network_ != nullptr) engine_->add_transport(*network_, true);
+  if (networks) use_network(*networks, all);
 }
 
-/// The first remote peer has appeared: UCX is loaded here and in no job of one node.
-void Context::open_network() {
-  transport::ucx::UcxOptions options;
+/// The first remote peer has appeared: no job of one node comes here.
+NetworkOptions Context::network_options() {
+  NetworkOptions options;
   options.self = identity_.rank;
   options.peers = identity_.ranks;
+  options.network = options_.network;
+  options.host = session_->host();
+  options.ucx_directory = options_.ucx_directory;
+  options.authenticate = [secret = identity_.secret, job = identity_.job](std::string_view text) {
+    return bootstrap::hmac_sha256(secret, job + '\0' + std::string(text));
+  };
   options.registration = [this](const void* data, std::int64_t bytes) {
     return pool_->registration(data, bytes);
   };
-  network_ = transport::ucx::make_ucx(options, {options_.ucx_directory, {}});
-  pool_->set_registrar(network_.get());
+  return options;
+}
+
+void Context::use_network(Networks& networks, const std::vector<std::string>& all) {
+  std::vector<std::string> offers(all.size());
+  for (Rank r = 0; r < identity_.ranks; ++r) offers[r] = all[r].substr(kAgreedBytes);
+  network_ = networks.choose(offers);
+  why_network_ = networks.reason();
+  if (networks.registrar() != nullptr) pool_->set_registrar(networks.registrar());
+  engine_->add_transport(*network_, true);
 }
 
 exec::Route Context::route(Rank world) noexcept {
@@ -268,7 +276,8 @@ exec::Route Context::route(Rank world) noexcept {
 }
 
 std::string Context::describe_network() const {
-  return network_ == nullptr ? "none needed: all ranks in one node" : network_->describe();
+  if (network_ == nullptr) return "none needed: all ranks in one node";
+  return network_->describe() + " (" + why_network_ + ")";
 }
 
 std::string Context::name(Rank rank, Rank world) const {

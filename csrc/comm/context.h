@@ -11,6 +11,7 @@
 #include "bootstrap/session.h"
 #include "comm/control.h"
 #include "comm/leases.h"
+#include "comm/networks.h"
 #include "core/fork.h"
 #include "exec/engine.h"
 #include "memory/arena.h"
@@ -18,7 +19,7 @@
 #include "shoal/communicator.h"
 #include "transport/shm/node.h"
 #include "transport/shm/shm_transport.h"
-#include "transport/ucx/ucx_transport.h"
+#include "transport/network.h"
 
 namespace shoal::comm {
 
@@ -92,7 +93,8 @@ class Context {
   void on_message(Rank from, const std::string& message);
   void write_page();
   void connect(Deadline deadline);
-  void open_network();
+  [[nodiscard]] NetworkOptions network_options();
+  void use_network(Networks& networks, const std::vector<std::string>& all);
 
   Options options_;
   bootstrap::Identity identity_;
@@ -107,7 +109,8 @@ class Context {
   std::unique_ptr<Leases> leases_;
   std::unique_ptr<transport::shm::Node> node_;
   std::unique_ptr<transport::shm::ShmTransport> shm_;
-  std::unique_ptr<transport::ucx::UcxTransport> network_;
+  std::unique_ptr<transport::Network> network_;
+  std::string why_network_;
   std::unique_ptr<exec::Engine> engine_;
   memory::Offset world_control_ = memory::kNoOffset;
   struct Departed {

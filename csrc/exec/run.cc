@@ -205,7 +205,6 @@ std::uint64_t Run::flags() const noexcept {
 bool Run::enter() noexcept {
   const Plan& plan = *call_.plan;
   const Binding& binding = group_->binding();
-  const memory::Arena& arena = binding.arena();
   stage_ = Stage::kEntering;
   awaited_index_ = 0;
   transport::shm::EntryLine& line = binding.node.entry(sequence_, binding.node.self());

@@ -359,7 +359,7 @@ std::string explain(const Communicator& comm, const std::string& collective, std
 
 Communicator init(Rank rank, Rank size, const std::string& store, const std::string& secret,
                   double timeout, double init_timeout, std::int64_t pool_bytes,
-                  bool progress_thread, const std::string& ucx_directory) {
+                  bool progress_thread, const std::string& network, const std::string& ucx_directory) {
   Options options;
   options.rank = rank;
   options.size = size;
@@ -369,6 +369,7 @@ Communicator init(Rank rank, Rank size, const std::string& store, const std::str
   options.init_timeout_ms = static_cast<std::int64_t>(init_timeout * 1000);
   options.pool_bytes = pool_bytes;
   options.progress_thread = progress_thread;
+  options.network = network;
   options.ucx_directory = ucx_directory;
   if (options.timeout_ms <= 0 || options.init_timeout_ms <= 0) {
     invalid("init: timeout and init_timeout are in seconds and must be positive");
@@ -384,7 +385,7 @@ void register_communicator(py::module_& module) {
   const auto released = py::call_guard<py::gil_scoped_release>();
   module.def("init", &init, released, arg("rank"), arg("size"), arg("store"), arg("secret"),
              arg("timeout"), arg("init_timeout"), arg("pool_bytes"), arg("progress_thread"),
-             arg("ucx_directory"));
+             arg("network"), arg("ucx_directory"));
   py::class_<Communicator>(module, "Communicator")
       .def_property_readonly("rank", &Communicator::rank)
       .def_property_readonly("size", &Communicator::size)

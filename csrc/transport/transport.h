@@ -49,6 +49,11 @@ struct Operation {
   std::uint64_t request_id = 0;   ///< the transport's own
 
   [[nodiscard]] bool done() const noexcept { return state == State::kDone; }
+  void end(Status outcome) noexcept {
+    status = outcome;
+    request = nullptr;
+    state = State::kDone;
+  }
 };
 
 /// One thread at a time (the engine's lock); no call blocks; none throws.

@@ -55,6 +55,9 @@ struct Options {
   /// Limit of this rank's pool; 0: SHOAL_POOL_BYTES, else the size of the node's memory.
   std::int64_t pool_bytes = 0;
   bool progress_thread = false;  ///< drives asynchronous operations while nobody waits
+  /// Between nodes: "tcp", "ucx", or "auto" (UCX where all nodes have RDMA devices and a UCX with
+  /// verbs, else TCP); "": SHOAL_NETWORK, else "auto".
+  std::string network;
   std::string ucx_directory;     ///< where to look for libucp first; "": the usual places
 };
 

@@ -74,6 +74,7 @@ def init(
     init_timeout: float = 300.0,
     pool_bytes: int = 0,
     progress_thread: bool = False,
+    network: str = "",
 ) -> Communicator:
     """Joins the job and returns the communicator of all its ranks. Collective.
 
@@ -83,6 +84,8 @@ def init(
 
     Units    `timeout` (of each operation) and `init_timeout` are seconds; `pool_bytes` bytes
              (0: SHOAL_POOL_BYTES, else the size of the node's memory).
+    Network  between nodes: "tcp", "ucx", or "auto" (UCX where all nodes have RDMA devices and a UCX
+             with verbs, else TCP). "": SHOAL_NETWORK, else "auto".
     Raises   BootstrapError or Timeout, naming the ranks that are missing or wrong.
     """
     comm = _core.init(
@@ -94,6 +97,7 @@ def init(
         init_timeout,
         pool_bytes,
         progress_thread,
+        network,
         ucx_directory(),
     )
     global _latest

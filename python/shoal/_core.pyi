@@ -610,6 +610,7 @@ def init(
     init_timeout: float,
     pool_bytes: int,
     progress_thread: bool,
+    network: str,
     ucx_directory: str,
 ) -> Communicator:
     """shoal.init() with nothing left out; see there."""

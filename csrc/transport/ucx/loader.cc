@@ -47,12 +47,6 @@ fs::path directory_of(const void* address) {
 
 fs::path our_directory() { return directory_of(reinterpret_cast<const void*>(&find_ucx)); }
 
-bool has_rdma_device() {
-  std::error_code error;
-  const fs::directory_iterator devices("/sys/class/infiniband", error);
-  return !error && devices != fs::directory_iterator{};
-}
-
 struct Candidate {
   fs::path directory;  ///< empty: the dynamic linker's search
   std::string why;
@@ -184,6 +178,12 @@ CreateFunction load_module(const UcxSearch& search) {
 }
 
 }  // namespace
+
+bool has_rdma_device() noexcept {
+  std::error_code error;
+  const fs::directory_iterator devices("/sys/class/infiniband", error);
+  return !error && devices != fs::directory_iterator{};
+}
 
 const UcxFound& find_ucx(const UcxSearch& search) {
   // Of the process, as loaded libraries are; the first search that succeeds decides.

@@ -37,6 +37,9 @@ struct UcxFound {
   std::string reason;  ///< why this one; or what was tried and what to install
 };
 
+/// This node has one, of whatever make.
+[[nodiscard]] bool has_rdma_device() noexcept;
+
 /// Loads UCX (once in a process) and says which. Any thread; never throws for a missing UCX.
 SHOAL_API const UcxFound& find_ucx(const UcxSearch& search = {});
 

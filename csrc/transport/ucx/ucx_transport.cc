@@ -215,10 +215,7 @@ Status Module::status_for(const Slot& slot, ucs_status_t status) noexcept {
 
 void Module::finish(Slot& slot, ucs_status_t status) noexcept {
   const Status outcome = status_for(slot, status);
-  Operation& operation = *std::exchange(slot.operation, nullptr);
-  operation.status = outcome;
-  operation.request = nullptr;
-  operation.state = Operation::State::kDone;
+  std::exchange(slot.operation, nullptr)->end(outcome);
   slot.next_free = std::exchange(free_slots_, &slot);
 }
 

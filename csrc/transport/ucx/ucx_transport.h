@@ -5,13 +5,12 @@
 #include <cstddef>
 #include <cstdint>
 #include <functional>
-#include <span>
 #include <string>
 #include <vector>
 
 #include "core/status.h"
 #include "memory/registrar.h"
-#include "transport/transport.h"
+#include "transport/network.h"
 
 namespace shoal::transport::ucx {
 
@@ -26,29 +25,15 @@ struct UcxOptions {
   std::function<void*(const void* data, std::int64_t bytes)> registration;
 };
 
-/// One thread at a time, as every Transport; register_memory() and deregister_memory() too.
-///
-/// Endpoints are made at the first send to a peer. A peer whose endpoint fails, or that a cancel()
-/// had to cut off, stays failed: all its operations end in kPeerFailed, but for receives of
-/// messages that had come before. UCX's notice of a failure is late or never comes: watch peers by
-/// other means and cancel().
+/// register_memory() and deregister_memory(): one thread at a time, too.
 ///
 /// cancel() asks UCX first, then closes the endpoint of the peer, then, where even that does not
 /// end the operation within kCancelMs, destroys the worker: every operation of this transport ends
 /// then, and later ones end in kTransport at once.
-class UcxTransport : public Transport, public memory::Registrar {
- public:
-  /// Bytes that every peer needs for set_peer_address(), a few hundred.
-  [[nodiscard]] virtual const std::vector<std::byte>& address() const noexcept = 0;
-  /// Before the first operation with `peer`.
-  virtual void set_peer_address(int peer, std::span<const std::byte> address) = 0;
-  [[nodiscard]] virtual bool peer_failed(int peer) const noexcept = 0;
-};
-
-inline constexpr std::int64_t kCancelMs = 2000;
+class UcxTransport : public Network, public memory::Registrar {};
 
 /// What libshoal_ucx.so exports. Raised whenever the types above change: the loader compares it.
-inline constexpr int kModuleAbi = 1;
+inline constexpr int kModuleAbi = 2;
 /// nullptr: `error` says why.
 using CreateFunction = UcxTransport* (*)(const UcxOptions& options, char* error,
                                          std::size_t error_bytes);

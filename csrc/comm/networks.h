@@ -1,0 +1,61 @@
+/// Which transport carries messages between nodes: each rank says what it can do, and what all of
+/// them can is chosen by all alike.
+///
+///   UCX   where this node has an RDMA device and a UCX with verbs; or because it was asked for
+///   TCP   everywhere else: the kernel's sockets, faster than UCX over TCP (decision 0005)
+#pragma once
+
+#include <cstdint>
+#include <functional>
+#include <memory>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "memory/registrar.h"
+#include "transport/network.h"
+#include "transport/tcp/tcp_transport.h"
+#include "transport/ucx/ucx_transport.h"
+
+namespace shoal::comm {
+
+struct NetworkOptions {
+  int self = 0;
+  int peers = 1;
+  std::string network;  ///< "auto", "tcp" or "ucx"; "": SHOAL_NETWORK, else "auto"
+  std::string host;     ///< this host's address towards the others
+  std::string ucx_directory;
+  transport::tcp::Authenticate authenticate;                           ///< see TcpOptions
+  std::function<void*(const void* data, std::int64_t bytes)> registration;  ///< see UcxOptions
+};
+
+/// One thread.
+class Networks {
+ public:
+  /// Opens what this rank may use. Throws Error: kInvalidArgument for a `network` that there is
+  /// not; kMissingLibrary or kTransport where UCX was asked for and is not to be had.
+  explicit Networks(NetworkOptions options);
+
+  /// What the others have to know of this rank.
+  [[nodiscard]] std::string offer() const;
+  /// Given every rank's offer (empty: a rank that is reached without a network), the network that
+  /// all of them have, with all addresses. Throws Error(kTransport) naming two ranks that have none
+  /// in common.
+  std::unique_ptr<transport::Network> choose(const std::vector<std::string>& offers);
+  /// Of the chosen one, if it wants to know memory.
+  [[nodiscard]] memory::Registrar* registrar() const noexcept { return registrar_; }
+  /// Why that one; for people.
+  [[nodiscard]] const std::string& reason() const noexcept { return reason_; }
+
+ private:
+  void open_ucx();
+  void open_tcp();
+
+  NetworkOptions options_;
+  std::unique_ptr<transport::ucx::UcxTransport> ucx_;
+  std::unique_ptr<transport::Network> tcp_;
+  memory::Registrar* registrar_ = nullptr;
+  std::string reason_;
+};
+
+}  // namespace shoal::comm
