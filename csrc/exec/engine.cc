@@ -57,7 +57,8 @@ void Engine::remove_group(Group& group) {
 Run* Engine::start(Group& group, const Call& call) {
   const std::lock_guard lock(turn_);
   const Plan& plan = *call.plan;
-  const int moment = crowded_ ? 1 : kMoment;
+  // Whom a network has to bring is not there sooner by looking at his run.
+  const int moment = crowded_ || !group.binding().one_node() ? 1 : kMoment;
   const std::uint64_t sequence = group.issue(plan.fingerprint);
   const bool at_once = plan.form != Form::kSchedule && active_.empty() &&
                        group.may_enter(sequence) && !group.ended();

@@ -9,6 +9,7 @@ namespace shoal::transport::tcp {
 
 namespace {
 
+constexpr std::int64_t kHeader = sizeof(Header);
 constexpr std::int64_t kDropBytes = 64 << 10;
 
 iovec space(void* begin, std::int64_t bytes) noexcept {
@@ -34,7 +35,7 @@ void Inbox::receive(Match match, void* data, std::int64_t capacity, Operation& o
     unexpected_.erase(kept);
     return operation.end(fits ? kOkStatus : Status{ErrorCode::kMismatch, -1, bytes});
   }
-  if (sink_ == Sink::kNobody && key_of(header_) == receive.key) return assign(receive);
+  if (sink_ == Sink::kNobody && key_of(beginning_.header) == receive.key) return assign(receive);
   posted_.push_back(receive);
 }
 
@@ -64,13 +65,15 @@ void Inbox::fail(Status status) noexcept {
 
 int Inbox::spaces(Spaces& spaces) noexcept {
   if (sink_ == Sink::kNone) {
-    spaces[0] = space(reinterpret_cast<std::byte*>(&header_) + header_bytes_,
-                      std::int64_t{sizeof header_} - header_bytes_);
-    if (posted_.empty() || posted_.front().capacity == 0) return 1;
-    spaces[1] = space(posted_.front().data, posted_.front().capacity);
+    auto* const begin = reinterpret_cast<std::byte*>(&beginning_) + header_bytes_;
+    const std::int64_t guessed = posted_.empty() ? 0 : posted_.front().capacity;
+    const bool is_small = guessed <= kSmallBytes;
+    spaces[0] = space(begin, kHeader - header_bytes_ + (is_small ? guessed : 0));
+    if (is_small) return 1;
+    spaces[1] = space(posted_.front().data, guessed);
     return 2;
   }
-  std::int64_t left = header_.bytes - content_bytes_;
+  std::int64_t left = beginning_.header.bytes - content_bytes_;
   if (sink_ == Sink::kNobody && !keep()) return 0;
   if (sink_ == Sink::kDropped) {
     left = std::min(left, kDropBytes);
@@ -96,20 +99,21 @@ std::byte* Inbox::target() noexcept {
 bool Inbox::arrived(std::int64_t bytes) noexcept {
   if (sink_ != Sink::kNone) {
     content_bytes_ += bytes;
-    if (content_bytes_ == header_.bytes) end_message();
+    if (content_bytes_ == beginning_.header.bytes) end_message();
     return true;
   }
-  const std::int64_t of_header = std::min(bytes, std::int64_t{sizeof header_} - header_bytes_);
+  const std::int64_t of_header = std::min(bytes, kHeader - header_bytes_);
   header_bytes_ += of_header;
   bytes -= of_header;
-  if (header_bytes_ < std::int64_t{sizeof header_}) return true;
-  // The rest lies where the receive that was posted first wants its message.
-  std::byte* const guessed = posted_.empty() ? nullptr : posted_.front().data;
+  if (header_bytes_ < kHeader) return true;
+  // The rest lies where spaces() has said.
+  const bool is_small = posted_.empty() || posted_.front().capacity <= kSmallBytes;
+  std::byte* const guessed = is_small ? beginning_.content.data() : posted_.front().data;
   if (!begin_message()) return false;
   if (bytes > 0 && is_receiving() && receiving_.data == guessed) {
-    const std::int64_t mine = std::min(bytes, header_.bytes);
+    const std::int64_t mine = std::min(bytes, beginning_.header.bytes);
     content_bytes_ = mine;
-    if (content_bytes_ == header_.bytes) end_message();
+    if (content_bytes_ == beginning_.header.bytes) end_message();
     return bytes == mine || feed(guessed + mine, bytes - mine);
   }
   return bytes == 0 || feed(guessed, bytes);
@@ -119,18 +123,18 @@ bool Inbox::feed(const std::byte* from, std::int64_t bytes) noexcept {
   while (bytes > 0) {
     std::int64_t taken = 0;
     if (sink_ == Sink::kNone) {
-      taken = std::min(bytes, std::int64_t{sizeof header_} - header_bytes_);
-      std::memcpy(reinterpret_cast<std::byte*>(&header_) + header_bytes_, from,
+      taken = std::min(bytes, kHeader - header_bytes_);
+      std::memcpy(reinterpret_cast<std::byte*>(&beginning_) + header_bytes_, from,
                   static_cast<std::size_t>(taken));
       header_bytes_ += taken;
-      if (header_bytes_ == std::int64_t{sizeof header_} && !begin_message()) return false;
+      if (header_bytes_ == kHeader && !begin_message()) return false;
     } else {
-      taken = std::min(bytes, header_.bytes - content_bytes_);
+      taken = std::min(bytes, beginning_.header.bytes - content_bytes_);
       if (sink_ == Sink::kNobody && !keep()) return false;
       // The bytes may lie in the very memory they belong to, further on.
       if (sink_ != Sink::kDropped) std::memmove(target(), from, static_cast<std::size_t>(taken));
       content_bytes_ += taken;
-      if (content_bytes_ == header_.bytes) end_message();
+      if (content_bytes_ == beginning_.header.bytes) end_message();
     }
     from += taken;
     bytes -= taken;
@@ -139,17 +143,17 @@ bool Inbox::feed(const std::byte* from, std::int64_t bytes) noexcept {
 }
 
 bool Inbox::begin_message() noexcept {
-  if (header_.bytes < 0 || header_.bytes > kMaxMessageBytes) return false;
+  if (beginning_.header.bytes < 0 || beginning_.header.bytes > kMaxMessageBytes) return false;
   content_bytes_ = 0;
   sink_ = Sink::kNobody;
-  const std::uint64_t key = key_of(header_);
+  const std::uint64_t key = key_of(beginning_.header);
   const auto found = std::find_if(posted_.begin(), posted_.end(),
                                   [&](const Receive& receive) { return receive.key == key; });
   if (found != posted_.end()) {
     const Receive receive = *found;
     posted_.erase(found);
     assign(receive);
-  } else if (header_.bytes == 0) {
+  } else if (beginning_.header.bytes == 0) {
     end_message();
   }
   return true;
@@ -157,12 +161,12 @@ bool Inbox::begin_message() noexcept {
 
 void Inbox::assign(const Receive& receive) noexcept {
   Operation& operation = *receive.operation;
-  operation.bytes = header_.bytes;
-  operation.fingerprint = fingerprint_of(header_);
-  if (header_.bytes > receive.capacity) {
+  operation.bytes = beginning_.header.bytes;
+  operation.fingerprint = fingerprint_of(beginning_.header);
+  if (beginning_.header.bytes > receive.capacity) {
     sink_ = Sink::kDropped;
     kept_.reset();
-    return operation.end({ErrorCode::kMismatch, -1, header_.bytes});
+    return operation.end({ErrorCode::kMismatch, -1, beginning_.header.bytes});
   }
   sink_ = Sink::kReceive;
   receiving_ = receive;
@@ -170,13 +174,13 @@ void Inbox::assign(const Receive& receive) noexcept {
     std::memcpy(receive.data, kept_.get(), static_cast<std::size_t>(content_bytes_));
     kept_.reset();
   }
-  if (content_bytes_ == header_.bytes) end_message();
+  if (content_bytes_ == beginning_.header.bytes) end_message();
 }
 
 /// A place for a message that nobody has asked for. False: out of memory.
 bool Inbox::keep() noexcept {
   if (kept_ == nullptr) {
-    kept_.reset(new (std::nothrow) std::byte[static_cast<std::size_t>(header_.bytes)]);
+    kept_.reset(new (std::nothrow) std::byte[static_cast<std::size_t>(beginning_.header.bytes)]);
   }
   return kept_ != nullptr;
 }
@@ -187,7 +191,7 @@ void Inbox::end_message() noexcept {
       receiving_.operation->end(kOkStatus);
       break;
     case Sink::kNobody:
-      unexpected_.push_back({header_, std::move(kept_)});
+      unexpected_.push_back({beginning_.header, std::move(kept_)});
       break;
     default:
       break;

@@ -4,7 +4,8 @@
 /// Bytes go straight to where the user wants them. The header of a message and its content are
 /// read by one call, on the guess that it belongs to the receive that was posted first; a wrong
 /// guess is mended by a move, and what it has overwritten is the memory of a receive that is not
-/// done. A message nobody has asked for stays where it is, in the kernel, and holds the sender
+/// done. A small message is copied once instead: two pieces of memory cost more than that.
+/// A message nobody has asked for stays where it is, in the kernel, and holds the sender
 /// back, unless a receive is posted that may be waiting for one behind it: then it is kept aside.
 #pragma once
 
@@ -75,7 +76,11 @@ class Inbox {
   std::vector<Receive> posted_;    ///< in the order of their calls
   std::vector<Kept> unexpected_;   ///< whole messages, in the order of their coming
   Sink sink_ = Sink::kNone;
-  Header header_{};                ///< of the message that is coming
+  /// The header of the message that is coming and, if it is small, what came with it.
+  struct Beginning {
+    Header header;
+    std::array<std::byte, kSmallBytes> content;
+  } beginning_;
   std::int64_t header_bytes_ = 0;  ///< of which have come
   std::int64_t content_bytes_ = 0;
   Receive receiving_{};

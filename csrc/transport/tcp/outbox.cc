@@ -1,6 +1,7 @@
 #include "transport/tcp/outbox.h"
 
 #include <algorithm>
+#include <cstring>
 
 namespace shoal::transport::tcp {
 
@@ -18,6 +19,14 @@ void add(Outbox::Spaces& spaces, int& count, const void* data, std::int64_t byte
 
 int Outbox::spaces(Spaces& spaces) noexcept {
   constexpr std::int64_t kHeader = sizeof(Header);
+  const Message& first = messages_.front();
+  if (messages_.size() == 1 && left_ == 0 && first.header.bytes <= kSmallBytes) {
+    const auto bytes = static_cast<std::size_t>(first.header.bytes);
+    packed_.header = first.header;
+    if (bytes > 0) std::memcpy(packed_.content.data(), first.data, bytes);
+    spaces[0] = {&packed_, sizeof(Header) + bytes};
+    return 1;
+  }
   int count = 0;
   std::int64_t skip = left_;
   for (const Message& message : messages_) {

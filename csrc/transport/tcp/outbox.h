@@ -45,8 +45,15 @@ class Outbox {
     }
   };
 
+  /// The only message, as one piece.
+  struct Packed {
+    Header header;
+    std::array<std::byte, kSmallBytes> content;
+  };
+
   std::vector<Message> messages_;  ///< few, and used again without a new allocation
   std::int64_t left_ = 0;  ///< of the first message, its header included
+  Packed packed_;
 };
 
 }  // namespace shoal::transport::tcp

@@ -130,11 +130,18 @@ Fd accept_one(int listener) noexcept {
 }
 
 Moved send_some(int socket, std::span<const iovec> spaces) noexcept {
+  constexpr int kFlags = MSG_NOSIGNAL | MSG_DONTWAIT;
+  if (spaces.size() == 1) {
+    return moved(::send(socket, spaces[0].iov_base, spaces[0].iov_len, kFlags));
+  }
   const msghdr message = message_of(spaces);
-  return moved(::sendmsg(socket, &message, MSG_NOSIGNAL | MSG_DONTWAIT));
+  return moved(::sendmsg(socket, &message, kFlags));
 }
 
 Moved receive_some(int socket, std::span<const iovec> spaces) noexcept {
+  if (spaces.size() == 1) {
+    return moved(::recv(socket, spaces[0].iov_base, spaces[0].iov_len, MSG_DONTWAIT));
+  }
   msghdr message = message_of(spaces);
   return moved(::recvmsg(socket, &message, MSG_DONTWAIT));
 }

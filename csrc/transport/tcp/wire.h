@@ -17,6 +17,9 @@ static_assert(sizeof(Header) == 16);
 inline constexpr int kFingerprintShift = 36;
 inline constexpr std::uint64_t kFingerprintBitsInWord = ((std::uint64_t{1} << kFingerprintBits) - 1)
                                                         << kFingerprintShift;
+/// Up to here a message's header and content travel as one piece of memory: a copy costs less than
+/// a second piece (5 % of an exchange of 8 B).
+inline constexpr std::int64_t kSmallBytes = 1024;
 /// No message is longer: whoever says so is not a shoal.
 inline constexpr std::int64_t kMaxMessageBytes = std::int64_t{1} << 46;
 
