@@ -19,6 +19,7 @@
 #include "transport/shm/node.h"
 #include "transport/shm/shm_transport.h"
 #include "transport/ucx/ucx_transport.h"
+#include "tune/table.h"
 
 namespace shoal::comm {
 
@@ -58,6 +59,8 @@ class Context {
   /// How this rank reaches a rank of the world.
   [[nodiscard]] exec::Route route(Rank world) noexcept;
   [[nodiscard]] std::string describe_network() const;
+  /// What rank 0 has read, on every rank alike; empty in one node.
+  [[nodiscard]] const tune::Table& tuning() const noexcept { return tuning_; }
 
   /// "rank 3 (host, pid 4711)"; `rank` is what the caller's communicator calls it.
   [[nodiscard]] std::string name(Rank rank, Rank world) const;
@@ -93,6 +96,7 @@ class Context {
   void write_page();
   void connect(Deadline deadline);
   void open_network();
+  void agree_on_tuning(Deadline deadline);
 
   Options options_;
   bootstrap::Identity identity_;
@@ -110,6 +114,7 @@ class Context {
   std::unique_ptr<transport::ucx::UcxTransport> network_;
   std::unique_ptr<exec::Engine> engine_;
   memory::Offset world_control_ = memory::kNoOffset;
+  tune::Table tuning_;
   struct Departed {
     std::uint32_t communicator;
     std::vector<int> local_ranks;

@@ -3,6 +3,7 @@
 
 #include <string>
 
+#include "shoal/export.h"
 #include "tune/table.h"
 
 namespace shoal::tune {
@@ -12,7 +13,7 @@ inline constexpr const char* kNoTable = "none";
 
 /// SHOAL_TUNING_FILE, else $XDG_CONFIG_HOME/shoal/tuning, else ~/.config/shoal/tuning; "" if none
 /// of them is set. What jobs read that are told nothing else, and where `shoal tune` writes.
-std::string usual_path();
+SHOAL_API std::string usual_path();
 
 /// The table in the file `chosen`; "": in the usual one. Empty if `chosen`, or else
 /// SHOAL_TUNING_FILE, is "none", and where the usual file does not exist and the environment does

@@ -231,6 +231,11 @@ std::string to_text(const Table& table) {
   return text;
 }
 
+std::string merge(std::string_view kept, const std::string& name, std::string_view newer) {
+  const Table old = kept.empty() ? Table() : parse(kept, name);
+  return to_text(old.updated_by(parse(newer, "of what was measured now")));
+}
+
 std::string describe(const Table& table, const Row& row, const schedule::Shape& shape) {
   const bool is_exact = row.ranks == shape.ranks && row.node_ranks == shape.node_ranks;
   std::string text = "measured by `shoal tune` on " + table.origins()[row.origin].date + ": " +

@@ -13,6 +13,7 @@
 #include <string>
 #include <string_view>
 
+#include "shoal/export.h"
 #include "tune/table.h"
 
 namespace shoal::tune {
@@ -23,6 +24,9 @@ Table parse(std::string_view text, const std::string& name);
 
 /// "" for an empty table; else parse() makes the same table of it, times to 0.01 us.
 std::string to_text(const Table& table);
+
+/// Table::updated_by() of texts. `kept`, which may be "", comes from the file `name`.
+SHOAL_API std::string merge(std::string_view kept, const std::string& name, std::string_view newer);
 
 /// "measured by `shoal tune` on 2026-03-01: 71.2 us, next best rabenseifner 93.0 us (up to 65536
 /// bytes, 4 ranks, 2 a node)"; says so where `shape` is another one than was measured.

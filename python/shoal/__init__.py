@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import atexit
 import contextlib
+import os
 import weakref
 from collections.abc import Generator, Iterator
 from typing import Any
@@ -74,6 +75,7 @@ def init(
     init_timeout: float = 300.0,
     pool_bytes: int = 0,
     progress_thread: bool = False,
+    tuning: str | os.PathLike[str] = "",
 ) -> Communicator:
     """Joins the job and returns the communicator of all its ranks. Collective.
 
@@ -83,7 +85,10 @@ def init(
 
     Units    `timeout` (of each operation) and `init_timeout` are seconds; `pool_bytes` bytes
              (0: SHOAL_POOL_BYTES, else the size of the node's memory).
-    Raises   BootstrapError or Timeout, naming the ranks that are missing or wrong.
+    tuning   file of `shoal tune` (docs/tuning.md), read by rank 0 for all, and over several nodes
+             only; "": SHOAL_TUNING_FILE, else ~/.config/shoal/tuning if it exists; "none": none.
+    Raises   InvalidArgument, on all ranks, for a tuning file that is missing or malformed;
+             BootstrapError or Timeout, naming the ranks that are missing or wrong.
     """
     comm = _core.init(
         rank,
@@ -95,6 +100,7 @@ def init(
         pool_bytes,
         progress_thread,
         ucx_directory(),
+        os.fspath(tuning),
     )
     global _latest
     _jobs.add(comm)
