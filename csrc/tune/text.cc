@@ -244,13 +244,12 @@ std::string describe(const Table& table, const Row& row, const schedule::Shape& 
     text += ", next best " + std::string(schedule::name_of(*row.next)) + " " +
             in_us(row.next_us, 1) + " us";
   }
-  if (row.collective == Collective::kBarrier) {
-    text += " (";
-  } else {
-    text += " (up to " + std::to_string(row.up_to_bytes) + " bytes, ";
+  text += "; ";
+  if (row.collective != Collective::kBarrier) {
+    text += "up to " + std::to_string(row.up_to_bytes) + " bytes, ";
   }
   text += std::to_string(row.ranks) + " ranks, " + std::to_string(row.node_ranks) + " a node";
-  return text + (is_exact ? ")" : "; the nearest shape that was measured)");
+  return is_exact ? text : text + ", the nearest shape that was measured";
 }
 
 }  // namespace shoal::tune

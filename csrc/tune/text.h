@@ -28,8 +28,8 @@ std::string to_text(const Table& table);
 /// Table::updated_by() of texts. `kept`, which may be "", comes from the file `name`.
 SHOAL_API std::string merge(std::string_view kept, const std::string& name, std::string_view newer);
 
-/// "measured by `shoal tune` on 2026-03-01: 71.2 us, next best rabenseifner 93.0 us (up to 65536
-/// bytes, 4 ranks, 2 a node)"; says so where `shape` is another one than was measured.
+/// "measured by `shoal tune` on 2026-03-01: 71.2 us, next best rabenseifner 93.0 us; up to 65536
+/// bytes, 4 ranks, 2 a node"; says so where `shape` is another one than was measured.
 std::string describe(const Table& table, const Row& row, const schedule::Shape& shape);
 
 }  // namespace shoal::tune

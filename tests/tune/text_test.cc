@@ -107,8 +107,8 @@ TEST(Text, ARowIsDescribedWithWhatWasMeasured) {
   const Table table = table_of({all_reduce(4, 2, 65536, Algorithm::kHierarchical)});
   const Row& row = table.rows()[0];
   EXPECT_EQ(describe(table, row, shape_of(Collective::kAllReduce, 4, 2)),
-            "measured by `shoal tune` on 2026-03-01: 12.3 us, next best ordered 15.0 us (up to "
-            "65536 bytes, 4 ranks, 2 a node)");
+            "measured by `shoal tune` on 2026-03-01: 12.3 us, next best ordered 15.0 us; up to "
+            "65536 bytes, 4 ranks, 2 a node");
   EXPECT_NE(describe(table, row, shape_of(Collective::kAllReduce, 8, 4)).find("nearest shape"),
             std::string::npos);
 }

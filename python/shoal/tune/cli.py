@@ -95,6 +95,9 @@ def _finish(measured: Measured, output: Path, arguments: argparse.Namespace) -> 
         return 0
     for line in report(measured):
         print(line)
+    if len(measured.cells) < measured.planned:
+        rest = measured.planned - len(measured.cells)
+        print(f"time was over before {rest} of {measured.planned} cells were measured: --minutes")
     kept = _kept(output, arguments.fresh)
     _write(output, _core.merge_tuning(kept, str(output), table_text(measured)))
     print(f"written: {output} ({len(measured.cells)} rows)")

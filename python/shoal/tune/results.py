@@ -65,6 +65,7 @@ class Measured:
     nodes: int
     hosts: list[str]
     network: str
+    planned: int = 0  # cells; those that time did not suffice for are not in the list
     cells: list[Cell] = field(default_factory=list)
 
 

@@ -89,6 +89,7 @@ class Tuner:
         self._control = control
         self._spec = spec
         self._cells = list(self._plan())
+        self.planned = len(self._cells)
         self._bench = Bench(comm, max((c.up_to_bytes for c in self._cells), default=0))
         self._began = time.monotonic()  # rank 0's is the one that counts
 
@@ -188,9 +189,11 @@ def main() -> None:
             tell(OneNode(comm.size))
         return
     names = hosts(comm)
-    cells = Tuner(comm, spec).run()
+    tuner = Tuner(comm, spec)
+    cells = tuner.run()
     if comm.rank == 0:
-        tell(Measured(comm.size, comm._node_ranks, comm.nodes, names, comm._network, cells))
+        shape = (comm.size, comm._node_ranks, comm.nodes)
+        tell(Measured(*shape, names, comm._network, tuner.planned, cells))
 
 
 if __name__ == "__main__":
