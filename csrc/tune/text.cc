@@ -4,6 +4,7 @@
 #include <array>
 #include <charconv>
 #include <cstdint>
+#include <memory>
 
 #include "shoal/error.h"
 
@@ -48,8 +49,8 @@ std::string quoted(std::string_view word) { return std::string("\"").append(word
 
 template <class Number>
 bool read(std::string_view word, Number& number) noexcept {
-  const char* end = word.data() + word.size();
-  const auto [stop, error] = std::from_chars(word.data(), end, number);
+  const char* end = std::to_address(word.end());
+  const auto [stop, error] = std::from_chars(std::to_address(word.begin()), end, number);
   return error == std::errc() && stop == end;
 }
 
