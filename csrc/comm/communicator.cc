@@ -123,8 +123,55 @@ std::string Communicator::explain(Collective collective, Count count, DataType d
       comm::make_key(*impl_, collective, count, dtype, ReduceOp::kSum, 0, deterministic);
   const comm::Choice choice = impl_->choose(key);
   return comm::describe(key) + ": " + std::string(schedule::name_of(choice.algorithm)) + " (" +
-         std::string(choice.reason) + "); " + std::to_string(size()) + " ranks on " +
-         std::to_string(nodes()) + " node(s); network: " + impl_->context->describe_network();
+         comm::reason(choice, impl_->shape(), impl_->context->tuning()) + "); " +
+         std::to_string(size()) + " ranks on " + std::to_string(nodes()) +
+         " node(s); network: " + network();
+}
+
+std::string Communicator::network() const { return impl_->context->describe_network(); }
+
+Count Communicator::block_count(Collective collective, Bytes largest, DataType dtype) const {
+  if (largest.value < 0) {
+    comm::refuse(*impl_, collective, std::to_string(largest.value) + " bytes are negative");
+  }
+  schedule::Shape shape = impl_->shape();
+  shape.collective = collective;
+  const std::int64_t blocks = schedule::largest_blocks(shape);
+  if (blocks == 0 || largest.value == 0) return {0};
+  return {std::max<std::int64_t>(1, largest.value / (blocks * size_of(dtype)))};
+}
+
+Rank Communicator::node_ranks() const noexcept { return impl_->shape().node_ranks; }
+
+std::vector<std::string> Communicator::algorithms(Collective collective) const {
+  schedule::Shape shape = impl_->shape();
+  shape.collective = collective;
+  const bool one_node = shape.node_ranks == shape.ranks;
+  std::vector<std::string> names;
+  for (const schedule::Entry& entry : schedule::catalog()) {
+    // The others of one node stand in for direct where memory is not shared.
+    if (one_node && entry.algorithm != schedule::Algorithm::kDirect) continue;
+    if (schedule::supports(entry, shape)) names.emplace_back(schedule::name_of(entry.algorithm));
+  }
+  return names;
+}
+
+std::string Communicator::algorithm(Collective collective, Count count, DataType dtype) const {
+  const exec::PlanKey key =
+      comm::make_key(*impl_, collective, count, dtype, ReduceOp::kSum, 0, false);
+  return std::string(schedule::name_of(impl_->choose(key).algorithm));
+}
+
+void Communicator::use_algorithm(Collective collective, const std::string& algorithm) {
+  if (algorithm.empty()) return impl_->use_algorithm(collective, std::nullopt);
+  const std::vector<std::string> names = algorithms(collective);
+  if (std::ranges::find(names, algorithm) != names.end()) {
+    return impl_->use_algorithm(collective, schedule::algorithm_named(algorithm));
+  }
+  std::string known;
+  for (const std::string& name : names) known += (known.empty() ? "" : ", ") + name;
+  comm::refuse(*impl_, collective,
+               "algorithm \"" + algorithm + "\" cannot run on these ranks; can: " + known);
 }
 
 Work Communicator::collective(Collective collective, ConstBuffer input, Buffer output, Count count,

@@ -13,6 +13,8 @@
 #include "comm/report.h"
 #include "core/log.h"
 #include "memory/host_room.h"
+#include "tune/load.h"
+#include "tune/text.h"
 
 namespace shoal::comm {
 
@@ -139,6 +141,7 @@ Context::Context(const Options& options)
   engine_->add_transport(*shm_, false);
   write_page();
   connect(deadline);
+  if (nodes_ > 1) agree_on_tuning(deadline);
   listen();
   if (options_.progress_thread) engine_->start_progress_thread();
   const bootstrap::Traffic traffic = session_->traffic();
@@ -241,6 +244,24 @@ void Context::connect(Deadline deadline) {
   if (heavy_fences) node_->let_heavy_fences();
   node_->try_pull();
   if (networks) use_network(*networks, all);
+}
+
+/// All ranks choose algorithms by the table that rank 0 has read, or all refuse to start: files of
+/// their own might differ, and messages of different algorithms do not match.
+void Context::agree_on_tuning(Deadline deadline) {
+  constexpr char kTable = '+', kError = '-';
+  std::string mine;
+  if (identity_.rank == 0) {
+    try {
+      mine = kTable + tune::to_text(tune::load(options_.tuning_file));
+    } catch (const Error& error) {
+      mine = kError + std::string(error.what());
+    }
+  }
+  const std::string theirs = session_->all_gather(mine, deadline)[0];
+  const std::string text = theirs.substr(1);
+  if (theirs[0] == kError) throw Error(ErrorCode::kInvalidArgument, "init: " + text);
+  if (!text.empty()) tuning_ = tune::parse(text, "of rank 0");
 }
 
 /// The first remote peer has appeared: no job of one node comes here.

@@ -20,6 +20,7 @@
 #include "transport/shm/node.h"
 #include "transport/shm/shm_transport.h"
 #include "transport/network.h"
+#include "tune/table.h"
 
 namespace shoal::comm {
 
@@ -59,6 +60,8 @@ class Context {
   /// How this rank reaches a rank of the world.
   [[nodiscard]] exec::Route route(Rank world) noexcept;
   [[nodiscard]] std::string describe_network() const;
+  /// What rank 0 has read, on every rank alike; empty in one node.
+  [[nodiscard]] const tune::Table& tuning() const noexcept { return tuning_; }
 
   /// "rank 3 (host, pid 4711)"; `rank` is what the caller's communicator calls it.
   [[nodiscard]] std::string name(Rank rank, Rank world) const;
@@ -95,6 +98,7 @@ class Context {
   void connect(Deadline deadline);
   [[nodiscard]] NetworkOptions network_options();
   void use_network(Networks& networks, const std::vector<std::string>& all);
+  void agree_on_tuning(Deadline deadline);
 
   Options options_;
   bootstrap::Identity identity_;
@@ -113,6 +117,7 @@ class Context {
   std::string why_network_;
   std::unique_ptr<exec::Engine> engine_;
   memory::Offset world_control_ = memory::kNoOffset;
+  tune::Table tuning_;
   struct Departed {
     std::uint32_t communicator;
     std::vector<int> local_ranks;

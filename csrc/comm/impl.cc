@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cstring>
+#include <utility>
 
 #include "comm/report.h"
 #include "core/clock.h"
@@ -102,12 +103,41 @@ const exec::Plan* CommunicatorImpl::find_plan(const PlanBucket& bucket,
 const exec::Plan& CommunicatorImpl::make_plan(PlanBucket& bucket, const exec::PlanKey& key) {
   const std::lock_guard lock(plans_mutex_);
   if (const exec::Plan* plan = find_plan(bucket, exec::fingerprint(key))) return *plan;
-  const exec::Layout layout{group->binding().one_node(), context->crowded()};
-  const KnownPlan& made = own_plans_.emplace_front(
-      exec::make_plan(key, choose(key).algorithm, shape(), layout), bucket.load());
+  KnownPlan& made = known_or_new(key, choose(key).algorithm);
+  made.next = bucket.load();
   // release: pairs with the acquire in find_plan()
   bucket.store(&made, std::memory_order_release);
   return made.plan;
+}
+
+CommunicatorImpl::KnownPlan& CommunicatorImpl::known_or_new(const exec::PlanKey& key,
+                                                            schedule::Algorithm algorithm) {
+  for (KnownPlan** link = &dropped_plans_; *link != nullptr; link = &(*link)->next) {
+    KnownPlan& known = **link;
+    if (known.plan.key != key || known.plan.program.algorithm != algorithm) continue;
+    *link = known.next;
+    return known;
+  }
+  const exec::Layout layout{group->binding().one_node(), context->crowded()};
+  return own_plans_.emplace_front(exec::make_plan(key, algorithm, shape(), layout), nullptr);
+}
+
+void CommunicatorImpl::use_algorithm(Collective collective,
+                                     std::optional<schedule::Algorithm> algorithm) {
+  const std::lock_guard lock(plans_mutex_);
+  forced_[static_cast<std::size_t>(collective)] = algorithm;
+  for (PlanBucket& bucket : plans_) drop_plans(bucket, collective);
+}
+
+void CommunicatorImpl::drop_plans(PlanBucket& bucket, Collective collective) noexcept {
+  KnownPlan* kept = nullptr;
+  for (KnownPlan* known = bucket.load(); known != nullptr;) {
+    KnownPlan* const next = known->next;
+    KnownPlan*& list = known->plan.key.collective == collective ? dropped_plans_ : kept;
+    known->next = std::exchange(list, known);
+    known = next;
+  }
+  bucket.store(kept);
 }
 
 schedule::Shape CommunicatorImpl::shape() const noexcept {
@@ -120,7 +150,9 @@ schedule::Shape CommunicatorImpl::shape() const noexcept {
 }
 
 comm::Choice CommunicatorImpl::choose(const exec::PlanKey& key) const noexcept {
-  return comm::choose(key, shape(), group->binding().one_node());
+  const auto& forced = forced_[static_cast<std::size_t>(key.collective)];
+  if (forced.has_value() && !key.deterministic) return {*forced, "forced by use_algorithm"};
+  return comm::choose(key, shape(), group->binding().one_node(), context->tuning());
 }
 
 void CommunicatorImpl::require_own_process() const {

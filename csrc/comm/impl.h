@@ -5,6 +5,7 @@
 #include <atomic>
 #include <forward_list>
 #include <memory>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -24,6 +25,11 @@ struct CommunicatorImpl final : comm::ControlReceiver {
 
   const exec::Plan& plan(const exec::PlanKey& key);
   [[nodiscard]] comm::Choice choose(const exec::PlanKey& key) const noexcept;
+  /// Without collective, root and count.
+  [[nodiscard]] schedule::Shape shape() const noexcept;
+  /// From now on, until called with nullopt, for all calls of the collective that are not
+  /// deterministic. Between calls; no other thread uses the communicator meanwhile.
+  void use_algorithm(Collective collective, std::optional<schedule::Algorithm> algorithm);
   void require_running() const;
   void require_own_process() const;
   [[nodiscard]] std::string describe_self() const;
@@ -40,12 +46,13 @@ struct CommunicatorImpl final : comm::ControlReceiver {
  private:
   struct KnownPlan {
     exec::Plan plan;
-    const KnownPlan* next;  ///< in the same bucket
+    KnownPlan* next;  ///< in the same bucket, or dropped
   };
-  using PlanBucket = std::atomic<const KnownPlan*>;
+  using PlanBucket = std::atomic<KnownPlan*>;
   static const exec::Plan* find_plan(const PlanBucket& bucket, std::uint64_t fingerprint) noexcept;
   const exec::Plan& make_plan(PlanBucket& bucket, const exec::PlanKey& key);
-  [[nodiscard]] schedule::Shape shape() const noexcept;
+  KnownPlan& known_or_new(const exec::PlanKey& key, schedule::Algorithm algorithm);
+  void drop_plans(PlanBucket& bucket, Collective collective) noexcept;
   exec::Binding bind(std::uint32_t id, memory::Offset control);
   exec::GroupEvents events();
   std::string explain(const exec::Run* run, Status status);
@@ -56,12 +63,17 @@ struct CommunicatorImpl final : comm::ControlReceiver {
   void answer(Rank from_world, const comm::ControlHead& query);
 
   memory::Offset control_;  ///< of the node group; its first rank has made it
-  /// By fingerprint. A plan stays, and does not change, once it is linked: so a repeated call takes
-  /// no lock. 1024 buckets of one word: chains are short up to some thousand shapes.
+  /// By fingerprint. A plan stays, and does not change, once it is linked (but for
+  /// use_algorithm(), which nobody calls beside others): so a repeated call takes no lock. 1024
+  /// buckets of one word: chains are short up to some thousand shapes.
   static constexpr int kPlanBucketBits = 10;
   std::array<PlanBucket, 1 << kPlanBucketBits> plans_{};
   std::mutex plans_mutex_;                  // to add one
   std::forward_list<KnownPlan> own_plans_;  // plans_mutex_
+  /// Of algorithms that are not in use any more. They are kept: works may still run by them, and a
+  /// tuner returns to each of them.
+  KnownPlan* dropped_plans_ = nullptr;  // plans_mutex_
+  std::array<std::optional<schedule::Algorithm>, kCollectives> forced_;
   // What ranks of other nodes have last said of themselves; engine's lock.
   struct Heard {
     std::int64_t at_ns = 0;

@@ -56,26 +56,25 @@ Offer read(std::string_view offer) {
 
 }  // namespace
 
+Outlook look_at_networks(const std::string& network, const std::string& ucx_directory) {
+  const std::string wanted = wanted_network(network);
+  if (wanted != "auto") return {wanted == "tcp", wanted == "ucx", kAsked};
+  if (!transport::ucx::has_rdma_device()) return {true, false, "no RDMA device here"};
+  const auto& found = transport::ucx::find_ucx({ucx_directory, {}});
+  if (found.verbs) return {true, true, "an RDMA device, and a UCX with verbs"};
+  return {true, false, "there is an RDMA device, but no UCX with verbs: " + found.reason};
+}
+
 Networks::Networks(NetworkOptions options) : options_(std::move(options)) {
-  const std::string wanted = wanted_network(options_.network);
-  if (wanted != "ucx") open_tcp();
-  if (wanted == "ucx") {
+  const Outlook outlook = look_at_networks(options_.network, options_.ucx_directory);
+  reason_ = outlook.reason;
+  if (outlook.offers_tcp) open_tcp();
+  if (!outlook.offers_ucx) return;
+  try {
     open_ucx();
-    reason_ = kAsked;
-  } else if (wanted == "tcp") {
-    reason_ = kAsked;
-  } else if (!transport::ucx::has_rdma_device()) {
-    reason_ = "no RDMA device here";
-  } else if (const auto& found = transport::ucx::find_ucx({options_.ucx_directory, {}});
-             !found.verbs) {
-    reason_ = "there is an RDMA device, but no UCX with verbs: " + found.reason;
-  } else {
-    try {
-      open_ucx();
-      reason_ = "all ranks have an RDMA device and a UCX with verbs";
-    } catch (const Error& error) {
-      reason_ = std::string("there is an RDMA device, but ") + error.what();
-    }
+  } catch (const Error& error) {
+    if (!outlook.offers_tcp) throw;
+    reason_ = std::string("there is an RDMA device, but ") + error.what();
   }
 }
 

@@ -13,6 +13,7 @@
 #include <vector>
 
 #include "memory/registrar.h"
+#include "shoal/export.h"
 #include "transport/network.h"
 #include "transport/tcp/tcp_transport.h"
 #include "transport/ucx/ucx_transport.h"
@@ -28,6 +29,15 @@ struct NetworkOptions {
   transport::tcp::Authenticate authenticate;                           ///< see TcpOptions
   std::function<void*(const void* data, std::int64_t bytes)> registration;  ///< see UcxOptions
 };
+
+/// What a rank here would do. For `shoal info`, too.
+struct Outlook {
+  bool offers_tcp = true;
+  bool offers_ucx = false;
+  std::string reason;
+};
+/// `network` as in NetworkOptions. Throws Error(kInvalidArgument) for one that there is not.
+SHOAL_API Outlook look_at_networks(const std::string& network, const std::string& ucx_directory);
 
 /// One thread.
 class Networks {

@@ -1,6 +1,7 @@
 #include "comm/selector.h"
 
 #include "core/assert.h"
+#include "tune/text.h"
 
 namespace shoal::comm {
 
@@ -49,13 +50,7 @@ Choice over_messages(const exec::PlanKey& key, const schedule::Shape& shape) noe
   return {Algorithm::kRing, ""};
 }
 
-}  // namespace
-
-Choice choose(const exec::PlanKey& key, schedule::Shape shape, bool one_node) noexcept {
-  shape.collective = key.collective;
-  shape.root = key.root;
-  shape.count = key.count;
-  if (one_node) return {Algorithm::kDirect, "one node: straight out of the ranks' buffers"};
+Choice by_rule(const exec::PlanKey& key, const schedule::Shape& shape) noexcept {
   const schedule::Entry* entry = schedule::find(key.collective, Algorithm::kHierarchical);
   if (entry != nullptr && !key.deterministic && schedule::supports(*entry, shape)) {
     return {Algorithm::kHierarchical,
@@ -64,6 +59,25 @@ Choice choose(const exec::PlanKey& key, schedule::Shape shape, bool one_node) no
   const Choice choice = over_messages(key, shape);
   SHOAL_ASSERT(schedule::find(key.collective, choice.algorithm) != nullptr);
   return choice;
+}
+
+}  // namespace
+
+Choice choose(const exec::PlanKey& key, schedule::Shape shape, bool one_node,
+              const tune::Table& table) noexcept {
+  shape.collective = key.collective;
+  shape.root = key.root;
+  shape.count = key.count;
+  if (one_node) return {Algorithm::kDirect, "one node: straight out of the ranks' buffers"};
+  if (key.deterministic) return by_rule(key, shape);
+  const std::int64_t bytes = schedule::largest_blocks(shape) * key.count * size_of(key.dtype);
+  const tune::Row* row = table.find(shape, bytes);
+  return row == nullptr ? by_rule(key, shape) : Choice{row->algorithm, "", row};
+}
+
+std::string reason(const Choice& choice, const schedule::Shape& shape, const tune::Table& table) {
+  if (choice.measured == nullptr) return std::string(choice.rule);
+  return tune::describe(table, *choice.measured, shape);
 }
 
 }  // namespace shoal::comm

@@ -343,23 +343,64 @@ std::vector<Rank> holders(const Communicator& comm, const py::object& x) {
   return comm.holders(array.data, array.bytes());
 }
 
-std::string explain(const Communicator& comm, const std::string& collective, std::int64_t count,
-                    const py::object& dtype, bool deterministic) {
+Collective parse_collective(const char* call, const std::string& name) {
   for (int i = 0; i < kCollectives; ++i) {
-    if (name_of(static_cast<Collective>(i)) != collective) continue;
-    for (int d = 0; d < kDataTypes; ++d) {
-      if (name_of(static_cast<DataType>(d)) != py::str(dtype).cast<std::string>()) continue;
-      return comm.explain(static_cast<Collective>(i), {count}, static_cast<DataType>(d),
-                          deterministic);
-    }
-    invalid("explain: dtype \"" + py::str(dtype).cast<std::string>() + "\" is not known");
+    if (name_of(static_cast<Collective>(i)) == name) return static_cast<Collective>(i);
   }
-  invalid("explain: collective \"" + collective + "\" is not known");
+  invalid(std::string(call) + ": collective \"" + name + "\" is not known");
+}
+
+DataType parse_dtype(const char* call, const py::object& dtype) {
+  const auto name = py::str(dtype).cast<std::string>();
+  for (int i = 0; i < kDataTypes; ++i) {
+    if (name_of(static_cast<DataType>(i)) == name) return static_cast<DataType>(i);
+  }
+  invalid(std::string(call) + ": dtype \"" + name + "\" is not known");
+}
+
+std::string explain(const Communicator& comm, const std::string& name,
+                    std::optional<std::int64_t> count, const py::object& dtype_name,
+                    bool deterministic, std::optional<std::int64_t> nbytes) {
+  const Collective collective = parse_collective("explain", name);
+  const DataType dtype = parse_dtype("explain", dtype_name);
+  if (collective == Collective::kBarrier && !nbytes.has_value()) count = count.value_or(0);
+  if (count.has_value() == nbytes.has_value()) {
+    invalid(
+        "explain: give either count, the elements of one block, or nbytes, of the largest "
+        "array of the call");
+  }
+  const Count elements =
+      count.has_value() ? Count{*count} : comm.block_count(collective, {*nbytes}, dtype);
+  return comm.explain(collective, elements, dtype, deterministic);
+}
+
+std::vector<std::string> algorithms(const Communicator& comm, const std::string& collective) {
+  return comm.algorithms(parse_collective("algorithms", collective));
+}
+
+std::string algorithm(const Communicator& comm, const std::string& collective, std::int64_t count,
+                      const py::object& dtype) {
+  return comm.algorithm(parse_collective("algorithm", collective), {count},
+                        parse_dtype("algorithm", dtype));
+}
+
+void use_algorithm(Communicator& comm, const std::string& collective,
+                   const std::optional<std::string>& algorithm) {
+  comm.use_algorithm(parse_collective("use_algorithm", collective), algorithm.value_or(""));
+}
+
+std::int64_t count_in(const Communicator& comm, const std::string& collective, std::int64_t nbytes,
+                      const py::object& dtype) {
+  return comm
+      .block_count(parse_collective("block_count", collective), {nbytes},
+                   parse_dtype("block_count", dtype))
+      .value;
 }
 
 Communicator init(Rank rank, Rank size, const std::string& store, const std::string& secret,
                   double timeout, double init_timeout, std::int64_t pool_bytes,
-                  bool progress_thread, const std::string& network, const std::string& ucx_directory) {
+                  bool progress_thread, const std::string& network,
+                  const std::string& ucx_directory, const std::string& tuning) {
   Options options;
   options.rank = rank;
   options.size = size;
@@ -371,6 +412,7 @@ Communicator init(Rank rank, Rank size, const std::string& store, const std::str
   options.progress_thread = progress_thread;
   options.network = network;
   options.ucx_directory = ucx_directory;
+  options.tuning_file = tuning;
   if (options.timeout_ms <= 0 || options.init_timeout_ms <= 0) {
     invalid("init: timeout and init_timeout are in seconds and must be positive");
   }
@@ -385,7 +427,7 @@ void register_communicator(py::module_& module) {
   const auto released = py::call_guard<py::gil_scoped_release>();
   module.def("init", &init, released, arg("rank"), arg("size"), arg("store"), arg("secret"),
              arg("timeout"), arg("init_timeout"), arg("pool_bytes"), arg("progress_thread"),
-             arg("network"), arg("ucx_directory"));
+             arg("network"), arg("ucx_directory"), arg("tuning"));
   py::class_<Communicator>(module, "Communicator")
       .def_property_readonly("rank", &Communicator::rank)
       .def_property_readonly("size", &Communicator::size)
@@ -424,8 +466,14 @@ void register_communicator(py::module_& module) {
           },
           arg("x"))
       .def("holders", &holders, arg("x"))
-      .def("explain", &explain, arg("collective"), arg("count"), arg("dtype") = "float32",
-           arg("deterministic") = false)
+      .def("explain", &explain, arg("collective"), arg("count") = none, arg("dtype") = "float32",
+           arg("deterministic") = false, py::kw_only(), arg("nbytes") = none)
+      .def_property_readonly("_network", &Communicator::network)
+      .def_property_readonly("_node_ranks", &Communicator::node_ranks)
+      .def("_algorithms", &algorithms, arg("collective"))
+      .def("_algorithm", &algorithm, arg("collective"), arg("count"), arg("dtype") = "float32")
+      .def("_use_algorithm", &use_algorithm, arg("collective"), arg("algorithm"))
+      .def("_block_count", &count_in, arg("collective"), arg("nbytes"), arg("dtype") = "float32")
       .def(
           "split",
           [](Communicator& comm, int color, int key) -> std::optional<Communicator> {

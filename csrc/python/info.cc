@@ -6,6 +6,7 @@
 #include "python/module.h"
 #include "reduce/reduce.h"
 #include "shoal/abi/progress_page.h"
+#include "comm/networks.h"
 #include "transport/ucx/loader.h"
 
 namespace shoal::python {
@@ -55,6 +56,8 @@ py::dict info(const std::string& ucx_directory) {
   result["numa"] = local.advice;
   result["numa_granted"] = local.granted;
   result["ucx"] = ucx_info(ucx_directory);
+  const comm::Outlook outlook = comm::look_at_networks({}, ucx_directory);
+  result["network"] = std::string(outlook.offers_ucx ? "ucx" : "tcp") + " (" + outlook.reason + ")";
   return result;
 }
 

@@ -11,5 +11,6 @@ PYBIND11_MODULE(_core, module) {
   register_numpy_pool(module);
   register_store(module);
   register_schedules(module);
+  register_tuning(module);
   register_info(module);
 }

@@ -14,6 +14,7 @@ void register_numpy_pool(py::module_& module);
 void register_work(py::module_& module);
 void register_store(py::module_& module);
 void register_schedules(py::module_& module);
+void register_tuning(py::module_& module);
 void register_info(py::module_& module);
 
 }  // namespace shoal::python

@@ -186,6 +186,14 @@ std::string_view name_of(Algorithm algorithm) noexcept {
   return kNames[static_cast<std::size_t>(algorithm)];
 }
 
+std::optional<Algorithm> algorithm_named(std::string_view name) noexcept {
+  for (int i = 0; i < kAlgorithms; ++i) {
+    const auto algorithm = static_cast<Algorithm>(i);
+    if (name_of(algorithm) == name) return algorithm;
+  }
+  return std::nullopt;
+}
+
 std::span<const Entry> catalog() noexcept { return kCatalog; }
 
 const Entry* find(Collective collective, Algorithm algorithm) noexcept {

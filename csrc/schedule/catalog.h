@@ -2,6 +2,7 @@
 #pragma once
 
 #include <cstdint>
+#include <optional>
 #include <span>
 #include <string_view>
 
@@ -28,6 +29,7 @@ enum class Algorithm : std::uint8_t {
 inline constexpr int kAlgorithms = 12;
 
 SHOAL_API std::string_view name_of(Algorithm algorithm) noexcept;
+std::optional<Algorithm> algorithm_named(std::string_view name) noexcept;
 
 /// One row of the catalog.
 struct Entry {

@@ -69,6 +69,12 @@ constexpr int output_blocks(const Shape& s) noexcept {
   }
 }
 
+/// Of the largest buffer that any rank gives to a call.
+constexpr int largest_blocks(Shape s) noexcept {
+  s.rank = s.root;  // no other has a larger one
+  return std::max(input_blocks(s), output_blocks(s));
+}
+
 /// Splits `count` elements into `parts` contiguous, nearly equal ranges that start at multiples of
 /// 16 elements where there are enough (so that ranks do not share cache lines).
 struct Partition {

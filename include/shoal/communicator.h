@@ -59,6 +59,9 @@ struct Options {
   /// verbs, else TCP); "": SHOAL_NETWORK, else "auto".
   std::string network;
   std::string ucx_directory;     ///< where to look for libucp first; "": the usual places
+  /// What `shoal tune` has measured. Of rank 0 only, which tells the others; not read in one node.
+  /// "": SHOAL_TUNING_FILE, else ~/.config/shoal/tuning if it exists; "none": no table.
+  std::string tuning_file;
 };
 
 /// Of one call.
@@ -174,6 +177,23 @@ class SHOAL_API Communicator {
   /// Which algorithm over which transport a call of this shape would use, and why.
   [[nodiscard]] std::string explain(Collective collective, Count count, DataType dtype,
                                     bool deterministic = false) const;
+  /// Elements of one block (`count` of every call) where the largest buffer of any rank has so many
+  /// bytes; rounded down, but not to none.
+  [[nodiscard]] Count block_count(Collective collective, Bytes largest, DataType dtype) const;
+  [[nodiscard]] std::string network() const;
+
+  // For tuners (`shoal tune`). An algorithm goes by its name in `shoal plan --list`.
+
+  /// Ranks of each node, if they are as many on every one and numbered node by node; else 1.
+  [[nodiscard]] Rank node_ranks() const noexcept;
+  /// Those that can run a collective on these ranks.
+  [[nodiscard]] std::vector<std::string> algorithms(Collective collective) const;
+  /// That of a call of this shape, as explain() says it.
+  [[nodiscard]] std::string algorithm(Collective collective, Count count, DataType dtype) const;
+  /// Makes all further calls of a collective that are not deterministic use this algorithm; "":
+  /// choose again. Called by all ranks alike, between the same collectives, while no other thread
+  /// uses the communicator. Throws InvalidArgument for one that is not in algorithms().
+  void use_algorithm(Collective collective, const std::string& algorithm);
 
   Work barrier(const CallOptions& options = {});
 

@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import atexit
 import contextlib
+import os
 import weakref
 from collections.abc import Generator, Iterator
 from typing import Any
@@ -75,6 +76,7 @@ def init(
     pool_bytes: int = 0,
     progress_thread: bool = False,
     network: str = "",
+    tuning: str | os.PathLike[str] = "",
 ) -> Communicator:
     """Joins the job and returns the communicator of all its ranks. Collective.
 
@@ -84,9 +86,12 @@ def init(
 
     Units    `timeout` (of each operation) and `init_timeout` are seconds; `pool_bytes` bytes
              (0: SHOAL_POOL_BYTES, else the size of the node's memory).
-    Network  between nodes: "tcp", "ucx", or "auto" (UCX where all nodes have RDMA devices and a UCX
+    network  between nodes: "tcp", "ucx", or "auto" (UCX where all nodes have RDMA devices and a UCX
              with verbs, else TCP). "": SHOAL_NETWORK, else "auto".
-    Raises   BootstrapError or Timeout, naming the ranks that are missing or wrong.
+    tuning   file of `shoal tune` (docs/tuning.md), read by rank 0 for all, and over several nodes
+             only; "": SHOAL_TUNING_FILE, else ~/.config/shoal/tuning if it exists; "none": none.
+    Raises   InvalidArgument, on all ranks, for a tuning file that is missing or malformed;
+             BootstrapError or Timeout, naming the ranks that are missing or wrong.
     """
     comm = _core.init(
         rank,
@@ -99,6 +104,7 @@ def init(
         progress_thread,
         network,
         ucx_directory(),
+        os.fspath(tuning),
     )
     global _latest
     _jobs.add(comm)

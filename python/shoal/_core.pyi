@@ -576,17 +576,39 @@ class Communicator:
     def explain(
         self,
         collective: str,
-        count: int,
+        count: int | None = None,
         dtype: npt.DTypeLike = "float32",
         deterministic: bool = False,
+        *,
+        nbytes: int | None = None,
     ) -> str:
         """Which algorithm over which transport a call of this shape would use, and why.
 
-        Units  `count` is elements of one block.
+        Units  either `count`, elements of one block, or `nbytes`, of the largest array of the call
+               on any rank (rounded down to whole blocks).
 
         >>> print(comm.explain("all_reduce", 1 << 20))  # doctest: +ELLIPSIS
         all_reduce...
+        >>> print(comm.explain("all_gather", nbytes=1 << 20))  # doctest: +ELLIPSIS
+        all_gather...
         """
+    @property
+    def _network(self) -> str: ...
+    @property
+    def _node_ranks(self) -> int: ...
+    def _algorithms(self, collective: str) -> list[str]:
+        """The algorithms that can run a collective on these ranks."""
+    def _algorithm(self, collective: str, count: int, dtype: npt.DTypeLike = "float32") -> str:
+        """The one that explain() names."""
+    def _use_algorithm(self, collective: str, algorithm: str | None) -> None:
+        """Forces an algorithm on all further calls that are not deterministic; None: choose again.
+
+        For tuners. Called by all ranks alike, between the same collectives, while no other thread
+        uses the communicator.
+        """
+    def _block_count(
+        self, collective: str, nbytes: int, dtype: npt.DTypeLike = "float32"
+    ) -> int: ...
     def split(self, color: int, key: int = 0) -> Communicator | None:
         """Ranks of one colour form a communicator, ordered by (key, rank). Collective.
 
@@ -612,6 +634,7 @@ def init(
     progress_thread: bool,
     network: str,
     ucx_directory: str,
+    tuning: str,
 ) -> Communicator:
     """shoal.init() with nothing left out; see there."""
 
@@ -683,6 +706,21 @@ def plan(
     >>> from shoal import _core
     >>> "send" in _core.plan("all_reduce", "ring", ranks=4, count=64)
     True
+    """
+
+def tuning_path() -> str:
+    """SHOAL_TUNING_FILE, else the file of the user's configuration; "" if neither can be told."""
+
+def merge_tuning(kept: str, name: str, newer: str) -> str:
+    """The text of the table `kept` (of the file `name`; may be "") with what `newer` has measured.
+
+    Raises  InvalidArgument: file, line, what is wrong with it, what to try.
+
+    >>> from shoal import _core
+    >>> head = "shoal-tuning 1; date today; hosts a, b; network TCP"
+    >>> text = _core.merge_tuning("", "", head + "\\nbroadcast 4 2 64 hierarchical 5 binomial 6")
+    >>> text.splitlines()[2]
+    'broadcast 4 2 64 hierarchical 5.00 binomial 6.00'
     """
 
 def info(ucx_directory: str = "") -> dict[str, Any]:

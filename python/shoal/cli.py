@@ -1,4 +1,4 @@
-"""The `shoal` command: run, ps, info, plan, bench."""
+"""The `shoal` command: run, ps, info, plan, tune, bench."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from typing import Any
 from shoal import _core, pages
 from shoal._ucx import ucx_directory
 from shoal.launch import run
+from shoal.tune import cli as tune
 
 
 def _ps(options: argparse.Namespace) -> int:
@@ -65,6 +66,7 @@ def _info(options: argparse.Namespace) -> int:
         ("shoal", f"{info['version']} ({info['compiler']}{info['sanitizers'] and ', sanitizers'})"),
         ("reduction kernels", info["isa"]),
         ("probes (USDT)", "yes" if info["probes"] else "no: build with systemtap-sdt-dev"),
+        ("between nodes", info["network"]),
         ("UCX", library),
         ("", f"transports: {', '.join(ucx['transports']) or '-'}"),
         ("", f"verbs: {'yes' if ucx['verbs'] else 'no'}; {ucx['reason']}"),
@@ -125,6 +127,10 @@ def _parser(arguments: list[str]) -> argparse.ArgumentParser:
     command.add_argument("--node-ranks", type=int, help="ranks of one node")
     command.add_argument("--list", action="store_true", help="the catalog")
     command.set_defaults(main=_plan)
+
+    command = commands.add_parser("tune", help="measure the fastest algorithms of this cluster")
+    tune.add_arguments(command)
+    command.set_defaults(main=tune.main)
 
     command = commands.add_parser("bench", help="time shoal beside other libraries")
     if "bench" in arguments[:1]:  # importing the suite takes longer than starting two ranks

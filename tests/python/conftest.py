@@ -99,10 +99,11 @@ class TwoHosts:
     b: str
     address_a: str
 
-    def options(self, ranks_each: int) -> tuple[str, ...]:
+    def options(self, ranks_each: int, network: str = "auto") -> tuple[str, ...]:
         return (
             "--hosts", f"{self.a}:{ranks_each},{self.b}:{ranks_each}",
             "--agent", "ip netns exec {host}", "--address", self.address_a,
+            "--env", f"SHOAL_NETWORK={network}",
         )  # fmt: skip
 
     @property

@@ -164,9 +164,12 @@ def test_a_thousand_random_collectives_agree_with_numpy(job: Runner, ranks: int)
     assert result.out.count("agreed 1000") == ranks
 
 
-def test_random_collectives_between_two_hosts(job: Runner, two_hosts: TwoHosts) -> None:
+@pytest.mark.parametrize("network", ["tcp", "ucx"])
+def test_random_collectives_between_two_hosts(
+    job: Runner, two_hosts: TwoHosts, network: str
+) -> None:
     result = job(
-        SOAK, limit_s=120, launcher=two_hosts.launcher, options=two_hosts.options(2),
+        SOAK, limit_s=120, launcher=two_hosts.launcher, options=two_hosts.options(2, network),
         arguments=("300",),
     )  # fmt: skip
     assert result.out.count("agreed 300") == 4

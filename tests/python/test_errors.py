@@ -154,8 +154,12 @@ def test_kill_9_is_named_on_every_rank(job: Runner) -> None:
     assert result.report["first_failure"]["signal"] == "SIGKILL"
 
 
-def test_kill_9_on_another_host_is_named(job: Runner, two_hosts: TwoHosts) -> None:
-    result = job(KILL, expect=137, launcher=two_hosts.launcher, options=two_hosts.options(2))
+@pytest.mark.parametrize("network", ["tcp", "ucx"])
+def test_kill_9_on_another_host_is_named(
+    job: Runner, two_hosts: TwoHosts, network: str
+) -> None:
+    options = two_hosts.options(2, network)
+    result = job(KILL, expect=137, launcher=two_hosts.launcher, options=options)
     assert result.out.count("named") == 3
 
 

@@ -139,6 +139,7 @@ def test_info_says_which_ucx() -> None:
     info = json.loads(shoal("info", "--json").stdout)
     assert info["version"] == _core.__version__
     assert info["ucx"]["reason"]
+    assert info["network"].startswith(("tcp (", "ucx ("))
     if info["ucx"]["found"]:
         assert "tcp" in info["ucx"]["transports"]
     assert "UCX" in shoal("info").stdout
@@ -179,18 +180,52 @@ def test_ps_shows_running_and_stopped_ranks(job: Runner) -> None:
     assert "shown" in job(source, 2).out
 
 
-def test_two_hosts_run_one_job(job: Runner, two_hosts: TwoHosts) -> None:
+# No RDMA device here, or there would be another choice: the machine of the tests has none.
+@pytest.mark.parametrize(("network", "says"), [("auto", "tcp at"), ("ucx", "ucx 1.")])
+def test_two_hosts_run_one_job(
+    job: Runner, two_hosts: TwoHosts, network: str, says: str
+) -> None:
     source = """
+        import sys
         comm = shoal.init(timeout=30)
         assert comm.nodes == 2 and comm.size == 4
         x = comm.empty(100_000, "float32")
         x[:] = comm.rank
         assert (comm.all_reduce(x) == 6).all()
-        print("hierarchical" in comm.explain("all_reduce", 100_000), "ucx" in
-              comm.explain("all_reduce", 1).lower())
+        print("hierarchical" in comm.explain("all_reduce", 100_000), sys.argv[1] in
+              comm.explain("all_reduce", 1))
     """
-    result = job(source, launcher=two_hosts.launcher, options=two_hosts.options(2))
+    result = job(source, launcher=two_hosts.launcher, options=two_hosts.options(2, network),
+                 arguments=(says,))  # fmt: skip
     assert result.out.count("True True") == 4
+
+
+def test_a_network_that_there_is_not_is_an_error_that_says_which_there_are(
+    job: Runner, two_hosts: TwoHosts
+) -> None:
+    source = """
+        try:
+            shoal.init(timeout=20, network="carrier pigeon")
+        except shoal.InvalidArgument as error:
+            assert "carrier pigeon" in str(error) and "auto, tcp or ucx" in str(error), error
+            print("refused", flush=True)
+    """
+    result = job(source, launcher=two_hosts.launcher, options=two_hosts.options(1))
+    assert result.out.count("refused") == 2
+
+
+def test_ranks_without_a_common_network_say_who_lacks_what(
+    job: Runner, two_hosts: TwoHosts
+) -> None:
+    source = """
+        try:
+            shoal.init(timeout=20, network=["ucx", "tcp"][int(os.environ["SHOAL_RANK"])])
+        except shoal.TransportError as error:
+            assert "rank 1 offers no UCX, rank 0 no TCP" in str(error), error
+            print("refused", flush=True)
+    """
+    result = job(source, launcher=two_hosts.launcher, options=two_hosts.options(1))
+    assert result.out.count("refused") == 2
 
 
 @pytest.mark.parametrize("source", ["torchrun", "openmpi"])

@@ -102,12 +102,18 @@ Endpoint local_endpoint(int socket) noexcept {
   return endpoint;
 }
 
-std::string to_text(const Endpoint& endpoint) {
+std::string host_in(const Endpoint& endpoint) {
   std::array<char, NI_MAXHOST> host{};
-  std::array<char, NI_MAXSERV> port{};
   ::getnameinfo(reinterpret_cast<const sockaddr*>(&endpoint.address), endpoint.length, host.data(),
-                host.size(), port.data(), port.size(), NI_NUMERICHOST | NI_NUMERICSERV);
-  return std::string(host.data()) + " port " + port.data();
+                host.size(), nullptr, 0, NI_NUMERICHOST);
+  return host.data();
+}
+
+std::string to_text(const Endpoint& endpoint) {
+  std::array<char, NI_MAXSERV> port{};
+  ::getnameinfo(reinterpret_cast<const sockaddr*>(&endpoint.address), endpoint.length, nullptr, 0,
+                port.data(), port.size(), NI_NUMERICSERV);
+  return host_in(endpoint) + " port " + port.data();
 }
 
 Fd start_connecting(const Endpoint& to) noexcept {

@@ -24,7 +24,8 @@ struct Endpoint {
 /// The first address of a network device. Throws Error(kInvalidArgument) naming those that exist.
 [[nodiscard]] std::string address_of_device(const std::string& device);
 [[nodiscard]] Endpoint local_endpoint(int socket) noexcept;
-[[nodiscard]] std::string to_text(const Endpoint& endpoint);
+[[nodiscard]] std::string host_in(const Endpoint& endpoint);
+[[nodiscard]] std::string to_text(const Endpoint& endpoint);  ///< with the port
 
 /// A connection that is being made; invalid, with errno, where that is hopeless.
 [[nodiscard]] Fd start_connecting(const Endpoint& to) noexcept;

@@ -83,7 +83,7 @@ class Tcp final : public Network {
   bool progress() noexcept override;
   void cancel(Operation& operation) noexcept override;
   int arm() noexcept override;
-  [[nodiscard]] std::string describe() const override { return "tcp at " + to_text(endpoint_); }
+  [[nodiscard]] std::string describe() const override { return "tcp at " + host_in(endpoint_); }
 
  private:
   struct Peer {

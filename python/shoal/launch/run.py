@@ -38,7 +38,8 @@ from shoal.launch.supervise import Limits, Supervisor
 USAGE_CODE = 2
 
 
-def add_arguments(parser: argparse.ArgumentParser) -> None:
+def add_launch_arguments(parser: argparse.ArgumentParser) -> None:
+    """Which ranks run where: of every command that starts a job."""
     add = parser.add_argument
     add("-n", "--ranks", type=int, metavar="N", help="how many ranks (default: all --hosts has)")
     add("--hosts", metavar="A:2,B:2", help="where, and how many ranks each (default: here)")
@@ -49,22 +50,27 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     where.add_argument("--interface", help="or the network interface")
     add("--env", action="append", default=[], metavar="NAME=VALUE", help="set for every rank")
     add("-x", action="append", default=[], metavar="NAME", help="pass on to other hosts")
-    add("--timeout", type=float, metavar="S", help="end the job after S seconds (code 124)")
     add("--grace", type=float, default=5.0, metavar="S",
         help="seconds between SIGTERM and SIGKILL (default: %(default)g)")  # fmt: skip
     add("--no-bind", action="store_true", help="do not bind ranks to cores")
-    tags = parser.add_mutually_exclusive_group()
-    tags.add_argument(
-        "--tag-output", action="store_true", help="prefix lines even of a single rank"
-    )
-    tags.add_argument("--no-prefix", action="store_true", help="do not prefix lines by rank")
-    add("--json-report", type=Path, metavar="FILE", help="write there how each rank ended")
     add(
         "--job",
         metavar="NAME",
         help="name in logs and `shoal ps` (default: the program's, and a number)",
     )
     add("-v", "--verbose", action="store_true", help="say what is started where")
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    add_launch_arguments(parser)
+    add = parser.add_argument
+    add("--timeout", type=float, metavar="S", help="end the job after S seconds (code 124)")
+    tags = parser.add_mutually_exclusive_group()
+    tags.add_argument(
+        "--tag-output", action="store_true", help="prefix lines even of a single rank"
+    )
+    tags.add_argument("--no-prefix", action="store_true", help="do not prefix lines by rank")
+    add("--json-report", type=Path, metavar="FILE", help="write there how each rank ended")
     add("command", nargs=argparse.REMAINDER, help="the program and its arguments")
 
 
@@ -79,7 +85,8 @@ def main(arguments: argparse.Namespace) -> int:
     return report.code
 
 
-def run(arguments: argparse.Namespace) -> JobReport:
+def run(arguments: argparse.Namespace, screen: Console | None = None) -> JobReport:
+    """Runs a job to its end. `screen`: takes the ranks' output instead of the terminal."""
     command = _command(arguments.command)
     placed = _placed(arguments)
     if arguments.json_report and not arguments.json_report.absolute().parent.is_dir():
@@ -108,7 +115,7 @@ def run(arguments: argparse.Namespace) -> JobReport:
     report = JobReport(
         job, command, [RankReport(rank, _shown(name)) for name, r in placed for rank in r]
     )
-    screen = _console(arguments, ranks)
+    screen = screen or _console(arguments, ranks)
     limits = Limits(arguments.timeout, arguments.grace)
     with selectors.DefaultSelector() as selector:
         supervisor = Supervisor(report, store, screen, limits, selector, arguments.verbose)
