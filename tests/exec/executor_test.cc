@@ -8,6 +8,7 @@
 #include "exec/harness.h"
 #include "exec/reference.h"
 #include "transport/sim/sim_transport.h"
+#include "transport/tcp/tcp_transport.h"
 #include "transport/ucx/loader.h"
 
 namespace shoal::exec {
@@ -36,20 +37,34 @@ std::vector<std::unique_ptr<transport::Transport>> sim_network(int ranks) {
   return members;
 }
 
-std::vector<std::unique_ptr<transport::Transport>> ucx_network(int ranks) {
-  std::vector<std::unique_ptr<transport::ucx::UcxTransport>> made;
-  for (int r = 0; r < ranks; ++r) {
-    transport::ucx::UcxOptions options;
-    options.self = r;
-    options.peers = ranks;
-    made.push_back(transport::ucx::make_ucx(options));
-  }
+/// Ranks that know one another's addresses.
+template <class Make>
+std::vector<std::unique_ptr<transport::Transport>> connected(int ranks, Make&& make) {
+  std::vector<std::unique_ptr<transport::Network>> made;
+  for (int r = 0; r < ranks; ++r) made.push_back(make(r));
   for (int r = 0; r < ranks; ++r) {
     for (int q = 0; q < ranks; ++q) made[r]->set_peer_address(q, made[q]->address());
   }
   std::vector<std::unique_ptr<transport::Transport>> members;
   for (auto& transport : made) members.push_back(std::move(transport));
   return members;
+}
+
+std::vector<std::unique_ptr<transport::Transport>> tcp_network(int ranks) {
+  return connected(ranks, [&](int self) {
+    return transport::tcp::make_tcp({self, ranks, "127.0.0.1", [](std::string_view) {
+                                       return std::string(transport::tcp::kProofBytes, 'p');
+                                     }});
+  });
+}
+
+std::vector<std::unique_ptr<transport::Transport>> ucx_network(int ranks) {
+  return connected(ranks, [&](int self) {
+    transport::ucx::UcxOptions options;
+    options.self = self;
+    options.peers = ranks;
+    return transport::ucx::make_ucx(options);
+  });
 }
 
 /// One collective on all ranks, checked.
@@ -161,6 +176,18 @@ TEST(Executor, EveryAlgorithmOverSharedMemory) {
 TEST(Executor, HierarchicalOverSharedMemoryAndSimulatedNetwork) {
   for (const auto& [ranks, node_ranks] : {std::pair{4, 2}, {6, 2}, {6, 3}, {8, 2}, {8, 4}}) {
     EXPECT_TRUE(run_catalog(ranks, node_ranks, sim_network).contains(Algorithm::kHierarchical));
+  }
+}
+
+TEST(Executor, EveryFlatAlgorithmOverTcp) {
+  for (const int ranks : kRanks) {
+    EXPECT_GE(run_catalog(ranks, 1, tcp_network).size(), 7u) << ranks;
+  }
+}
+
+TEST(Executor, HierarchicalOverSharedMemoryAndTcp) {
+  for (const auto& [ranks, node_ranks] : {std::pair{4, 2}, {6, 3}, {8, 4}}) {
+    EXPECT_TRUE(run_catalog(ranks, node_ranks, tcp_network).contains(Algorithm::kHierarchical));
   }
 }
 
