@@ -149,7 +149,8 @@ def compile_with_shoal(workshop: Workshop, name: str, source: str) -> Path:
     """A driver that uses the installed libshoal."""
     library = next(_PACKAGE.glob("libshoal.so.*"))
     flags = [f"-I{_PACKAGE / 'include'}", str(library), f"-Wl,-rpath,{_PACKAGE}"]
-    return workshop.compile(name, source, flags)
+    headers = sorted((_PACKAGE / "include" / "shoal").rglob("*.h"))
+    return workshop.compile(name, source, flags, headers)
 
 
 def shoal_run(placement: Placement) -> list[str]:

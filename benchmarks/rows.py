@@ -92,7 +92,7 @@ def _ratio(result: Result, name: str, other: str | None) -> float | None:
 
 
 def rows_of(result: Result, placement: Placement, peers: set[str]) -> list[Row]:
-    if not result.cell.bytes:
+    if not result.cell.bytes and "shoal/ordinary" in result.times_us:
         return [_row(result, placement, peers, "none", "shoal/ordinary")]
     return [
         _row(result, placement, peers, buffer, f"shoal/{buffer}")

@@ -47,25 +47,32 @@ class Workshop:
         done.write_text(json.dumps(list(packages)))
         return root
 
-    def compile(self, name: str, source: str, flags: Sequence[str] = ()) -> Path:
-        """The driver `source` with the harness, for this processor; made again if they change."""
+    def compile(
+        self, name: str, source: str, flags: Sequence[str] = (), headers: Sequence[Path] = ()
+    ) -> Path:
+        """The driver `source` with the harness, for this processor; made again if they, or a
+        library's headers, change."""
         cc, cxx = _c_compiler(), _compiler("CXX", "g++", "c++", "clang++")
         harness = self._made("harness.o", [cc, "-c"], ["harness.c", "harness.h"])
         compiler = [cxx, "-std=c++20"] if source.endswith(".cc") else [cc]
-        return self._made(name, compiler, [source, "harness.h"], [str(harness), *flags])
+        return self._made(name, compiler, [source, "harness.h", *headers], [str(harness), *flags])
 
     def harness(self) -> Path:
         """The harness alone, to be loaded by a driver in Python."""
         return self._made("harness.so", [_c_compiler(), "-shared"], ["harness.c", "harness.h"])
 
     def _made(
-        self, name: str, compiler: list[str], sources: list[str], others: Sequence[str] = ()
+        self,
+        name: str,
+        compiler: list[str],
+        sources: Sequence[str | Path],
+        others: Sequence[str] = (),
     ) -> Path:
         """What the compiler makes of the first source; the rest is looked at for changes."""
         command = [*compiler, *_FLAGS, str(DRIVERS / sources[0]), *others]
         digest = hashlib.sha256("\0".join(command).encode())
         for source in sources:
-            digest.update((DRIVERS / source).read_bytes())
+            digest.update((DRIVERS / source).read_bytes())  # an absolute path stays as it is
         output = self.directory / "drivers" / f"{name}-{digest.hexdigest()[:16]}"
         if not output.exists():
             output.parent.mkdir(parents=True, exist_ok=True)
