@@ -274,10 +274,14 @@ Home find_home(Rank rank, Fd listener, const std::vector<Card>& cards,
 std::vector<Peer> number_nodes(const std::vector<Card>& cards, const std::vector<Rank>& leaders) {
   std::vector<Peer> peers(cards.size());
   std::map<Rank, std::pair<int, int>> nodes;  // leader -> (node, ranks in it so far)
+  std::map<std::string, Rank> machines;  // boot id -> lowest rank
   for (std::size_t rank = 0; rank < cards.size(); ++rank) {
     const int next_node = static_cast<int>(nodes.size());
     auto& [node, members] = nodes.try_emplace(leaders[rank], next_node, 0).first->second;
-    peers[rank] = {cards[rank].host, cards[rank].pid, node, members++};
+    const Rank self = static_cast<Rank>(rank);
+    const std::string& boot_id = cards[rank].boot_id;
+    const Rank machine = boot_id.empty() ? self : machines.try_emplace(boot_id, self).first->second;
+    peers[rank] = {cards[rank].host, cards[rank].pid, node, members++, machine};
   }
   return peers;
 }

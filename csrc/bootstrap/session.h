@@ -22,6 +22,8 @@ struct Peer {
   std::int64_t pid = 0;
   int node = 0;        ///< nodes are numbered by their lowest rank
   int local_rank = 0;  ///< by rank within the node
+  /// Lowest rank on the same machine. Several nodes may be on one: containers, namespaces.
+  Rank machine = 0;
 };
 
 /// Called on the control thread; must not block.

@@ -55,7 +55,7 @@ class Context {
   [[nodiscard]] transport::shm::Node& node() noexcept { return *node_; }
   [[nodiscard]] exec::Engine& engine() noexcept { return *engine_; }
   [[nodiscard]] exec::Health& health() noexcept { return health_; }
-  /// More ranks than cores on this node.
+  /// More ranks than cores on this machine.
   [[nodiscard]] bool crowded() const noexcept { return crowded_; }
   /// How this rank reaches a rank of the world.
   [[nodiscard]] exec::Route route(Rank world) noexcept;

@@ -42,7 +42,7 @@ def secret_fd(secret: str) -> int:
 # with it. Not a session of its own: with sched_autogroup (most distributions) a session is what
 # shares the processor, sched_yield gives way within it only, and ranks that share a core would wait
 # a time slice for one another: 200 us for a barrier of four ranks on two cores, not 2.
-_OWN_GROUP: dict[str, Any] = (
+OWN_GROUP: dict[str, Any] = (
     {"process_group": 0} if sys.version_info >= (3, 11) else {"preexec_fn": os.setpgrp}
 )
 
@@ -91,7 +91,7 @@ class _Child:
 
 
 class LocalHost:
-    """Each rank leads a session of its own, so that a signal reaches its children too."""
+    """Each rank leads a process group of its own, so that a signal reaches its children too."""
 
     def __init__(
         self,
@@ -153,7 +153,7 @@ class LocalHost:
                     stderr=pipe,
                     pass_fds=(secret,),
                     bufsize=0,
-                    **_OWN_GROUP,
+                    **OWN_GROUP,
                 )
         finally:
             os.close(secret)

@@ -14,6 +14,7 @@ from dataclasses import asdict
 from typing import Any, BinaryIO
 
 from shoal.launch import wire
+from shoal.launch.host import OWN_GROUP
 from shoal.launch.job import Events, HostJob, RankExit
 
 DEFAULT_AGENT = "ssh -o BatchMode=yes {host}"
@@ -64,8 +65,8 @@ class RemoteHost:
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 stderr=subprocess.PIPE,
-                start_new_session=True,  # Ctrl-C goes to the ranks through us, once
                 bufsize=0,
+                **OWN_GROUP,  # Ctrl-C goes to the ranks through us, once
             )
         except OSError as error:
             self._lose(f"cannot start {self._command[0]}: {error.strerror}; see --agent")
