@@ -15,6 +15,11 @@ constexpr std::int64_t kLatencyBytes = 32 << 10;
 constexpr std::int64_t kRingBytes = 4 << 20;
 // Blocks up to here are worth Bruck's log2 P rounds of combined, repeatedly forwarded blocks.
 constexpr std::int64_t kBruckBlockBytes = 256;
+// Blocks up to here are worth being collected in the node, so that fewer messages cross the network
+// (4 ranks on 2 nodes over TCP, 1 MiB: 365 us without, 690 us with).
+constexpr std::int64_t kParcelBlockBytes = 32 << 10;
+// Up to so many nodes the rounds of a ring between them cost less than more bytes.
+constexpr Rank kFewNodes = 8;
 
 Choice over_messages(const exec::PlanKey& key, const schedule::Shape& shape) noexcept {
   const std::int64_t bytes = key.count * size_of(key.dtype);
@@ -50,9 +55,23 @@ Choice over_messages(const exec::PlanKey& key, const schedule::Shape& shape) noe
   return {Algorithm::kRing, ""};
 }
 
+/// Of an algorithm that is direct in the node: is it worth more than messages between all ranks?
+bool pays_to_meet_node(const exec::PlanKey& key, const schedule::Shape& shape) noexcept {
+  const std::int64_t bytes = key.count * size_of(key.dtype);
+  switch (key.collective) {
+    case Collective::kAllToAll:
+      return bytes <= kParcelBlockBytes;
+    case Collective::kAllGather:  // a ring between nodes
+      return shape.nodes() <= kFewNodes || bytes * shape.ranks > kLatencyBytes;
+    default:
+      return true;
+  }
+}
+
 Choice by_rule(const exec::PlanKey& key, const schedule::Shape& shape) noexcept {
   const schedule::Entry* entry = schedule::find(key.collective, Algorithm::kHierarchical);
-  if (entry != nullptr && !key.deterministic && schedule::supports(*entry, shape)) {
+  if (entry != nullptr && !key.deterministic && schedule::supports(*entry, shape) &&
+      pays_to_meet_node(key, shape)) {
     return {Algorithm::kHierarchical,
             "several ranks a node: direct in the node, then between nodes"};
   }

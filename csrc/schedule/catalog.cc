@@ -83,6 +83,8 @@ constexpr std::array kCatalog = {
     Entry{Collective::kAllGather, Algorithm::kRing, false, true, "P-1 rounds of N/P", kPatarasuk},
     Entry{Collective::kAllGather, Algorithm::kBruck, false, true,
           "ceil(log2 P) rounds, N (P-1)/P in all", kBruck},
+    Entry{Collective::kAllGather, Algorithm::kHierarchical, true, true,
+          "3 flag rounds, 1 copy of N + M-1 rounds of N/P", kTraff},
 
     Entry{Collective::kReduceScatter, Algorithm::kDirect, true, true,
           "2 flag rounds, fold of P x N/P", kJain},
@@ -94,6 +96,8 @@ constexpr std::array kCatalog = {
           kThakur},
     Entry{Collective::kReduceScatter, Algorithm::kOrdered, false, true, "P-1 exchanges of N/P",
           kShoal},
+    Entry{Collective::kReduceScatter, Algorithm::kHierarchical, true, false,
+          "2 flag rounds, fold of L x N/L + M-1 exchanges of N/P", kTraff},
 
     Entry{Collective::kAllToAll, Algorithm::kDirect, true, true, "2 flag rounds, 1 copy of N",
           kJain},
@@ -103,6 +107,8 @@ constexpr std::array kCatalog = {
           kThakur},
     Entry{Collective::kAllToAll, Algorithm::kBruck, false, true, "ceil(log2 P) rounds of N/2",
           kBruck},
+    Entry{Collective::kAllToAll, Algorithm::kHierarchical, true, true,
+          "2 flag rounds, 1 copy of N + M-1 exchanges of N/M", kTraff},
 
     Entry{Collective::kGather, Algorithm::kDirect, true, true, "2 flag rounds, 1 copy of N/P",
           kJain},
@@ -163,6 +169,9 @@ auto with_class(Algorithm algorithm, Collective collective, Use&& use) noexcept 
         return use.template operator()<HierarchicalBroadcast>();
       }
       if (collective == Collective::kReduce) return use.template operator()<HierarchicalReduce>();
+      if (is_gather) return use.template operator()<HierarchicalAllGather>();
+      if (is_reduce_scatter) return use.template operator()<HierarchicalReduceScatter>();
+      if (is_all_to_all) return use.template operator()<HierarchicalAllToAll>();
       return use.template operator()<HierarchicalAllReduce>();
   }
   return use.template operator()<Direct>();

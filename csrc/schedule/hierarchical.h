@@ -9,6 +9,7 @@
 
 #include "schedule/binomial.h"
 #include "schedule/dissemination.h"
+#include "schedule/pairwise.h"
 #include "schedule/rabenseifner.h"
 #include "schedule/recursive_doubling.h"
 #include "schedule/ring.h"
@@ -214,6 +215,165 @@ class HierarchicalBroadcast {
   Shape s_;
   Network net_;
   BinomialBroadcast tree_;
+};
+
+/// Rank i of a node gathers, over the network, the blocks of the ranks that have position i in their
+/// nodes, each to its place; then every rank copies from each neighbour what that one has gathered.
+/// Cost: three flag rounds, M - 1 rounds of one block over M nodes, and a copy of N.
+class HierarchicalAllGather {
+ public:
+  explicit constexpr HierarchicalAllGather(const Shape& shape) noexcept
+      : s_(shape), ring_(network(shape)) {}
+
+  constexpr int rounds() const noexcept { return ring_.rounds() + copies() + 3; }
+
+  template <class Emit>
+  constexpr void round(int k, Emit&& emit) const noexcept {
+    const int copy = k - ring_.rounds() - 2;
+    if (k == 0 || copy == -1 || copy == copies()) return meet_node(emit);
+    if (copy < 0) return gather(k - 1, emit);
+    const Rank neighbour = wrap(s_.local_rank() + 1 + copy / s_.nodes(), s_.node_ranks);
+    const Ref block = blocks_of(Space::kOutput, s_.count, at(copy % s_.nodes(), neighbour));
+    emit(Step::copy(block, block.of(at(s_.node(), neighbour))));
+  }
+
+  static constexpr std::int64_t scratch(const Shape&) noexcept { return 0; }
+
+ private:
+  static constexpr Shape network(const Shape& shape) noexcept {
+    return {.collective = shape.collective,
+            .rank = shape.node(),
+            .ranks = shape.nodes(),
+            .count = shape.count};
+  }
+  constexpr int copies() const noexcept { return (s_.node_ranks - 1) * s_.nodes(); }
+  constexpr Rank at(Rank node, Rank local) const noexcept { return node * s_.node_ranks + local; }
+
+  /// The ring's block of node n is that of our position in node n.
+  template <class Emit>
+  constexpr void gather(int k, Emit&& emit) const noexcept {
+    const auto place = [&](const Ref& ref) noexcept {
+      if (ref.space != Space::kOutput || ref.count == 0) return ref;
+      const Rank node = static_cast<Rank>(ref.offset / s_.count);
+      return blocks_of(Space::kOutput, s_.count, at(node, s_.local_rank()));
+    };
+    ring_.round(k, [&](Step step) {
+      step.peer = at(step.peer, s_.local_rank());
+      step.dst = place(step.dst), step.src = place(step.src);
+      emit(step);
+    });
+  }
+
+  Shape s_;
+  RingAllGather ring_;
+};
+
+/// Rank i of a node folds the node's contributions to the blocks of all ranks that have position i
+/// in their nodes into scratch; these blocks are then reduced and scattered over the network.
+/// In place is safe: of the block that becomes this rank's output nobody else reads its input.
+/// Cost: two flag rounds, a fold of N/L for L ranks a node, M - 1 exchanges of one block over M
+/// nodes; scratch at most 2 M blocks.
+class HierarchicalReduceScatter {
+ public:
+  explicit constexpr HierarchicalReduceScatter(const Shape& shape) noexcept
+      : s_(shape),
+        net_{shape, partials(), output(0, shape.count), partials().count},
+        exchange_(net_.shape()) {}
+
+  constexpr int rounds() const noexcept { return s_.nodes() + exchange_.rounds() + 2; }
+
+  template <class Emit>
+  constexpr void round(int k, Emit&& emit) const noexcept {
+    if (k == 0) return meet_node(emit);
+    if (k <= s_.nodes()) return fold(k - 1, emit);
+    if (k < rounds() - 1) return net_.round(exchange_, k - 1 - s_.nodes(), emit);
+    emit(Step::await(kEvery));  // the neighbours have read our input
+  }
+
+  static constexpr std::int64_t scratch(const Shape& shape) noexcept {
+    const HierarchicalReduceScatter whole(shape);
+    return whole.partials().count + PairwiseReduceScatter::scratch(whole.net_.shape());
+  }
+
+ private:
+  constexpr Ref partials() const noexcept { return schedule::scratch(0, s_.nodes() * s_.count); }
+
+  /// The block of node `n`, the last one says so to the neighbours.
+  template <class Emit>
+  constexpr void fold(Rank n, Emit&& emit) const noexcept {
+    const Ref block = blocks_of(Space::kInput, s_.count, n * s_.node_ranks + s_.local_rank());
+    emit(Step::fold(partials().slice(n * s_.count, s_.count), block.of(kEvery), s_.node_ranks, 0));
+    if (n == s_.nodes() - 1) emit(Step::post());
+  }
+
+  Shape s_;
+  Network net_;
+  PairwiseReduceScatter exchange_;
+};
+
+/// Rank i of a node collects what the node has for the ranks of position i in another node, and
+/// sends that as one message to the rank of position i there, for whom these are the blocks of all
+/// ranks of the sending node, one behind the other. Within the node blocks are copied.
+/// Cost: two flag rounds, copies of N, and one message of L blocks to each of M - 1 nodes.
+class HierarchicalAllToAll {
+ public:
+  explicit constexpr HierarchicalAllToAll(const Shape& shape) noexcept
+      : s_(shape), partners_{shape.node(), shape.nodes()} {}
+
+  constexpr int rounds() const noexcept {
+    return collected() + windowed_rounds(partners_.exchanges()) + s_.node_ranks + 2;
+  }
+
+  template <class Emit>
+  constexpr void round(int k, Emit&& emit) const noexcept {
+    const int exchange = k - 1 - collected();
+    const int copy = exchange - windowed_rounds(partners_.exchanges());
+    if (k == 0 || copy == s_.node_ranks) return meet_node(emit);
+    if (exchange < 0) return collect((k - 1) / s_.node_ranks, (k - 1) % s_.node_ranks, emit);
+    if (copy < 0) return start_or_complete(exchange, emit);
+    const Rank neighbour = at(s_.node(), wrap(s_.local_rank() + copy, s_.node_ranks));
+    emit(Step::copy(blocks_of(Space::kOutput, s_.count, neighbour), mine(s_.rank).of(neighbour)));
+  }
+
+  static constexpr std::int64_t scratch(const Shape& shape) noexcept {
+    return (shape.nodes() - 1) * shape.node_ranks * shape.count;
+  }
+
+ private:
+  constexpr Rank at(Rank node, Rank local) const noexcept { return node * s_.node_ranks + local; }
+  constexpr Ref mine(Rank rank) const noexcept { return blocks_of(Space::kInput, s_.count, rank); }
+  /// Steps that bring neighbours' blocks into scratch.
+  constexpr int collected() const noexcept { return partners_.exchanges() * s_.node_ranks; }
+  constexpr Ref parcel(int exchange) const noexcept {
+    return blocks_of(Space::kScratch, s_.count, exchange * s_.node_ranks, s_.node_ranks);
+  }
+
+  template <class Emit>
+  constexpr void collect(int exchange, Rank local, Emit&& emit) const noexcept {
+    const Ref block = mine(at(partners_.to(exchange), s_.local_rank()));
+    emit(Step::copy(parcel(exchange).slice(local * s_.count, s_.count),
+                    block.of(at(s_.node(), local))));
+  }
+
+  template <class Emit>
+  constexpr void start_or_complete(int t, Emit&& emit) const noexcept {
+    windowed(
+        t, partners_.exchanges(),
+        [&](int k) {
+          const Rank from = partners_.from(k);
+          const Ref arriving =
+              blocks_of(Space::kOutput, s_.count, at(from, 0), s_.node_ranks);
+          emit(Step::recv(at(from, s_.local_rank()), arriving, recv_slot(k)));
+          emit(Step::send(at(partners_.to(k), s_.local_rank()), parcel(k), send_slot(k)));
+        },
+        [&](int k) {
+          emit(Step::wait(recv_slot(k)));
+          emit(Step::wait(send_slot(k)));
+        });
+  }
+
+  Shape s_;
+  PairwisePartners partners_;
 };
 
 /// When all of a node have come, its first rank meets those of the other nodes, then releases its

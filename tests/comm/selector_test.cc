@@ -78,6 +78,22 @@ TEST(Selector, SizesAreOfTheLargestBuffer) {
   EXPECT_EQ(chosen(257), Algorithm::kPairwise);
 }
 
+// Direct in the node, then between nodes, unless that costs more than it saves.
+TEST(Selector, SeveralRanksANodeMeetThereWhereItPays) {
+  const auto chosen = [&](Collective collective, std::int64_t count, schedule::Shape shape) {
+    return choose(key_of(collective, count), shape, false, tune::Table()).algorithm;
+  };
+  const schedule::Shape two_by_two = shape_of(4, 2), many_nodes = shape_of(64, 2);
+  for (const std::int64_t count : {1, 1 << 20}) {
+    EXPECT_EQ(chosen(Collective::kAllGather, count, two_by_two), Algorithm::kHierarchical);
+    EXPECT_EQ(chosen(Collective::kReduceScatter, count, two_by_two), Algorithm::kHierarchical);
+  }
+  EXPECT_EQ(chosen(Collective::kAllToAll, 8 << 10, two_by_two), Algorithm::kHierarchical);
+  EXPECT_EQ(chosen(Collective::kAllToAll, (8 << 10) + 1, two_by_two), Algorithm::kPairwise);
+  EXPECT_EQ(chosen(Collective::kAllGather, 1, many_nodes), Algorithm::kBruck);
+  EXPECT_EQ(chosen(Collective::kAllGather, 1 << 20, many_nodes), Algorithm::kHierarchical);
+}
+
 TEST(Selector, DeterministicCallsAndCallsInOneNodeAreNotMeasured) {
   for (const Collective collective : {Collective::kAllReduce, Collective::kReduce}) {
     const Choice choice = choose(key_of(collective, 16, true), shape_of(4, 1), false, table());
