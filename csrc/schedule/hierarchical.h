@@ -65,6 +65,8 @@ constexpr void meet_node(Emit&& emit) noexcept {
 
 /// Up to so many elements a slice rounds are dearer than bytes.
 inline constexpr std::int64_t kSmallSlice = 2048;
+/// Between two nodes, where a round less costs no more bytes.
+inline constexpr std::int64_t kPairSlice = 64 << 10;
 /// Up to so many nodes the 2 (P - 1) rounds of a ring cost less than uneven steps of other
 /// algorithms.
 inline constexpr Rank kFewNodes = 8;
@@ -73,7 +75,8 @@ inline constexpr Rank kFewNodes = 8;
 /// from agreed values only, for all ranks must make the same.
 template <class Use>
 constexpr auto with_network_all_reduce(const Shape& network, Use&& use) noexcept {
-  if (network.count <= kSmallSlice) return use(RecursiveDoublingAllReduce(network));
+  const std::int64_t small = network.ranks == 2 ? kPairSlice : kSmallSlice;
+  if (network.count <= small) return use(RecursiveDoublingAllReduce(network));
   if (network.ranks <= kFewNodes) return use(RingAllReduce(network));
   return use(RabenseifnerAllReduce(network));
 }
