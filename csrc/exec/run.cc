@@ -6,6 +6,7 @@
 #include <array>
 #include <bit>
 #include <memory>
+#include <span>
 
 #include "core/assert.h"
 #include "core/clock.h"
@@ -50,7 +51,7 @@ bool broken(const transport::Operation& operation) noexcept {
 
 void Run::go_on(Group& group, const Call& call, std::uint64_t sequence) noexcept {
   start(group, call, sequence);
-  output_ = static_cast<std::byte*>(call.output);
+  space(Space::kOutput) = static_cast<std::byte*>(call.output);
   stage_ = Stage::kEntering;
 }
 
@@ -61,7 +62,8 @@ void Run::start(Group& group, const Call& call, std::uint64_t sequence) noexcept
   sequence_ = sequence;
   stage_ = Stage::kQueued;
   program_ = &call.plan->program;
-  step_ = nullptr;
+  step_ = steps_end_ = nullptr;
+  element_bytes_ = call.plan->element_bytes;
   suspect_ = asked_ = false;
   lost_ns_ = 0;
   private_input_ = private_output_ = stage_input_ = stage_output_ = false;
@@ -112,13 +114,13 @@ bool Run::advance() noexcept {
       }
       return prepare();
     case Stage::kStaging:
-      return copy_some(input_, call_.input, call_.plan->input_bytes) && enter();
+      return copy_some(space(Space::kInput), call_.input, call_.plan->input_bytes) && enter();
     case Stage::kEntering:
       return check_entries();
     case Stage::kRunning:
       return run_steps();
     case Stage::kUnstaging:
-      if (!copy_some(call_.output, output_, call_.plan->output_bytes)) return false;
+      if (!copy_some(call_.output, space(Space::kOutput), call_.plan->output_bytes)) return false;
       leave();
       return false;
     case Stage::kFencing:
@@ -135,8 +137,8 @@ bool Run::prepare() noexcept {
   const Plan& plan = *call_.plan;
   const Binding& binding = group_->binding();
   const memory::Arena& arena = binding.arena();
-  input_ = static_cast<std::byte*>(const_cast<void*>(call_.input));  // never written
-  output_ = static_cast<std::byte*>(call_.output);
+  space(Space::kInput) = static_cast<std::byte*>(const_cast<void*>(call_.input));  // never written
+  space(Space::kOutput) = static_cast<std::byte*>(call_.output);
   moved_ = true;
   if (plan.form != Form::kSchedule) return enter();
   if (plan.shares_buffers && binding.node.ranks() > 1) {
@@ -145,17 +147,17 @@ bool Run::prepare() noexcept {
     };
     bool& input = plan.takes_private_memory() ? private_input_ : stage_input_;
     bool& output = plan.takes_private_memory() ? private_output_ : stage_output_;
-    input = is_outside(input_, plan.input_bytes);
-    output = is_outside(output_, plan.output_bytes);
+    input = is_outside(space(Space::kInput), plan.input_bytes);
+    output = is_outside(space(Space::kOutput), plan.output_bytes);
   }
   if (!reserve_memory()) {
     fail({ErrorCode::kOutOfMemory, binding.rank,
           plan.input_bytes + plan.output_bytes + plan.program.scratch_bytes});
     return false;
   }
-  if (stage_input_) input_ = arena.at(input_block_.offset);
-  if (stage_output_) output_ = arena.at(output_block_.offset);
-  scratch_ = scratch_block_.bytes == 0 ? nullptr : arena.at(scratch_block_.offset);
+  if (stage_input_) space(Space::kInput) = arena.at(input_block_.offset);
+  if (stage_output_) space(Space::kOutput) = arena.at(output_block_.offset);
+  space(Space::kScratch) = scratch_block_.bytes == 0 ? nullptr : arena.at(scratch_block_.offset);
   if (!stage_input_) return enter();
   stage_ = Stage::kStaging;
   return true;
@@ -190,7 +192,8 @@ std::int64_t Run::place_of(const std::byte* data, std::int64_t bytes,
 }
 
 memory::Offset Run::scratch_offset() const noexcept {
-  return scratch_ == nullptr ? memory::kNoOffset : scratch_block_.offset;
+  return spaces_[static_cast<int>(Space::kScratch)] == nullptr ? memory::kNoOffset
+                                                               : scratch_block_.offset;
 }
 
 std::uint64_t Run::flags() const noexcept {
@@ -210,22 +213,23 @@ bool Run::enter() noexcept {
   transport::shm::EntryLine& line = binding.node.entry(sequence_, binding.node.self());
   line.fingerprint = plan.fingerprint;
   if (plan.form != Form::kSchedule) {
-    if (enter_at_once(*group_, plan, sequence_, input_, home_->pool())) return true;
+    if (enter_at_once(*group_, plan, sequence_, space(Space::kInput), home_->pool())) return true;
     fail({ErrorCode::kOutOfMemory, binding.rank, plan.slot_bytes});
     return false;
   }
   const bool is_private = private_input_ || private_output_;
   if (is_private && plan.slot_bytes > 0) {
-    const memory::Offset slot = put_in_slot(*group_, plan, sequence_, input_, home_->pool());
+    const memory::Offset slot =
+        put_in_slot(*group_, plan, sequence_, space(Space::kInput), home_->pool());
     if (slot == memory::kNoOffset) {
       fail({ErrorCode::kOutOfMemory, binding.rank, plan.slot_bytes});
       return false;
     }
     line.places = {slot, memory::kNoOffset, scratch_offset(), transport::shm::kInSlot};
   } else if (binding.node.ranks() > 1) {
-    line.places = {place_of(input_, plan.input_bytes, private_input_),
-                   place_of(output_, plan.output_bytes, private_output_), scratch_offset(),
-                   flags()};
+    line.places = {place_of(space(Space::kInput), plan.input_bytes, private_input_),
+                   place_of(space(Space::kOutput), plan.output_bytes, private_output_),
+                   scratch_offset(), flags()};
   }
   binding.node.enter(sequence_);
   binding.ring_node();
@@ -261,7 +265,7 @@ bool Run::check_entries() noexcept {
     return false;
   }
   if (is_whole_in_slots()) {
-    combine(binding, *call_.plan, sequence_, output_);
+    combine(binding, *call_.plan, sequence_, space(Space::kOutput));
     leave();
     return false;
   }
@@ -323,72 +327,89 @@ void Run::begin_schedule() noexcept {
   const Binding& binding = group_->binding();
   program_ = &choose_program();
   if (program_->steps.empty()) {
-    schedule_ = schedule::Schedule(program_->algorithm, program_->shape);
+    schedule_.begin(program_->algorithm, program_->shape);
   }
   match_ = {transport::collective_key(binding.communicator, sequence_),
             short_fingerprint(plan.fingerprint)};
+  accumulate_ = reduce::accumulator(plan.key.dtype, plan.key.op);
   stage_ = Stage::kRunning;
+  next_steps();
+  steps_ = 1;
   record(abi::OperationState::kRunning);
 }
 
-void Run::next_step() noexcept {
-  cursor_ = 0;
-  if (program_->steps.empty()) {
-    generated_ = schedule_.next();
-    step_ = &generated_;
-  } else {
-    step_ = &program_->steps[steps_];
-  }
-  ++steps_;
+/// Those that come after steps_end_; of a kept program, all.
+void Run::next_steps() noexcept {
+  const std::span<const schedule::Step> steps =
+      program_->steps.empty() ? schedule_.next_batch() : std::span(program_->steps);
+  step_ = steps.data();
+  steps_end_ = step_ + steps.size();
 }
 
 bool Run::run_steps() noexcept {
-  for (int i = 0; i < kStepsPerPoll; ++i) {
-    if (step_ == nullptr) next_step();
-    if (step_->kind == StepKind::kEnd) {
-      SHOAL_ASSERT(active_slots_ == 0);
-      cursor_ = 0;
-      stage_ = stage_output_ ? Stage::kUnstaging : stage_;
-      if (!stage_output_) leave();
-      return stage_output_;
+  std::uint32_t active = active_slots_;
+  std::int64_t done = 0;
+  for (bool on = true; on && done < kStepsPerPoll;) {
+    const schedule::Step* const first = step_;
+    const schedule::Step* const stop = std::min(steps_end_, first + kStepsPerPoll);
+    const schedule::Step* step = first;
+    while ((on = execute(*step, active)) && (step_ = ++step) != stop) {
     }
-    if (!execute()) break;
-    step_ = nullptr;
-    moved_ = true;
+    done += step - first;
+    if (step == steps_end_) next_steps();
   }
+  steps_ += static_cast<std::uint32_t>(done);
+  if (done > 0) moved_ = true;
+  if (stage_ == Stage::kRunning && step_->kind == StepKind::kEnd) return end_schedule();
   record_->step.store(steps_, std::memory_order_relaxed);
   return false;
 }
 
-/// One step; false: not yet (or failed).
-bool Run::execute() noexcept {
-  const schedule::Step& step = *step_;
+bool Run::end_schedule() noexcept {
+  SHOAL_ASSERT(active_slots_ == 0);
+  if (!stage_output_) {
+    leave();
+    return false;
+  }
+  stage_ = Stage::kUnstaging;
+  return true;
+}
+
+/// Of kSend and kRecv. `active` is active_slots_ in a register: what one step stores the next one
+/// need not load.
+template <bool kSends>
+inline bool Run::start_message(const schedule::Step& step, std::uint32_t& active) noexcept {
+  const Route& route = group_->binding().routes[step.peer];
+  const Ref& ref = kSends ? step.src : step.dst;
+  const std::int64_t n = bytes(ref.count);
+  const int number = step.slot;
+  Slot& slot = slots_[number];
+  slot.peer = step.peer;
+  slot.bytes = kSends ? -1 : n;
+  const bool started =
+      kSends ? route.transport->send(route.peer, match_, own(ref), n, slot.operation)
+             : route.transport->receive(route.peer, match_, own(ref), n, slot.operation);
+  if (started) active_slots_ = active |= 1u << number;
+  return started;
+}
+
+/// One step; false: not yet (or failed, or it is the end).
+inline bool Run::execute(const schedule::Step& step, std::uint32_t& active) noexcept {
   switch (step.kind) {
     case StepKind::kSend:
-    case StepKind::kRecv: {
-      const Route& route = group_->binding().routes[step.peer];
-      transport::Operation& operation = slots_[step.slot];
-      const bool sends = step.kind == StepKind::kSend;
-      const Ref& ref = sends ? step.src : step.dst;
-      const bool started =
-          sends
-              ? route.transport->send(route.peer, match_, own(ref), bytes(ref.count), operation)
-              : route.transport->receive(route.peer, match_, own(ref), bytes(ref.count), operation);
-      if (!started) return false;
-      active_slots_ = static_cast<std::uint8_t>(active_slots_ | 1u << step.slot);
-      slot_peer_[step.slot] = step.peer;
-      slot_bytes_[step.slot] = sends ? -1 : bytes(ref.count);
-      return true;
-    }
+      return start_message<true>(step, active);
+    case StepKind::kRecv:
+      return start_message<false>(step, active);
     case StepKind::kWait:
-      return execute_wait(step.slot);
+      return (active >> step.slot & 1) == 0 || complete_message(step.slot, active);
     case StepKind::kWaitAll:
-      while (active_slots_ != 0) {
-        if (!execute_wait(std::countr_zero(active_slots_))) return false;
+      while (active != 0) {
+        if (!complete_message(std::countr_zero(active), active)) return false;
       }
       return true;
-    case StepKind::kCopy:
     case StepKind::kReduce:
+      return reduces_at_once(step) || execute_elements();
+    case StepKind::kCopy:
     case StepKind::kFold:
       return execute_elements();
     case StepKind::kPost:
@@ -397,24 +418,30 @@ bool Run::execute() noexcept {
     case StepKind::kAwait:
       return execute_await();
     case StepKind::kEnd:
-      break;
+      return false;
   }
+  __builtin_unreachable();
+}
+
+/// False: not yet, or not as it should be.
+inline bool Run::complete_message(int number, std::uint32_t& active) noexcept {
+  const Slot& slot = slots_[number];
+  const transport::Operation& operation = slot.operation;
+  if (!operation.done()) return false;
+  const bool sends = slot.bytes < 0;
+  const bool as_it_should =
+      sends || (operation.bytes == slot.bytes && operation.fingerprint == match_.fingerprint);
+  if (!operation.status.ok() || !as_it_should) return object_to(operation);
+  active_slots_ = active &= ~(1u << number);
   return true;
 }
 
-bool Run::execute_wait(int slot) noexcept {
-  if ((active_slots_ >> slot & 1) == 0) return true;
-  transport::Operation& operation = slots_[slot];
-  if (!operation.done()) return false;
-  if (broken(operation)) return false;  // watch() sees to it
-  const bool receives = slot_bytes_[slot] >= 0;
-  if (receives && (!operation.status.ok() || operation.bytes != slot_bytes_[slot] ||
-                   operation.fingerprint != match_.fingerprint)) {
-    suspect_ = !asked_;  // watch() asks the others at once; their answer names both sides
-    return false;
-  }
-  active_slots_ = static_cast<std::uint8_t>(active_slots_ & ~(1u << slot));
-  return true;
+/// It is not what was awaited; false.
+bool Run::object_to(const transport::Operation& operation) noexcept {
+  // What is broken watch() sees for itself; else it asks the others at once, whose answer names
+  // both sides.
+  if (!broken(operation)) suspect_ = !asked_;
+  return false;
 }
 
 /// The first post is the entry line, which has come already.
@@ -436,11 +463,6 @@ bool Run::execute_await() noexcept {
   }
   awaited_index_ = 0;
   return true;
-}
-
-std::byte* Run::own(const Ref& ref) const noexcept {
-  std::byte* const bases[] = {input_, output_, scratch_};
-  return bases[static_cast<int>(ref.space)] + bytes(ref.offset);
 }
 
 /// Where `ref` of `rank` (of the communicator) lies in this rank's mapping.
@@ -475,14 +497,24 @@ bool Run::pull(void* to, const Ref& ref, Rank rank, std::int64_t from, std::int6
   return status.ok();
 }
 
+/// A whole kReduce step, if it is as small and plain as most are.
+inline bool Run::reduces_at_once(const schedule::Step& step) noexcept {
+  const Ref &dst = step.dst, &src = step.src;
+  if (dst.rank != schedule::kSelf || src.rank != schedule::kSelf || step.finish || cursor_ != 0 ||
+      bytes(dst.count) > kWorkBytes) {
+    return false;
+  }
+  accumulate_(own(dst), own(src), dst.count);
+  return true;
+}
+
 /// Copy, reduce or fold, a bounded part a call; true when the step is complete.
 bool Run::execute_elements() noexcept {
   const Plan& plan = *call_.plan;
   const Ref& dst = step_->dst;
-  const std::int64_t blocks = std::max(1, step_->blocks);
-  const std::int64_t most = std::max<std::int64_t>(1, kWorkBytes / plan.element_bytes / blocks);
-  const std::int64_t n = std::min(most, dst.count - cursor_);
-  if (n <= 0) return true;
+  const std::int64_t block_bytes = bytes(std::max(1, step_->blocks));
+  std::int64_t n = dst.count - cursor_;
+  if (n * block_bytes > kWorkBytes) n = std::max<std::int64_t>(1, kWorkBytes / block_bytes);
   moved_ = true;
   if (step_->kind == StepKind::kCopy) {
     if (!copy_range(cursor_, n)) return false;
@@ -495,7 +527,9 @@ bool Run::execute_elements() noexcept {
     return false;
   }
   cursor_ += n;
-  return cursor_ >= dst.count;
+  if (cursor_ < dst.count) return false;
+  cursor_ = 0;
+  return true;
 }
 
 /// Elements [from, from + n) of a kCopy step; false: not yet, or failed.
@@ -589,8 +623,8 @@ void Run::begin_fencing() noexcept {
   stage_ = Stage::kFencing;
   moved_ = true;
   for (int slot = 0; slot < schedule::kMaxSlots; ++slot) {
-    if ((active_slots_ >> slot & 1) == 0 || slots_[slot].done()) continue;
-    group_->binding().routes[slot_peer_[slot]].transport->cancel(slots_[slot]);
+    if ((active_slots_ >> slot & 1) == 0 || slots_[slot].operation.done()) continue;
+    group_->binding().routes[slots_[slot].peer].transport->cancel(slots_[slot].operation);
   }
   active_slots_ = 0;
 }
@@ -608,9 +642,10 @@ bool Run::fence(std::int64_t now_ns) noexcept {
   bool all_quiet = true;
   for (int i = 0; i < binding.node.ranks(); ++i) all_quiet = all_quiet && quiet(i);
   if (!all_quiet && (now_ns == 0 || now_ns < group_->failed_ns() + kFenceNs)) return false;
-  if (!all_quiet && !stage_output_ && call_.plan->output_bytes > 0 && output_ != nullptr) {
+  if (!all_quiet && !stage_output_ && call_.plan->output_bytes > 0 &&
+      space(Space::kOutput) != nullptr) {
     memory::Arena& arena = binding.arena();
-    const memory::Offset at = arena.offset_of(output_, call_.plan->output_bytes);
+    const memory::Offset at = arena.offset_of(space(Space::kOutput), call_.plan->output_bytes);
     if (at != memory::kNoOffset) (void)arena.cut_off(at, call_.plan->output_bytes);
   }
   // Blocks others may still touch are never used again.
@@ -633,10 +668,10 @@ void Run::watch(std::int64_t now_ns) noexcept {
   }
   record_->awaited_peer.store(awaited_world(), std::memory_order_relaxed);
   for (int slot = 0; slot < schedule::kMaxSlots; ++slot) {
-    if ((active_slots_ >> slot & 1) == 0 || !broken(slots_[slot])) continue;
+    if ((active_slots_ >> slot & 1) == 0 || !broken(slots_[slot].operation)) continue;
     if (lost_ns_ == 0) lost_ns_ = now_ns;
     if (now_ns < lost_ns_ + kLostNs) return;
-    fail({ErrorCode::kTransport, slot_peer_[slot], slots_[slot].status.detail});
+    fail({ErrorCode::kTransport, slots_[slot].peer, slots_[slot].operation.status.detail});
     return;
   }
   if (moved_) ask_ns_ = now_ns + ask_after_ns_;
@@ -667,10 +702,11 @@ Rank Run::awaited() const noexcept {
     case StepKind::kRecv:
       return step_->peer;
     case StepKind::kWait:
-      return slot_peer_[step_->slot];
+      return slots_[step_->slot].peer;
     case StepKind::kWaitAll:
       for (int slot = 0; slot < schedule::kMaxSlots; ++slot) {
-        if ((active_slots_ >> slot & 1) != 0 && !slots_[slot].done()) return slot_peer_[slot];
+        if ((active_slots_ >> slot & 1) != 0 && !slots_[slot].operation.done())
+          return slots_[slot].peer;
       }
       return -1;
     case StepKind::kAwait:

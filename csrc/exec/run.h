@@ -87,11 +87,16 @@ class Run final : public Task {
   void end_mismatched(Status status) noexcept;
   void begin_schedule() noexcept;
   [[nodiscard]] const Program& choose_program() const noexcept;
-  void next_step() noexcept;
+  void next_steps() noexcept;
+  bool end_schedule() noexcept;
   bool run_steps() noexcept;
-  bool execute() noexcept;
-  bool execute_wait(int slot) noexcept;
+  bool execute(const schedule::Step& step, std::uint32_t& active) noexcept;
+  template <bool kSends>
+  bool start_message(const schedule::Step& step, std::uint32_t& active) noexcept;
+  bool complete_message(int number, std::uint32_t& active) noexcept;
+  bool object_to(const transport::Operation& operation) noexcept;
   bool execute_await() noexcept;
+  bool reduces_at_once(const schedule::Step& step) noexcept;
   bool execute_elements() noexcept;
   [[nodiscard]] double scale() const noexcept;
   [[nodiscard]] reduce::Stores stores() const noexcept;
@@ -112,9 +117,14 @@ class Run final : public Task {
   bool reserve(Block& block, std::int64_t bytes) noexcept;
   void drop(Block& block, bool retire) noexcept;
   [[nodiscard]] std::byte* address(const schedule::Ref& ref, Rank rank) const noexcept;
-  [[nodiscard]] std::byte* own(const schedule::Ref& ref) const noexcept;
+  [[nodiscard]] std::byte* own(const schedule::Ref& ref) const noexcept {
+    return spaces_[static_cast<int>(ref.space)] + bytes(ref.offset);
+  }
+  [[nodiscard]] std::byte*& space(schedule::Space which) noexcept {
+    return spaces_[static_cast<int>(which)];
+  }
   [[nodiscard]] std::int64_t bytes(std::int64_t elements) const noexcept {
-    return elements * call_.plan->element_bytes;
+    return elements * element_bytes_;
   }
 
   TaskPool<Run>* home_;
@@ -130,25 +140,30 @@ class Run final : public Task {
   /// ... or it goes through pool blocks.
   bool stage_input_ = false;
   bool stage_output_ = false;
-  std::byte* input_ = nullptr;
-  std::byte* output_ = nullptr;
-  std::byte* scratch_ = nullptr;
+  std::byte* spaces_[3] = {};  ///< by schedule::Space
+  std::int64_t element_bytes_ = 1;
   Block input_block_, output_block_, scratch_block_;
   std::unique_ptr<std::byte[]> pulled_;  ///< kPulledBytes, for folds of private memory
 
   const Program* program_ = nullptr;
   transport::Match match_{};
-  schedule::Schedule schedule_;           ///< where the program does not keep its steps
-  schedule::Step generated_{};            ///< by it
-  const schedule::Step* step_ = nullptr;  ///< to be executed; null: the next one is to be fetched
+  reduce::Accumulate accumulate_ = nullptr;
+  schedule::Schedule schedule_;  ///< where the program does not keep its steps
+  /// To be executed, and those that lie behind it: [step_, steps_end_).
+  const schedule::Step* step_ = nullptr;
+  const schedule::Step* steps_end_ = nullptr;
   std::int64_t cursor_ = 0;  ///< elements (or bytes, when staging) of the step that are done
   std::int32_t awaited_index_ = 0;
   std::uint32_t phase_ = 0;
-  std::uint32_t steps_ = 0;
-  std::uint8_t active_slots_ = 0;  ///< bit per slot
-  transport::Operation slots_[schedule::kMaxSlots];
-  Rank slot_peer_[schedule::kMaxSlots] = {};
-  std::int64_t slot_bytes_[schedule::kMaxSlots] = {};
+  std::uint32_t steps_ = 0;         ///< begun
+  std::uint32_t active_slots_ = 0;  ///< bit per slot
+  /// A message under way.
+  struct Slot {
+    transport::Operation operation;
+    std::int64_t bytes = 0;  ///< to be received; -1: it is sent
+    Rank peer = 0;
+  };
+  Slot slots_[schedule::kMaxSlots];
 
   std::int64_t begin_ns_ = 0;
   std::int64_t deadline_ns_ = 0;

@@ -75,6 +75,10 @@ void fold(DataType dtype, ReduceOp op, std::span<void* const> targets,
        static_cast<std::int64_t>(sources.size()), count, scale, stores == Stores::kStreaming});
 }
 
+Accumulate accumulator(DataType dtype, ReduceOp op) noexcept {
+  return best().accumulate[static_cast<int>(dtype)][kernel_of(op)];
+}
+
 void copy(void* target, const void* source, std::int64_t bytes, Stores stores) noexcept {
   (stores == Stores::kStreaming ? best().stream : best().copy)(target, source, bytes);
 }

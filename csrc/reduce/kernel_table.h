@@ -22,6 +22,8 @@ struct FoldArguments {
   bool streams;
 };
 using FoldKernel = void (*)(const FoldArguments&) noexcept;
+/// target[i] = target[i] op source[i]
+using AccumulateKernel = void (*)(void* target, const void* source, std::int64_t count) noexcept;
 using CopyKernel = void (*)(void* target, const void* source, std::int64_t bytes) noexcept;
 
 struct KernelTable {
@@ -29,6 +31,7 @@ struct KernelTable {
   CopyKernel copy;
   CopyKernel stream;  ///< copies past the caches
   FoldKernel fold[kDataTypes][kKernelOps];
+  AccumulateKernel accumulate[kDataTypes][kKernelOps];  ///< what fold does with two sources
 };
 
 /// Every table this processor can run, the best one last. The first is the baseline all others are

@@ -278,6 +278,11 @@ void fold_wide(const FoldArguments& f) noexcept {
   if (f.streams) finish_stream();
 }
 
+template <class T, class Op>
+void accumulate_wide(void* target, const void* source, int64_t count) noexcept {
+  fold_two<T, Op>(target, target, source, count);
+}
+
 // ---- float16 and bfloat16: widened to float32, folded there, rounded once to nearest even.
 
 struct Bfloat16 {
@@ -338,6 +343,12 @@ void fold_half(const FoldArguments& f) noexcept {
   if (f.streams) finish_stream();
 }
 
+template <class Half, class Op>
+void accumulate_half(void* target, const void* source, int64_t count) noexcept {
+  const void* const sources[] = {target, source};
+  fold_half<Half, Op>({&target, 1, sources, 2, count, 1.0, false});
+}
+
 }  // namespace
 
 // Integers of either sign have the same sums and products; their order differs.
@@ -361,6 +372,22 @@ const KernelTable kTable = {
          fold_half<Float16, Max>},
         {fold_half<Bfloat16, Sum>, fold_half<Bfloat16, Prod>, fold_half<Bfloat16, Min>,
          fold_half<Bfloat16, Max>},
+    },
+    {
+        {accumulate_wide<float, Sum>, accumulate_wide<float, Prod>, accumulate_wide<float, Min>,
+         accumulate_wide<float, Max>},
+        {accumulate_wide<double, Sum>, accumulate_wide<double, Prod>, accumulate_wide<double, Min>,
+         accumulate_wide<double, Max>},
+        {accumulate_wide<uint32_t, Sum>, accumulate_wide<uint32_t, Prod>,
+         accumulate_wide<int32_t, Min>, accumulate_wide<int32_t, Max>},
+        {accumulate_wide<uint64_t, Sum>, accumulate_wide<uint64_t, Prod>,
+         accumulate_wide<int64_t, Min>, accumulate_wide<int64_t, Max>},
+        {accumulate_wide<uint8_t, Sum>, accumulate_wide<uint8_t, Prod>,
+         accumulate_wide<uint8_t, Min>, accumulate_wide<uint8_t, Max>},
+        {accumulate_half<Float16, Sum>, accumulate_half<Float16, Prod>,
+         accumulate_half<Float16, Min>, accumulate_half<Float16, Max>},
+        {accumulate_half<Bfloat16, Sum>, accumulate_half<Bfloat16, Prod>,
+         accumulate_half<Bfloat16, Min>, accumulate_half<Bfloat16, Max>},
     },
 };
 

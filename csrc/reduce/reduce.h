@@ -30,6 +30,11 @@ inline void fold(DataType dtype, ReduceOp op, void* target, std::span<const void
   fold(dtype, op, std::span<void* const>(&target, 1), sources, count, scale);
 }
 
+/// target[i] = target[i] op source[i]: what fold() does with two sources and no scale.
+using Accumulate = void (*)(void* target, const void* source, std::int64_t count) noexcept;
+/// To be asked for once, and called often.
+Accumulate accumulator(DataType dtype, ReduceOp op) noexcept;
+
 /// Copies; no overlap.
 void copy(void* target, const void* source, std::int64_t bytes,
           Stores stores = Stores::kCached) noexcept;

@@ -235,10 +235,14 @@ void Schedule::emplace(const Shape& shape) noexcept {
   static_assert(sizeof(Generator) <= kStateBytes && alignof(Generator) <= 16);
   static_assert(std::is_trivially_copyable_v<Generator>);
   ::new (state_) Generator(shape);
-  next_ = [](void* state) noexcept { return std::launder(static_cast<Generator*>(state))->next(); };
+  fill_ = [](void* state, Step* batch) noexcept {
+    return std::launder(static_cast<Generator*>(state))->fill(batch);
+  };
 }
 
-Schedule::Schedule(Algorithm algorithm, const Shape& shape) noexcept {
+void Schedule::begin(Algorithm algorithm, const Shape& shape) noexcept {
+  at_ = filled_ = 0;
+  fill_ = &end;
   if (is_void(algorithm, shape)) return;
   if (shape.ranks == 1) {
     emplace<Rounds<Alone>>(shape);

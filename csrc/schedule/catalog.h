@@ -5,6 +5,7 @@
 #include <optional>
 #include <span>
 #include <string_view>
+#include <utility>
 
 #include "schedule/shape.h"
 #include "schedule/step.h"
@@ -59,19 +60,39 @@ std::int64_t scratch_count(Algorithm algorithm, const Shape& shape) noexcept;
 class Schedule {
  public:
   Schedule() noexcept = default;
-  /// The caller has checked supports().
-  Schedule(Algorithm algorithm, const Shape& shape) noexcept;
+  Schedule(Algorithm algorithm, const Shape& shape) noexcept { begin(algorithm, shape); }
+  /// From its first step. The caller has checked supports().
+  void begin(Algorithm algorithm, const Shape& shape) noexcept;
 
-  Step next() noexcept { return next_(&state_); }
+  /// Valid until the next call.
+  const Step& next() noexcept {
+    if (at_ == filled_) refill();
+    return batch_[at_++];
+  }
+  /// What next() would return, several at once, at least one. Valid until the next call.
+  std::span<const Step> next_batch() noexcept {
+    if (at_ == filled_) refill();
+    return {batch_ + std::exchange(at_, filled_), batch_ + filled_};
+  }
 
  private:
-  static constexpr std::size_t kStateBytes = 512;
-  static Step ended(void*) noexcept { return Step::end(); }
+  static constexpr std::size_t kStateBytes = 256;
+  static int end(void*, Step* batch) noexcept {
+    *batch = Step::end();
+    return 1;
+  }
   template <class Generator>
   void emplace(const Shape& shape) noexcept;
+  void refill() noexcept {
+    filled_ = fill_(&state_, batch_);
+    at_ = 0;
+  }
 
-  Step (*next_)(void*) noexcept = &ended;
+  int (*fill_)(void*, Step* batch) noexcept = &end;
   alignas(16) std::byte state_[kStateBytes];
+  int at_ = 0;
+  int filled_ = 0;
+  Step batch_[kBatch];
 };
 
 }  // namespace shoal::schedule

@@ -16,7 +16,8 @@ namespace shoal::schedule {
 /// Cost: P - 1 rounds of N/P.
 class RingReduceScatter {
  public:
-  explicit constexpr RingReduceScatter(const Shape& shape) noexcept : s_(shape) {}
+  explicit constexpr RingReduceScatter(const Shape& shape) noexcept
+      : s_(shape), slices_(shape.count, shape.ranks), largest_(source(0).count) {}
 
   constexpr int rounds() const noexcept { return s_.ranks - 1; }
 
@@ -32,7 +33,7 @@ class RingReduceScatter {
   }
 
   static constexpr std::int64_t scratch(const Shape& shape) noexcept {
-    return std::min<std::int64_t>(2, shape.ranks - 1) * RingReduceScatter(shape).source(0).count;
+    return std::min<std::int64_t>(2, shape.ranks - 1) * RingReduceScatter(shape).largest_;
   }
 
  private:
@@ -43,17 +44,19 @@ class RingReduceScatter {
   /// A part is a block of the input (reduce_scatter) or a slice of the only block (all_reduce).
   constexpr Ref source(Rank part) const noexcept {
     if (is_blocks()) return blocks_of(Space::kInput, s_.count, part);
-    return parts_of(input(0, s_.count), {s_.count, s_.ranks}, part);
+    return parts_of(input(0, s_.count), slices_, part);
   }
   constexpr Ref target() const noexcept {
     if (is_blocks()) return output(0, s_.count);
-    return parts_of(output(0, s_.count), {s_.count, s_.ranks}, s_.rank);
+    return parts_of(output(0, s_.count), slices_, s_.rank);
   }
   constexpr Ref travelling(int k, std::int64_t count) const noexcept {
-    return schedule::scratch(k % 2 * source(0).count, count);
+    return schedule::scratch((k & 1) * largest_, count);
   }
 
   Shape s_;
+  Partition slices_;
+  std::int64_t largest_;  ///< elements of a part
 };
 
 /// In round k rank r passes part r - k, which it has got in the round before, to the right, and
@@ -61,7 +64,8 @@ class RingReduceScatter {
 /// Cost: P - 1 rounds of one part each.
 class RingAllGather {
  public:
-  explicit constexpr RingAllGather(const Shape& shape) noexcept : s_(shape) {}
+  explicit constexpr RingAllGather(const Shape& shape) noexcept
+      : s_(shape), slices_(shape.count, shape.ranks) {}
 
   constexpr int rounds() const noexcept { return s_.ranks - 1; }
 
@@ -81,10 +85,11 @@ class RingAllGather {
   constexpr bool is_blocks() const noexcept { return s_.collective == Collective::kAllGather; }
   constexpr Ref part(Rank r) const noexcept {
     if (is_blocks()) return blocks_of(Space::kOutput, s_.count, r);
-    return parts_of(output(0, s_.count), {s_.count, s_.ranks}, r);
+    return parts_of(output(0, s_.count), slices_, r);
   }
 
   Shape s_;
+  Partition slices_;
 };
 
 /// Reduces each slice at its owner, then gathers the slices.

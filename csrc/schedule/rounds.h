@@ -20,9 +20,10 @@
 
 namespace shoal::schedule {
 
-/// Makes a generator of an algorithm. A round is evaluated once, and kKept of its steps are kept;
-/// once more for each kKept further ones. Rounds are short (a handful of steps), so this is what
-/// keeps the state O(1) and a step cheap.
+/// Makes a generator of an algorithm, which writes kBatch steps at a time. Rounds are short (a
+/// handful of steps), so nearly all are evaluated once: that is what keeps the state O(1) and a
+/// step cheap. What does not fit a batch is left for the next one; for it the round is evaluated
+/// again.
 ///
 /// Steps that move or combine nothing (or copy a place onto itself) are left out, at both ends
 /// alike because both compute the same sizes, and so are the waits for them. An algorithm whose
@@ -32,49 +33,77 @@ class Rounds {
  public:
   explicit constexpr Rounds(const Shape& shape) noexcept : algorithm_(shape) {}
 
-  Step next() noexcept {
-    while (index_ < steps_ || begin_round()) {
-      if (index_ == first_kept_ + kKept) keep_from(index_);
-      const Step& step = kept_[index_++ - first_kept_];
-      if (matters(step)) return step;
+  /// Writes the next steps, at least one, and says how many. The last one of all is kEnd, and the
+  /// only one from then on.
+  // flatten: an emit() that is inlined is a few stores, and its filter is decided at compile time.
+  [[gnu::flatten]] int fill(Step* batch) noexcept {
+    const int rounds = algorithm_.rounds();
+    int filled = 0;
+    int longest = 0;
+    std::uint32_t busy = busy_;
+    while (round_ < rounds && (filled == 0 || filled + longest <= kBatch)) {
+      const int room = kBatch - filled;
+      int index = -done_;
+      algorithm_.round(round_, [&](const Step& step) noexcept {
+        if (static_cast<unsigned>(index++) >= static_cast<unsigned>(room)) return;
+        if (matters(step, busy)) put(batch[filled++], step);
+      });
+      longest = std::max(longest, index);
+      const bool fits = index <= room;
+      round_ += fits ? 1 : 0;
+      done_ = fits ? 0 : done_ + room;
     }
-    return Step::end();
+    busy_ = busy;
+    if (filled == 0) batch[filled++] = Step::end();
+    return filled;
   }
 
  private:
   static constexpr bool kSignals = requires { Algorithm::kSignals; };
-  static constexpr int kKept = 4;
 
-  /// Goes on to a round that has steps; false: there is none.
-  bool begin_round() noexcept {
-    const int rounds = algorithm_.rounds();
-    while (round_ + 1 < rounds) {
-      ++round_;
-      keep_from(index_ = 0);
-      if (steps_ > 0) return true;
-    }
-    return false;
-  }
-
-  void keep_from(int first) noexcept {
-    first_kept_ = first;
-    steps_ = 0;
-    algorithm_.round(round_, [&](const Step& step) noexcept {
-      const int place = steps_++ - first;
-      if (place >= 0 && place < kKept) kept_[place] = step;
-    });
-  }
-
-  bool matters(const Step& step) noexcept {
+  /// Those fields that the kind has, one by one: copied as a whole, a step would be put together on
+  /// the stack by small stores and read back by wide loads, which wait until the stores have left
+  /// the core.
+  static constexpr void put(Step& to, const Step& step) noexcept {
+    to.kind = step.kind;
     switch (step.kind) {
       case StepKind::kSend:
-        return starts(step.slot, step.src.count);
+        to.slot = step.slot, to.peer = step.peer;
+        return put(to.src, step.src);
       case StepKind::kRecv:
-        return starts(step.slot, step.dst.count);
+        to.slot = step.slot, to.peer = step.peer;
+        return put(to.dst, step.dst);
       case StepKind::kWait:
-        return ends(1U << step.slot);
+        to.slot = step.slot;
+        return;
+      case StepKind::kAwait:
+        to.peer = step.peer;
+        return;
+      case StepKind::kCopy:
+      case StepKind::kReduce:
+      case StepKind::kFold:
+        to.finish = step.finish, to.blocks = step.blocks, to.stride = step.stride;
+        put(to.dst, step.dst);
+        return put(to.src, step.src);
+      default:
+        return;
+    }
+  }
+  static constexpr void put(Ref& to, const Ref& ref) noexcept {
+    to.space = ref.space, to.rank = ref.rank, to.offset = ref.offset, to.count = ref.count;
+  }
+
+  /// `busy`: bit s: slot s is in use.
+  static constexpr bool matters(const Step& step, std::uint32_t& busy) noexcept {
+    switch (step.kind) {
+      case StepKind::kSend:
+        return starts(step.slot, step.src.count, busy);
+      case StepKind::kRecv:
+        return starts(step.slot, step.dst.count, busy);
+      case StepKind::kWait:
+        return ends(1U << step.slot, busy);
       case StepKind::kWaitAll:
-        return ends(~0U);
+        return ends(~0U, busy);
       case StepKind::kCopy:
         return step.dst.count > 0 && step.dst != step.src;
       case StepKind::kReduce:
@@ -84,20 +113,19 @@ class Rounds {
         return true;
     }
   }
-  bool starts(int slot, std::int64_t count) noexcept {
+  static constexpr bool starts(int slot, std::int64_t count, std::uint32_t& busy) noexcept {
     if (count == 0 && !kSignals) return false;
-    busy_ |= 1U << slot;
+    busy |= 1U << slot;
     return true;
   }
-  bool ends(std::uint32_t slots) noexcept { return std::exchange(busy_, busy_ & ~slots) & slots; }
+  static constexpr bool ends(std::uint32_t slots, std::uint32_t& busy) noexcept {
+    return (std::exchange(busy, busy & ~slots) & slots) != 0;
+  }
 
   Algorithm algorithm_;
-  int round_ = -1;  ///< the one that index_ counts in
-  int index_ = 0;
-  int steps_ = 0;           ///< of this round
-  int first_kept_ = 0;      ///< kept_[0] is this one of them
-  std::uint32_t busy_ = 0;  ///< bit s: slot s is in use
-  Step kept_[kKept];
+  int round_ = 0;           ///< the next one
+  int done_ = 0;            ///< steps of it that have been looked at
+  std::uint32_t busy_ = 0;  ///< of the steps written so far
 };
 
 /// Rank r of a ring of `ranks`, for -ranks <= r < 2 * ranks.

@@ -77,20 +77,26 @@ constexpr int largest_blocks(Shape s) noexcept {
 
 /// Splits `count` elements into `parts` contiguous, nearly equal ranges that start at multiples of
 /// 16 elements where there are enough (so that ranks do not share cache lines).
-struct Partition {
-  std::int64_t count = 0;
-  std::int64_t parts = 1;
+class Partition {
+ public:
+  constexpr Partition(std::int64_t count, std::int64_t parts) noexcept
+      : count_(count),
+        grain_(count >= 16 * parts ? 16 : 1),
+        whole_((count + grain_ - 1) / grain_ / parts * grain_),
+        rest_((count + grain_ - 1) / grain_ % parts) {}
 
   [[nodiscard]] constexpr std::int64_t begin(std::int64_t part) const noexcept {
-    const std::int64_t grain = count >= 16 * parts ? 16 : 1;
-    const std::int64_t units = (count + grain - 1) / grain;
-    const std::int64_t whole = units / parts, rest = units % parts;
-    return std::min(count, (part * whole + std::min(part, rest)) * grain);
+    return std::min(count_, part * whole_ + std::min(part, rest_) * grain_);
   }
   [[nodiscard]] constexpr std::int64_t size(std::int64_t part) const noexcept {
     return begin(part + 1) - begin(part);
   }
   [[nodiscard]] constexpr std::int64_t largest() const noexcept { return size(0); }
+
+ private:
+  // Divided once: a schedule asks for parts in every round. The first `rest_` parts have a grain
+  // more than `whole_` elements.
+  std::int64_t count_, grain_, whole_, rest_;
 };
 
 }  // namespace shoal::schedule

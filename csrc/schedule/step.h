@@ -67,6 +67,8 @@ enum class StepKind : std::uint8_t {
 ///
 /// Another rank's spaces (Ref::rank >= 0 or kEvery) may be touched only between the first
 /// kAwait on that rank, and the last kPost that lets it return.
+///
+/// What a kind does not use may hold anything.
 struct Step {
   StepKind kind = StepKind::kEnd;
   std::uint8_t slot = 0;    ///< kSend, kRecv, kWait: 0 <= slot < kMaxSlots
@@ -129,5 +131,8 @@ struct Step {
 
 /// Slots of one schedule: 8 keep a pipeline full on every transport we have measured.
 inline constexpr int kMaxSlots = 8;
+
+/// Steps that are generated at a time. 32: to ask for a batch costs less than one of its steps.
+inline constexpr int kBatch = 32;
 
 }  // namespace shoal::schedule

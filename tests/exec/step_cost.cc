@@ -56,12 +56,14 @@ class LoneRank {
     return reinterpret_cast<float*>(arena_.at(block));
   }
 
-  std::int64_t time_ns(const Call& call) {
+  std::int64_t time_ns(const Call& call, int calls) {
     const std::int64_t began = now_ns();
-    if (Run* run = engine_.start(group_, call)) {
-      engine_.wait(*run, {});
-      SHOAL_ASSERT(run->status().ok());
-      engine_.release(*run);
+    for (int i = 0; i < calls; ++i) {
+      if (Run* run = engine_.start(group_, call)) {
+        engine_.wait(*run, {});
+        SHOAL_ASSERT(run->status().ok());
+        engine_.release(*run);
+      }
     }
     return now_ns() - began;
   }
@@ -114,9 +116,8 @@ void measure(LoneRank& rank, const Case& of, float* input, float* output, int ro
   const int calls = std::max(1, 20'000 / steps);
   std::vector<double> ns;
   for (int round = 0; round < rounds; ++round) {
-    std::int64_t sum = 0;
-    for (int i = 0; i < calls; ++i) sum += rank.time_ns({&plan, input, output, 0});
-    ns.push_back(static_cast<double>(sum) / calls / steps);
+    const auto elapsed_ns = rank.time_ns({&plan, input, output, 0}, calls);
+    ns.push_back(static_cast<double>(elapsed_ns) / calls / steps);
   }
   std::sort(ns.begin(), ns.end());
   std::printf("%-15s %-15s %5d steps, %6.2f ns each (fastest round %.2f)\n",

@@ -291,6 +291,18 @@ TEST_P(Kernels, DestinationMayBeAnySource) {
           }
 }
 
+TEST_P(Kernels, AccumulateIsAFoldOfTwo) {
+  for (DataType dtype : kAllTypes)
+    for (ReduceOp op : kOps)
+      for (std::size_t count : {0, 1, 7, 1000, 4099}) {
+        std::vector<Array> sources = random_arrays(dtype, count, 2);
+        const Array wanted = reference(dtype, op, sources, count);
+        table().accumulate[static_cast<int>(dtype)][static_cast<int>(op)](
+            sources[0].data(), sources[1].data(), static_cast<std::int64_t>(count));
+        ASSERT_TRUE(equal(dtype, sources[0], wanted, count)) << name_of(op);
+      }
+}
+
 // Each target at another distance from a cache line, so that streamed heads, lines and tails
 // differ; the last target is the first source.
 TEST_P(Kernels, SeveralTargets) {

@@ -15,7 +15,7 @@ namespace {
 // No pointer into itself, no allocation: a schedule is copied by its bytes and takes this many.
 static_assert(std::is_trivially_copyable_v<Schedule>);
 static_assert(std::is_trivially_destructible_v<Schedule>);
-static_assert(sizeof(Schedule) <= 512 + 16);
+static_assert(sizeof(Schedule) <= 256 + 32 + kBatch * sizeof(Step));
 static_assert(sizeof(Step) <= 80);
 
 constexpr int kMaxSteps = 100'000;
