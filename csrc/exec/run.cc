@@ -410,6 +410,7 @@ inline bool Run::execute(const schedule::Step& step, std::uint32_t& active) noex
     case StepKind::kReduce:
       return reduces_at_once(step) || execute_elements();
     case StepKind::kCopy:
+    case StepKind::kCombine:
     case StepKind::kFold:
       return execute_elements();
     case StepKind::kPost:
@@ -523,6 +524,10 @@ bool Run::execute_elements() noexcept {
     const std::byte* from = address(step_->src, step_->src.rank) + bytes(cursor_);
     const std::array<const void*, 2> sources = {to, from};
     reduce::fold(plan.key.dtype, plan.key.op, to, sources, n, scale());
+  } else if (step_->kind == StepKind::kCombine) {
+    const std::int64_t from = bytes(cursor_);
+    const std::array<const void*, 2> sources = {own(step_->src) + from, own(step_->addend()) + from};
+    reduce::fold(plan.key.dtype, plan.key.op, own(dst) + from, sources, n, scale());
   } else if (!fold_range(cursor_, n)) {
     return false;
   }

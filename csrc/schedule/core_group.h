@@ -45,9 +45,8 @@ class CoreGroup {
       emit(Step::wait_all());
     } else if (absorbs()) {
       emit(Step::recv(s_.rank - 1, scratch(0, s_.count), 0));
-      emit(Step::copy(output(0, s_.count), input(0, s_.count)));
       emit(Step::wait_all());
-      emit(Step::reduce(output(0, s_.count), scratch(0, s_.count)));
+      emit(Step::combine(output(0, s_.count), input(0, s_.count), scratch(0, s_.count)));
     }
   }
 

@@ -88,6 +88,8 @@ std::string describe(const Step& step) {
       return line("copy", "", to + " = " + from);
     case StepKind::kReduce:
       return line("reduce", "", to + " op= " + from, finish);
+    case StepKind::kCombine:
+      return line("combine", "", to + " = " + from + " op " + text_of(step.addend()), finish);
     case StepKind::kFold:
       return line("fold", "", to + " = " + blocks_of(step), finish);
     case StepKind::kPost:

@@ -37,6 +37,7 @@ struct Network {
     algorithm.round(k, [&](Step step) {
       step.peer = step.peer * whole.node_ranks + whole.local_rank();
       step.dst = place(step.dst), step.src = place(step.src);
+      if (step.kind == StepKind::kCombine) step.stride += scratch_offset;
       emit(step);
     });
   }

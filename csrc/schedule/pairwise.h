@@ -70,11 +70,11 @@ class PairwiseReduceScatter {
           const Rank to = partners_.to(k);
           emit(Step::recv(partners_.from(k), arriving(k), recv_slot(k)));
           emit(Step::send(to, blocks_of(Space::kInput, s_.count, to), send_slot(k)));
-          if (k == 0) emit(Step::copy(sum, blocks_of(Space::kInput, s_.count, s_.rank)));
         },
         [&](int k) {
           emit(Step::wait(recv_slot(k)));
-          emit(Step::reduce(sum, arriving(k), k == partners_.exchanges() - 1));
+          const Ref so_far = k == 0 ? blocks_of(Space::kInput, s_.count, s_.rank) : sum;
+          emit(Step::combine(sum, so_far, arriving(k), k == partners_.exchanges() - 1));
           emit(Step::wait(send_slot(k)));
         });
   }

@@ -12,8 +12,7 @@ namespace shoal::schedule {
 /// partner gives of its half. It ends with its own slice, complete. The doubling rounds go the same
 /// way back: partners exchange all the complete slices they have.
 ///
-/// Contributions that are still in the input are sent from there; only the half that is kept is
-/// copied. Cost: 2 log2 P rounds, 2 N (P - 1)/P in all (2 N more if P is no power of two).
+/// Contributions that are still in the input are sent and combined from there. Cost: 2 log2 P rounds, 2 N (P - 1)/P in all (2 N more if P is no power of two).
 class RabenseifnerAllReduce {
  public:
   explicit constexpr RabenseifnerAllReduce(const Shape& shape) noexcept
@@ -52,9 +51,8 @@ class RabenseifnerAllReduce {
     const Ref theirs = schedule::scratch(0, kept.count);
     const Rank partner = core_.rank_at(across);
     start_exchange(emit, partner, around(mine, across, half), partner, theirs);
-    if (mine.space == Space::kInput) emit(Step::copy(kept, around(mine, core_.position(), half)));
     emit(Step::wait_all());
-    emit(Step::reduce(kept, theirs, half == 1));
+    emit(Step::combine(kept, around(mine, core_.position(), half), theirs, half == 1));
   }
 
   template <class Emit>

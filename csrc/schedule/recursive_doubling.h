@@ -34,9 +34,8 @@ class RecursiveDoublingAllReduce {
     const Ref mine = bit == 0 ? core_.contribution() : sum;
     const Rank partner = core_.rank_at(core_.position() ^ (1 << bit));
     start_exchange(emit, partner, mine, partner, theirs);
-    if (mine.space == Space::kInput) emit(Step::copy(sum, mine));
     emit(Step::wait_all());
-    emit(Step::reduce(sum, theirs, bit == core_.log2() - 1));
+    emit(Step::combine(sum, mine, theirs, bit == core_.log2() - 1));
   }
 
   Shape s_;

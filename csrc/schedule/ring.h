@@ -28,8 +28,7 @@ class RingReduceScatter {
     exchange(emit, right(), k == 0 ? source(sent) : travelling(k - 1, source(sent).count), left(),
              from_left);
     if (received != s_.rank) return emit(Step::reduce(from_left, source(received)));
-    emit(Step::copy(target(), source(received)));
-    emit(Step::reduce(target(), from_left, true));
+    emit(Step::combine(target(), source(received), from_left, true));
   }
 
   static constexpr std::int64_t scratch(const Shape& shape) noexcept {

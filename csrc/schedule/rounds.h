@@ -81,6 +81,7 @@ class Rounds {
         return;
       case StepKind::kCopy:
       case StepKind::kReduce:
+      case StepKind::kCombine:
       case StepKind::kFold:
         to.finish = step.finish, to.blocks = step.blocks, to.stride = step.stride;
         put(to.dst, step.dst);
@@ -107,6 +108,7 @@ class Rounds {
       case StepKind::kCopy:
         return step.dst.count > 0 && step.dst != step.src;
       case StepKind::kReduce:
+      case StepKind::kCombine:
       case StepKind::kFold:
         return step.dst.count > 0;
       default:

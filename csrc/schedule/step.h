@@ -53,6 +53,8 @@ enum class StepKind : std::uint8_t {
   kWaitAll,  ///< every started operation is complete
   kCopy,     ///< dst = src; both have the same count
   kReduce,   ///< dst = dst op src, in this operand order
+  kCombine,  ///< dst = src op addend(), in this operand order; all of them this rank's own. dst may
+             ///<   be src exactly. What kCopy and kReduce do, in one pass
   kFold,     ///< dst = src[0] op src[1] op ...: `blocks` blocks of src in order, rounded once.
              ///<   src.rank == kEvery: block k is node rank k's src; else block k starts at
              ///<   src.offset + k * stride. dst may be one of the blocks exactly.
@@ -72,12 +74,16 @@ enum class StepKind : std::uint8_t {
 struct Step {
   StepKind kind = StepKind::kEnd;
   std::uint8_t slot = 0;    ///< kSend, kRecv, kWait: 0 <= slot < kMaxSlots
-  bool finish = false;      ///< kReduce, kFold: dst becomes complete here (kAvg divides now)
+  bool finish = false;      ///< kReduce, kCombine, kFold: dst becomes complete (kAvg divides now)
   std::int32_t peer = 0;    ///< kSend, kRecv: rank; kAwait: rank or kEvery
   std::int32_t blocks = 0;  ///< kFold
-  std::int64_t stride = 0;  ///< kFold with src.rank == kSelf: elements between blocks
+  /// kFold with src.rank == kSelf: elements between blocks. kCombine: where addend() begins.
+  std::int64_t stride = 0;
   Ref dst{};
   Ref src{};
+
+  /// Of a kCombine: what is added to src lies in this rank's scratch.
+  [[nodiscard]] constexpr Ref addend() const noexcept { return scratch(stride, dst.count); }
 
   static constexpr Step end() noexcept { return {}; }
   static constexpr Step send(std::int32_t peer, Ref src, int slot) noexcept {
@@ -108,6 +114,12 @@ struct Step {
   static constexpr Step reduce(Ref dst, Ref src, bool finish = false) noexcept {
     Step s;
     s.kind = StepKind::kReduce, s.dst = dst, s.src = src, s.finish = finish;
+    return s;
+  }
+  static constexpr Step combine(Ref dst, Ref src, Ref in_scratch, bool finish = false) noexcept {
+    Step s;
+    s.kind = StepKind::kCombine, s.dst = dst, s.src = src, s.finish = finish;
+    s.stride = in_scratch.offset;
     return s;
   }
   static constexpr Step fold(Ref dst, Ref src, int blocks, std::int64_t stride,

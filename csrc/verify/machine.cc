@@ -127,6 +127,8 @@ Machine::Outcome Machine::execute(const Step& step) {
       return copy(step);
     case StepKind::kReduce:
       return reduce(step);
+    case StepKind::kCombine:
+      return combine(step);
     case StepKind::kFold:
       return fold(step);
     case StepKind::kPost:
@@ -249,6 +251,25 @@ Machine::Outcome Machine::reduce(const Step& step) {
   if (from->overlaps(*to)) return fail("source and destination overlap");
   if (!touch(*from, Touch::kRead) || !touch(*to, Touch::kWrite)) return Outcome::kFailed;
   if (!read(*to, first_) || !read(*from, second_) || !combine(first_, second_, sum_)) {
+    return Outcome::kFailed;
+  }
+  if (step.finish && !finish(sum_)) return Outcome::kFailed;
+  if (to->count > 0) memory_[index(to->buffer)].write(to->begin, sum_);
+  return Outcome::kAdvanced;
+}
+
+Machine::Outcome Machine::combine(const Step& step) {
+  const auto left = locate_own(step.src), right = locate_own(step.addend()),
+             to = locate_own(step.dst);
+  if (!left || !right || !to) return Outcome::kFailed;
+  if (left->count != to->count) return fail("source and destination differ in size");
+  if (step.dst.space == Space::kInput) return fail("writes to an input");
+  if (left->overlaps(*to) && *left != *to) return fail("destination cuts the source");
+  if (right->overlaps(*to)) return fail("source and destination overlap");
+  if (!touch(*left, Touch::kRead) || !touch(*right, Touch::kRead) || !touch(*to, Touch::kWrite)) {
+    return Outcome::kFailed;
+  }
+  if (!read(*left, first_) || !read(*right, second_) || !combine(first_, second_, sum_)) {
     return Outcome::kFailed;
   }
   if (step.finish && !finish(sum_)) return Outcome::kFailed;

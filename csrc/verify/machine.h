@@ -82,6 +82,7 @@ class Machine {
   Outcome wait_all();
   Outcome copy(const schedule::Step& step);
   Outcome reduce(const schedule::Step& step);
+  Outcome combine(const schedule::Step& step);
   Outcome fold(const schedule::Step& step);
   Outcome post();
   Outcome await(Rank peer);

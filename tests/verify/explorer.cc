@@ -275,9 +275,10 @@ std::vector<Extent> Explorer::footprint(Rank rank, const Step& step) const {
   };
   std::vector<Extent> extents;
   const bool computes = step.kind == StepKind::kCopy || step.kind == StepKind::kReduce ||
-                        step.kind == StepKind::kFold;
+                        step.kind == StepKind::kCombine || step.kind == StepKind::kFold;
   if (computes || step.kind == StepKind::kRecv) extents.push_back(extent(step.dst, true));
   if (computes || step.kind == StepKind::kSend) extents.push_back(extent(step.src, false));
+  if (step.kind == StepKind::kCombine) extents.push_back(extent(step.addend(), false));
   for (int k = 1; step.kind == StepKind::kFold && k < step.blocks; ++k) {
     extents.push_back(extent(step.src.slice(k * step.stride, step.src.count), false));
   }
@@ -461,6 +462,7 @@ void Explorer::compute(World& world, Rank rank, const Step& step) {
     const Ref src = step.src.slice(strided ? k * step.stride : 0, step.src.count);
     for (const Rank owner : owners(src)) from.push_back(at(src, owner));
   }
+  if (step.kind == StepKind::kCombine) from.push_back(at(step.addend(), rank));
   if (step.src.count != step.dst.count) object("sizes differ");
   if (!objection_.empty()) return;
   for (std::int64_t i = 0; i < step.dst.count; ++i) {

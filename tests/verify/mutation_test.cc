@@ -52,11 +52,11 @@ constexpr std::array<const char*, kMutations> kNames = {
 
 bool has_src(const Step& s) {
   return s.kind == StepKind::kSend || s.kind == StepKind::kCopy || s.kind == StepKind::kReduce ||
-         s.kind == StepKind::kFold;
+         s.kind == StepKind::kCombine || s.kind == StepKind::kFold;
 }
 bool has_dst(const Step& s) {
   return s.kind == StepKind::kRecv || s.kind == StepKind::kCopy || s.kind == StepKind::kReduce ||
-         s.kind == StepKind::kFold;
+         s.kind == StepKind::kCombine || s.kind == StepKind::kFold;
 }
 bool is_message(const Step& s) { return s.kind == StepKind::kSend || s.kind == StepKind::kRecv; }
 
@@ -121,12 +121,16 @@ bool mutate(std::vector<Step>& steps, std::size_t i, Mutation mutation, Rank ran
       s.slot = static_cast<std::uint8_t>((s.slot + 1) % kMaxSlots);
       return true;
     case Mutation::kFinish:
-      if (s.kind != StepKind::kReduce && s.kind != StepKind::kFold) return false;
+      if (s.kind != StepKind::kReduce && s.kind != StepKind::kCombine &&
+          s.kind != StepKind::kFold) {
+        return false;
+      }
       s.finish = !s.finish;
       return true;
     case Mutation::kBlocks:
       return s.kind == StepKind::kFold ? --s.blocks, true : false;
     case Mutation::kStride:
+      if (s.kind == StepKind::kCombine) return ++s.stride, true;
       return s.kind == StepKind::kFold && s.src.rank == kSelf ? ++s.stride, true : false;
     case Mutation::kSpaceDst:
       return has_dst(s) ? s.dst.space = other(s.dst.space), true : false;
