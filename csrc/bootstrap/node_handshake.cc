@@ -274,7 +274,7 @@ Home find_home(Rank rank, Fd listener, const std::vector<Card>& cards,
 std::vector<Peer> number_nodes(const std::vector<Card>& cards, const std::vector<Rank>& leaders) {
   std::vector<Peer> peers(cards.size());
   std::map<Rank, std::pair<int, int>> nodes;  // leader -> (node, ranks in it so far)
-  std::map<std::string, Rank> machines;  // boot id -> lowest rank
+  std::map<std::string, Rank> machines;       // boot id -> lowest rank
   for (std::size_t rank = 0; rank < cards.size(); ++rank) {
     const int next_node = static_cast<int>(nodes.size());
     auto& [node, members] = nodes.try_emplace(leaders[rank], next_node, 0).first->second;

@@ -136,9 +136,8 @@ Context::Context(const Options& options)
                                              memory::host_room().limit + " is met");
   }
   shm_ = std::make_unique<transport::shm::ShmTransport>(*node_, *pool_);
-  const auto neighbours = std::count_if(peers_.begin(), peers_.end(), [&](const auto& peer) {
-    return peer.machine == self.machine;
-  });
+  const auto neighbours = std::count_if(
+      peers_.begin(), peers_.end(), [&](const auto& peer) { return peer.machine == self.machine; });
   crowded_ = neighbours > usable_cores();
   engine_ = std::make_unique<exec::Engine>(*node_, *pool_, crowded_);
   engine_->add_transport(*shm_, false);

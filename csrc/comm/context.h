@@ -17,9 +17,9 @@
 #include "memory/arena.h"
 #include "memory/pool.h"
 #include "shoal/communicator.h"
+#include "transport/network.h"
 #include "transport/shm/node.h"
 #include "transport/shm/shm_transport.h"
-#include "transport/network.h"
 #include "tune/table.h"
 
 namespace shoal::comm {

@@ -108,10 +108,10 @@ std::unique_ptr<transport::Network> Networks::choose(const std::vector<std::stri
     if (offer.tcp.empty() && std::exchange(all_tcp, false)) without_tcp = static_cast<int>(r);
   }
   if (!all_ucx && !all_tcp) {
-    throw Error(ErrorCode::kTransport,
-                "init: no network that all ranks have: rank " + std::to_string(without_ucx) +
-                    " offers no UCX, rank " + std::to_string(without_tcp) +
-                    " no TCP; give all ranks the same SHOAL_NETWORK");
+    throw Error(ErrorCode::kTransport, "init: no network that all ranks have: rank " +
+                                           std::to_string(without_ucx) + " offers no UCX, rank " +
+                                           std::to_string(without_tcp) +
+                                           " no TCP; give all ranks the same SHOAL_NETWORK");
   }
   if (!all_ucx && ucx_ != nullptr) {
     reason_ = "rank " + std::to_string(without_ucx) + " has no RDMA device or no UCX with verbs";

@@ -26,7 +26,7 @@ struct NetworkOptions {
   std::string network;  ///< "auto", "tcp" or "ucx"; "": SHOAL_NETWORK, else "auto"
   std::string host;     ///< this host's address towards the others
   std::string ucx_directory;
-  transport::tcp::Authenticate authenticate;                           ///< see TcpOptions
+  transport::tcp::Authenticate authenticate;                                ///< see TcpOptions
   std::function<void*(const void* data, std::int64_t bytes)> registration;  ///< see UcxOptions
 };
 

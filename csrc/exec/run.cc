@@ -526,7 +526,8 @@ bool Run::execute_elements() noexcept {
     reduce::fold(plan.key.dtype, plan.key.op, to, sources, n, scale());
   } else if (step_->kind == StepKind::kCombine) {
     const std::int64_t from = bytes(cursor_);
-    const std::array<const void*, 2> sources = {own(step_->src) + from, own(step_->addend()) + from};
+    const std::array<const void*, 2> sources = {own(step_->src) + from,
+                                                own(step_->addend()) + from};
     reduce::fold(plan.key.dtype, plan.key.op, own(dst) + from, sources, n, scale());
   } else if (!fold_range(cursor_, n)) {
     return false;

@@ -1,12 +1,12 @@
 #include <cstddef>
 #include <string>
 
+#include "comm/networks.h"
 #include "core/probes.h"
 #include "memory/placement.h"
 #include "python/module.h"
 #include "reduce/reduce.h"
 #include "shoal/abi/progress_page.h"
-#include "comm/networks.h"
 #include "transport/ucx/loader.h"
 
 namespace shoal::python {

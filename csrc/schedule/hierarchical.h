@@ -221,9 +221,9 @@ class HierarchicalBroadcast {
   BinomialBroadcast tree_;
 };
 
-/// Rank i of a node gathers, over the network, the blocks of the ranks that have position i in their
-/// nodes, each to its place; then every rank copies from each neighbour what that one has gathered.
-/// Cost: three flag rounds, M - 1 rounds of one block over M nodes, and a copy of N.
+/// Rank i of a node gathers, over the network, the blocks of the ranks that have position i in
+/// their nodes, each to its place; then every rank copies from each neighbour what that one has
+/// gathered. Cost: three flag rounds, M - 1 rounds of one block over M nodes, and a copy of N.
 class HierarchicalAllGather {
  public:
   explicit constexpr HierarchicalAllGather(const Shape& shape) noexcept
@@ -365,8 +365,7 @@ class HierarchicalAllToAll {
         t, partners_.exchanges(),
         [&](int k) {
           const Rank from = partners_.from(k);
-          const Ref arriving =
-              blocks_of(Space::kOutput, s_.count, at(from, 0), s_.node_ranks);
+          const Ref arriving = blocks_of(Space::kOutput, s_.count, at(from, 0), s_.node_ranks);
           emit(Step::recv(at(from, s_.local_rank()), arriving, recv_slot(k)));
           emit(Step::send(at(partners_.to(k), s_.local_rank()), parcel(k), send_slot(k)));
         },

@@ -12,7 +12,8 @@ namespace shoal::schedule {
 /// partner gives of its half. It ends with its own slice, complete. The doubling rounds go the same
 /// way back: partners exchange all the complete slices they have.
 ///
-/// Contributions that are still in the input are sent and combined from there. Cost: 2 log2 P rounds, 2 N (P - 1)/P in all (2 N more if P is no power of two).
+/// Contributions that are still in the input are sent and combined from there. Cost: 2 log2 P
+/// rounds, 2 N (P - 1)/P in all (2 N more if P is no power of two).
 class RabenseifnerAllReduce {
  public:
   explicit constexpr RabenseifnerAllReduce(const Shape& shape) noexcept

@@ -155,9 +155,7 @@ def test_kill_9_is_named_on_every_rank(job: Runner) -> None:
 
 
 @pytest.mark.parametrize("network", ["tcp", "ucx"])
-def test_kill_9_on_another_host_is_named(
-    job: Runner, two_hosts: TwoHosts, network: str
-) -> None:
+def test_kill_9_on_another_host_is_named(job: Runner, two_hosts: TwoHosts, network: str) -> None:
     options = two_hosts.options(2, network)
     result = job(KILL, expect=137, launcher=two_hosts.launcher, options=options)
     assert result.out.count("named") == 3

@@ -182,9 +182,7 @@ def test_ps_shows_running_and_stopped_ranks(job: Runner) -> None:
 
 # No RDMA device here, or there would be another choice: the machine of the tests has none.
 @pytest.mark.parametrize(("network", "says"), [("auto", "tcp at"), ("ucx", "ucx 1.")])
-def test_two_hosts_run_one_job(
-    job: Runner, two_hosts: TwoHosts, network: str, says: str
-) -> None:
+def test_two_hosts_run_one_job(job: Runner, two_hosts: TwoHosts, network: str, says: str) -> None:
     source = """
         import sys
         comm = shoal.init(timeout=30)

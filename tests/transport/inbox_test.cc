@@ -1,5 +1,7 @@
 // The inbox without sockets: whatever the sizes of the pieces that a stream comes in, and whatever
 // order receives are posted in, each message ends where it belongs.
+#include "transport/tcp/inbox.h"
+
 #include <gtest/gtest.h>
 
 #include <algorithm>
@@ -7,8 +9,6 @@
 #include <deque>
 #include <random>
 #include <vector>
-
-#include "transport/tcp/inbox.h"
 
 namespace shoal::transport::tcp {
 namespace {
@@ -38,8 +38,7 @@ std::size_t give(Inbox& inbox, const std::vector<std::byte>& stream, std::size_t
   EXPECT_GT(count, 0);
   std::size_t given = 0;
   for (int i = 0; i < count; ++i) {
-    const std::size_t n =
-        std::min({spaces[i].iov_len, most - given, stream.size() - at - given});
+    const std::size_t n = std::min({spaces[i].iov_len, most - given, stream.size() - at - given});
     std::memcpy(spaces[i].iov_base, stream.data() + at + given, n);
     given += n;
     if (n < spaces[i].iov_len) break;

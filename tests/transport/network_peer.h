@@ -277,9 +277,11 @@ TEST_P(NetworkPeer, ASendThatAKilledPeerNeverReceivedIsCancelled) {
 }
 
 // A rank that has finished its part and exits must not take with it what it had sent: neither what
-// the transport still queues, nor what the closing of a socket that has unread bytes would throw away.
+// the transport still queues, nor what the closing of a socket that has unread bytes would throw
+// away.
 TEST_P(NetworkPeer, WhatWasSentBeforeTheTransportClosedArrives) {
-  constexpr int kMessages = 8000;  // more than the sockets hold: the last ones wait in the transport
+  constexpr int kMessages =
+      8000;  // more than the sockets hold: the last ones wait in the transport
   constexpr std::int64_t kBytes = 2 << 10;  // copied: done before they have left
   in_new_process([&] {
     Pair pair(GetParam().make, [](Network& peer) {

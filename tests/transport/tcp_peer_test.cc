@@ -6,9 +6,8 @@ namespace shoal::transport {
 namespace {
 
 std::unique_ptr<Network> make_rank(int self) {
-  return tcp::make_tcp({self, 2, "127.0.0.1", [](std::string_view) {
-                          return std::string(tcp::kProofBytes, 'p');
-                        }});
+  return tcp::make_tcp(
+      {self, 2, "127.0.0.1", [](std::string_view) { return std::string(tcp::kProofBytes, 'p'); }});
 }
 
 INSTANTIATE_TEST_SUITE_P(Tcp, NetworkPeer, testing::Values(NetworkMember{"tcp", make_rank}),

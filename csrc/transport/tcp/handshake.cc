@@ -59,9 +59,7 @@ bool Handshake::progress() noexcept {
   }
 }
 
-short Handshake::events() const noexcept {
-  return state_ == State::kConnecting ? POLLOUT : POLLIN;
-}
+short Handshake::events() const noexcept { return state_ == State::kConnecting ? POLLOUT : POLLIN; }
 
 bool Handshake::refuse(int error, bool stranger) noexcept {
   state_ = State::kRefused;

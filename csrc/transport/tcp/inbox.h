@@ -73,8 +73,8 @@ class Inbox {
   bool keep() noexcept;
   [[nodiscard]] std::byte* target() noexcept;
 
-  std::vector<Receive> posted_;    ///< in the order of their calls
-  std::vector<Kept> unexpected_;   ///< whole messages, in the order of their coming
+  std::vector<Receive> posted_;   ///< in the order of their calls
+  std::vector<Kept> unexpected_;  ///< whole messages, in the order of their coming
   Sink sink_ = Sink::kNone;
   /// The header of the message that is coming and, if it is small, what came with it.
   struct Beginning {

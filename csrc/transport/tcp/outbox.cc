@@ -32,7 +32,8 @@ int Outbox::spaces(Spaces& spaces) noexcept {
   for (const Message& message : messages_) {
     if (count + 2 > kSpaces) break;
     add(spaces, count, &message.header, kHeader, skip);
-    add(spaces, count, message.data, message.header.bytes, std::max<std::int64_t>(0, skip - kHeader));
+    add(spaces, count, message.data, message.header.bytes,
+        std::max<std::int64_t>(0, skip - kHeader));
     skip = 0;
   }
   return count;

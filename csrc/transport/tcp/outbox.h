@@ -52,7 +52,7 @@ class Outbox {
   };
 
   std::vector<Message> messages_;  ///< few, and used again without a new allocation
-  std::int64_t left_ = 0;  ///< of the first message, its header included
+  std::int64_t left_ = 0;          ///< of the first message, its header included
   Packed packed_;
 };
 
