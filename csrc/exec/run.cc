@@ -353,7 +353,9 @@ bool Run::run_steps() noexcept {
     const schedule::Step* const first = step_;
     const schedule::Step* const stop = std::min(steps_end_, first + kStepsPerPoll);
     const schedule::Step* step = first;
-    while ((on = execute(*step, active)) && (step_ = ++step) != stop) {
+    while (step != stop && on) {
+      on = execute(*step, active);
+      if (on) step_ = ++step;
     }
     done += step - first;
     if (step == steps_end_) next_steps();
