@@ -11,11 +11,8 @@ using Impl = CommunicatorImpl;
               std::string(name_of(collective)) + ": " + what + impl.describe_self());
 }
 
-namespace {
-
-[[noreturn, gnu::cold]] void refuse_buffer(const Impl& impl, const exec::PlanKey& key,
-                                           const char* which, const void* data, std::int64_t given,
-                                           std::int64_t needed) {
+[[gnu::cold]] void refuse_buffer(const Impl& impl, const exec::PlanKey& key, const char* which,
+                                 const void* data, std::int64_t given, std::int64_t needed) {
   if (given == needed && data == nullptr) {
     refuse(impl, key.collective, std::string(which) + " is null");
   }
@@ -25,7 +22,6 @@ namespace {
              std::string(name_of(key.dtype)) + ")");
 }
 
-/// The two buffers have bytes in common.
 void check_in_place(const Impl& impl, const exec::Plan& plan, std::uintptr_t in,
                     std::uintptr_t out) {
   const std::int64_t block = plan.key.count * plan.element_bytes;
@@ -46,6 +42,8 @@ void check_in_place(const Impl& impl, const exec::Plan& plan, std::uintptr_t in,
   refuse(impl, collective,
          "input and output overlap; " + form + "; otherwise give separate memory");
 }
+
+namespace {
 
 [[noreturn, gnu::cold]] void refuse_view(const Impl& impl, std::string_view call,
                                          std::string_view which) {
@@ -70,22 +68,6 @@ void check_in_place(const Impl& impl, const exec::Plan& plan, std::uintptr_t in,
 
 }  // namespace
 
-void check_buffer(const Impl& impl, const exec::PlanKey& key, const char* which, const void* data,
-                  std::int64_t given, std::int64_t needed) {
-  if (needed > 0 && (given != needed || data == nullptr)) {
-    refuse_buffer(impl, key, which, data, given, needed);
-  }
-}
-
-void check_overlap(const Impl& impl, const exec::Plan& plan, const void* input,
-                   const void* output) {
-  if (plan.input_bytes == 0 || plan.output_bytes == 0) return;
-  const auto in = reinterpret_cast<std::uintptr_t>(input);
-  const auto out = reinterpret_cast<std::uintptr_t>(output);
-  const bool disjoint = in + plan.input_bytes <= out || out + plan.output_bytes <= in;
-  if (!disjoint) check_in_place(impl, plan, in, out);
-}
-
 void check_writable(const Impl& impl, std::string_view call, std::string_view which,
                     const void* data, std::int64_t bytes) {
   Context& context = *impl.context;
@@ -97,8 +79,8 @@ void check_writable(const Impl& impl, std::string_view call, std::string_view wh
   if (!holders.empty()) refuse_lent(impl, call, which, holders);
 }
 
-exec::PlanKey make_key(const Impl& impl, Collective collective, Count count, DataType dtype,
-                       ReduceOp op, Rank root, bool deterministic) {
+[[gnu::cold]] void refuse_key(const Impl& impl, Collective collective, Count count, DataType dtype,
+                              Rank root) {
   const auto ranks = static_cast<Rank>(impl.members.size());
   if (count.value < 0 || count.value > exec::kMaxCount) {
     refuse(impl, collective, "count " + std::to_string(count.value) + " is not in [0, 2^36)");
@@ -107,23 +89,9 @@ exec::PlanKey make_key(const Impl& impl, Collective collective, Count count, Dat
     refuse(impl, collective,
            "root " + std::to_string(root) + " is not in [0, " + std::to_string(ranks) + ")");
   }
-  if (reduces(collective) && op == ReduceOp::kAvg && is_integer(dtype)) {
-    refuse(impl, collective,
-           "avg of " + std::string(name_of(dtype)) +
-               " is not defined; use sum and divide, or a floating type");
-  }
-  exec::PlanKey key;
-  key.collective = collective;
-  key.dtype = dtype;
-  key.op = reduces(collective) ? op : ReduceOp::kSum;
-  key.deterministic = deterministic && reduces(collective);
-  key.root = static_cast<std::uint16_t>(root);
-  key.count = count.value;
-  return key;
-}
-
-std::int64_t timeout_ms(const Impl& impl, const CallOptions& options) {
-  return options.timeout_ms > 0 ? options.timeout_ms : impl.context->options().timeout_ms;
+  refuse(impl, collective,
+         "avg of " + std::string(name_of(dtype)) +
+             " is not defined; use sum and divide, or a floating type");
 }
 
 }  // namespace shoal::comm

@@ -85,21 +85,6 @@ exec::Binding CommunicatorImpl::bind(std::uint32_t id, memory::Offset control) {
   return binding;
 }
 
-const exec::Plan& CommunicatorImpl::plan(const exec::PlanKey& key) {
-  const std::uint64_t fingerprint = exec::fingerprint(key);  // all of the key
-  PlanBucket& bucket = plans_[fingerprint * 0x9e3779b97f4a7c15 >> (64 - kPlanBucketBits)];
-  const exec::Plan* plan = find_plan(bucket, fingerprint);
-  return plan != nullptr ? *plan : make_plan(bucket, key);
-}
-
-const exec::Plan* CommunicatorImpl::find_plan(const PlanBucket& bucket,
-                                              std::uint64_t fingerprint) noexcept {
-  // acquire: pairs with the release in make_plan()
-  const KnownPlan* known = bucket.load(std::memory_order_acquire);
-  while (known != nullptr && known->plan.fingerprint != fingerprint) known = known->next;
-  return known == nullptr ? nullptr : &known->plan;
-}
-
 const exec::Plan& CommunicatorImpl::make_plan(PlanBucket& bucket, const exec::PlanKey& key) {
   const std::lock_guard lock(plans_mutex_);
   if (const exec::Plan* plan = find_plan(bucket, exec::fingerprint(key))) return *plan;
@@ -163,9 +148,8 @@ void CommunicatorImpl::require_own_process() const {
   }
 }
 
-void CommunicatorImpl::require_running() const {
+[[gnu::cold]] void CommunicatorImpl::refuse_to_run() const {
   require_own_process();
-  if (!group->ended()) return;
   throw Error(group->failure().code,
               "communicator " + std::to_string(group->binding().communicator) +
                   " has ended by an earlier error: " + group->failure_text());

@@ -23,14 +23,21 @@ struct CommunicatorImpl final : comm::ControlReceiver {
                    std::vector<Rank> members, memory::Offset control);
   ~CommunicatorImpl() override;
 
-  const exec::Plan& plan(const exec::PlanKey& key);
+  const exec::Plan& plan(const exec::PlanKey& key) {
+    const std::uint64_t fingerprint = exec::fingerprint(key);  // all of the key
+    PlanBucket& bucket = plans_[fingerprint * 0x9e3779b97f4a7c15 >> (64 - kPlanBucketBits)];
+    const exec::Plan* plan = find_plan(bucket, fingerprint);
+    return plan != nullptr ? *plan : make_plan(bucket, key);
+  }
   [[nodiscard]] comm::Choice choose(const exec::PlanKey& key) const noexcept;
   /// Without collective, root and count.
   [[nodiscard]] schedule::Shape shape() const noexcept;
   /// From now on, until called with nullopt, for all calls of the collective that are not
   /// deterministic. Between calls; no other thread uses the communicator meanwhile.
   void use_algorithm(Collective collective, std::optional<schedule::Algorithm> algorithm);
-  void require_running() const;
+  void require_running() const {
+    if (!context->in_its_process() || group->ended()) refuse_to_run();
+  }
   void require_own_process() const;
   [[nodiscard]] std::string describe_self() const;
   [[nodiscard]] std::vector<Rank> others() const;
@@ -49,7 +56,13 @@ struct CommunicatorImpl final : comm::ControlReceiver {
     KnownPlan* next;  ///< in the same bucket, or dropped
   };
   using PlanBucket = std::atomic<KnownPlan*>;
-  static const exec::Plan* find_plan(const PlanBucket& bucket, std::uint64_t fingerprint) noexcept;
+  static const exec::Plan* find_plan(const PlanBucket& bucket, std::uint64_t fingerprint) noexcept {
+    // acquire: pairs with the release in make_plan()
+    const KnownPlan* known = bucket.load(std::memory_order_acquire);
+    while (known != nullptr && known->plan.fingerprint != fingerprint) known = known->next;
+    return known == nullptr ? nullptr : &known->plan;
+  }
+  [[noreturn]] void refuse_to_run() const;
   const exec::Plan& make_plan(PlanBucket& bucket, const exec::PlanKey& key);
   KnownPlan& known_or_new(const exec::PlanKey& key, schedule::Algorithm algorithm);
   void drop_plans(PlanBucket& bucket, Collective collective) noexcept;

@@ -21,7 +21,7 @@ bool Group::all_have_entered(std::uint64_t sequence) const noexcept {
 
 bool Group::has_met(std::uint64_t sequence) noexcept {
   // A later one first: then the next few calls need not look.
-  for (const std::uint64_t candidate : {sequence + transport::shm::kMaxInFlight / 2, sequence}) {
+  for (const std::uint64_t candidate : {sequence + transport::shm::kMaxAhead / 2, sequence}) {
     if (!all_have_entered(candidate)) continue;
     met_ = candidate;
     compare_until(candidate);
@@ -30,25 +30,30 @@ bool Group::has_met(std::uint64_t sequence) noexcept {
   return false;
 }
 
-/// The lines are still there: nobody is more than kMaxInFlight ahead of this rank, which has not
-/// gone further than kMaxInFlight beyond what it has compared.
+/// The lines are still there: nobody is more than kMaxAhead ahead of this rank, which has not gone
+/// further than kMaxAhead beyond what it has compared.
 void Group::compare_until(std::uint64_t sequence) noexcept {
-  const auto& node = binding_.node;
-  while (compared_ < sequence && all_have_entered(compared_ + 1)) {
-    const std::uint64_t next = ++compared_;
-    const std::uint64_t first = node.entry(next, 0).fingerprint;
-    for (int i = 1; i < node.ranks(); ++i) {
-      if (node.entry(next, i).fingerprint == first) continue;
-      const Status status{ErrorCode::kMismatch, binding_.node_members[i], binding_.node_members[0]};
-      fail(status, nullptr,
-           events_.explain_mismatch ? events_.explain_mismatch(next, status) : std::string(), true);
-      return;
+  const transport::shm::NodeGroup node = binding_.node;  // in registers, whatever is loaded between
+  while (compared_ < sequence) {
+    const std::uint64_t next = compared_ + 1;
+    int other = 0;  // whose fingerprint is not that of the first
+    for (int i = 0; i < node.ranks(); ++i) {
+      if (!node.entered(next, i)) return;
+      const bool equal = node.entry(next, i).fingerprint == node.entry(next, 0).fingerprint;
+      if (!equal && other == 0) other = i;
     }
+    compared_ = next;
+    if (other == 0) continue;
+    const Status status{ErrorCode::kMismatch, binding_.node_members[other],
+                        binding_.node_members[0]};
+    fail(status, nullptr,
+         events_.explain_mismatch ? events_.explain_mismatch(next, status) : std::string(), true);
+    return;
   }
 }
 
 Rank Group::laggard(std::uint64_t sequence) const noexcept {
-  constexpr std::uint64_t kAhead = transport::shm::kMaxInFlight;
+  constexpr std::uint64_t kAhead = transport::shm::kMaxAhead;
   const auto& node = binding_.node;
   for (int i = 0; i < node.ranks() && sequence > met_ + kAhead; ++i) {
     if (!node.entered(sequence - kAhead, i)) return binding_.node_members[i];
@@ -59,11 +64,11 @@ Rank Group::laggard(std::uint64_t sequence) const noexcept {
 memory::Offset Group::slot(std::uint64_t sequence, std::int64_t slot_bytes,
                            memory::Pool& pool) noexcept {
   if (slots_ == memory::kNoOffset) {
-    const Result<memory::Offset> made = pool.allocate(transport::shm::kWindowSlots * slot_bytes);
+    const Result<memory::Offset> made = pool.allocate(transport::shm::kInputSlots * slot_bytes);
     if (!made.ok()) return memory::kNoOffset;
     slots_ = made.value();
   }
-  return slots_ + static_cast<std::int64_t>(sequence % transport::shm::kWindowSlots) * slot_bytes;
+  return slots_ + static_cast<std::int64_t>(sequence % transport::shm::kInputSlots) * slot_bytes;
 }
 
 void Group::fail(Status status, const Run* run, std::string text, bool announce) noexcept {

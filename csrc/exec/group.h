@@ -92,11 +92,11 @@ class Group {
     return known ? history_[sequence % kHistory] : 0;
   }
 
-  /// At most kMaxInFlight sequence numbers are under way, here and between the ranks of the node;
-  /// see node_group.h. May find a mismatch of earlier operations.
+  /// At most kMaxInFlight sequence numbers are under way here, and kMaxAhead between the ranks of
+  /// the node; see node_group.h. May find a mismatch of earlier operations.
   [[nodiscard]] bool may_enter(std::uint64_t sequence) noexcept {
-    constexpr std::uint64_t kAhead = transport::shm::kMaxInFlight;
-    if (sequence > completed_ + kAhead) return false;
+    constexpr std::uint64_t kAhead = transport::shm::kMaxAhead;
+    if (sequence > completed_ + transport::shm::kMaxInFlight) return false;
     return sequence <= met_ + kAhead || has_met(sequence - kAhead);
   }
   /// Every rank of the node has entered #sequence: compares the lines before it that nobody here

@@ -11,19 +11,14 @@ namespace shoal::exec {
 
 namespace {
 
-bool have_entered(const transport::shm::NodeGroup& node, LineRange lines, std::uint64_t sequence,
-                  int polls) noexcept {
+/// All of them have entered, within that many polls, and mean what this rank means. `node` by
+/// value: its addresses need not be loaded again after every look at a line.
+bool have_agreed(const transport::shm::NodeGroup node, LineRange lines, std::uint64_t sequence,
+                 std::uint64_t fingerprint, int polls) noexcept {
   for (int i = lines.begin; i < lines.end; ++i) {
     while (!node.entered(sequence, i)) {
       if (--polls <= 0) return false;
     }
-  }
-  return true;
-}
-
-bool agree(const transport::shm::NodeGroup& node, LineRange lines, std::uint64_t sequence,
-           std::uint64_t fingerprint) noexcept {
-  for (int i = lines.begin; i < lines.end; ++i) {
     if (node.entry(sequence, i).fingerprint != fingerprint) return false;
   }
   return true;
@@ -63,8 +58,7 @@ bool finish_at_once(Group& group, const Plan& plan, std::uint64_t sequence, void
                     int polls) noexcept {
   const Binding& binding = group.binding();
   const LineRange lines = awaited_lines(binding, plan);
-  if (!have_entered(binding.node, lines, sequence, polls)) return false;
-  if (!agree(binding.node, lines, sequence, plan.fingerprint)) return false;
+  if (!have_agreed(binding.node, lines, sequence, plan.fingerprint, polls)) return false;
   if (!plan.is_eager) {
     group.meet(sequence);
     group.mark_compared(sequence);
@@ -80,6 +74,12 @@ bool finish_at_once(Group& group, const Plan& plan, std::uint64_t sequence, void
 
 void combine(const Binding& binding, const Plan& plan, std::uint64_t sequence, void* to) noexcept {
   const auto& node = binding.node;
+  if (plan.key.collective == Collective::kBroadcast && plan.form == Form::kInLine) {
+    if (plan.output_bytes == 0) return;  // maybe at a null address
+    const int root = binding.routes[plan.shape.root].node_index;
+    std::memcpy(to, node.entry(sequence, root).payload, std::size_t(plan.output_bytes));
+    return;
+  }
   const int ranks = node.ranks();
   const std::int64_t block = plan.key.count * plan.element_bytes;
   auto* const output = static_cast<std::byte*>(to);

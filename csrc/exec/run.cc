@@ -353,16 +353,18 @@ bool Run::run_steps() noexcept {
     const schedule::Step* const first = step_;
     const schedule::Step* const stop = std::min(steps_end_, first + kStepsPerPoll);
     const schedule::Step* step = first;
-    while ((on = execute(*step, active)) && (step_ = ++step) != stop) {
+    while (step != stop && on) {
+      on = execute(*step, active);
+      if (on) step_ = ++step;
     }
     done += step - first;
     if (step == steps_end_) next_steps();
   }
+  if (done == 0 && step_->kind != StepKind::kEnd) return false;
   steps_ += static_cast<std::uint32_t>(done);
-  if (done > 0) moved_ = true;
-  if (stage_ == Stage::kRunning && step_->kind == StepKind::kEnd) return end_schedule();
+  moved_ = true;
   record_->step.store(steps_, std::memory_order_relaxed);
-  return false;
+  return stage_ == Stage::kRunning && step_->kind == StepKind::kEnd && end_schedule();
 }
 
 bool Run::end_schedule() noexcept {
@@ -752,6 +754,7 @@ void Run::record(abi::OperationState state) noexcept {
     record_->step.store(0, kRelaxed);
     page.posted.store(page.posted.load(kRelaxed) + 1, kRelaxed);  // one writer
   } else if (state == abi::OperationState::kRunning) {
+    record_->step.store(steps_, kRelaxed);
     record_->algorithm.store(static_cast<std::uint32_t>(program_->algorithm), kRelaxed);
   } else if (state == abi::OperationState::kDone) {
     page.completed.store(page.completed.load(kRelaxed) + 1, kRelaxed);

@@ -117,6 +117,38 @@ TEST_F(NodeGroupTest, NoLineIsOverwrittenUnreadWithinTheInFlightRule) {
   EXPECT_EQ(stuck.load(), 0);
 }
 
+// The first rank waits for nobody and the others for its line only, as in a run of broadcasts; all
+// read all lines late, when they learn how far the slowest has come. kMaxAhead apart at most, none
+// of those lines has been overwritten.
+TEST_F(NodeGroupTest, NoLineIsOverwrittenUncomparedWithinTheAheadRule) {
+  constexpr int kRanks = 3;
+  constexpr std::uint64_t kOperations = 20 * kWindowSlots;
+  make(kRanks);
+  std::atomic<int> wrong{0}, stuck{0};
+  const auto body = [&](int self) {
+    const NodeGroup group = view(self);
+    const auto look_at = [&](std::uint64_t sequence, int rank) {
+      if (!eventually([&] { return group.entered(sequence, rank); })) ++stuck;
+      if (group.entry(sequence, rank).fingerprint != line_of(sequence, rank).fingerprint) ++wrong;
+    };
+    std::uint64_t met = 0;
+    for (std::uint64_t next = 1; next <= kOperations && stuck == 0; ++next) {
+      while (next > met + kMaxAhead) {
+        ++met;
+        for (int rank = 0; rank < kRanks; ++rank) look_at(met, rank);
+      }
+      group.entry(next, self).fingerprint = line_of(next, self).fingerprint;
+      group.enter(next);
+      if (self != 0) look_at(next, 0);
+    }
+  };
+  std::vector<std::thread> threads;
+  for (int rank = 0; rank < kRanks; ++rank) threads.emplace_back(body, rank);
+  for (std::thread& thread : threads) thread.join();
+  EXPECT_EQ(wrong.load(), 0);
+  EXPECT_EQ(stuck.load(), 0);
+}
+
 // What a rank wrote before a phase is visible to whoever sees the phase.
 TEST_F(NodeGroupTest, PhasesPublishWhatWasWrittenBefore) {
   constexpr int kRanks = 4;

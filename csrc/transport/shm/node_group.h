@@ -1,9 +1,13 @@
 /// The ranks of one node within one communicator: entry lines and phases.
 ///
 /// Each operation (sequence number) of a communicator begins with one 64-byte line per rank. Lines
-/// and phases live in a ring of kWindowSlots per communicator; a rank enters sequence s only when
-/// its own operation s - kMaxInFlight has completed, so no line is overwritten unread: whoever has
-/// entered s - kMaxInFlight has completed s - 2 * kMaxInFlight.
+/// and phases live in a ring of kWindowSlots per communicator. No line is overwritten unread, for a
+/// rank enters sequence s only when
+/// - its own operation s - kMaxInFlight has completed, and
+/// - it knows that every rank of the node has entered s - kMaxAhead, so has completed
+///   s - kMaxAhead - kMaxInFlight, and has compared the lines up to there (exec/group.h). The
+///   others are then at most at s + kMaxAhead, which leaves what this rank has yet to compare
+///   alone.
 #pragma once
 
 #include <atomic>
@@ -15,7 +19,14 @@
 namespace shoal::transport::shm {
 
 inline constexpr int kMaxInFlight = 8;
-inline constexpr int kWindowSlots = 2 * kMaxInFlight;
+/// How far a rank that waits for nobody (a broadcast's root) runs ahead of the slowest one. 64:
+/// where ranks outnumber cores each time it is full costs a context switch (docs/decisions/0004).
+inline constexpr int kMaxAhead = 64;
+inline constexpr int kWindowSlots = 2 * kMaxAhead;
+/// Inputs that a rank shows to the others from its pool: all have completed #s when one enters
+/// #s + kInputSlots.
+inline constexpr int kInputSlots = kMaxAhead + kMaxInFlight;
+static_assert(kMaxInFlight <= kMaxAhead);
 
 /// Where the others find a rank's spaces: offsets in the arena (kNoOffset: none), but addresses in
 /// the rank's own memory where `flags` says that the space is private.
