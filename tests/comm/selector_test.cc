@@ -28,7 +28,7 @@ schedule::Shape shape_of(Rank ranks, Rank node_ranks) {
 }
 
 /// Slower than what the rules choose, so that it shows who has chosen.
-tune::Table table() {
+const tune::Table& table() {
   const auto row = [](Collective collective, Rank node_ranks, std::int64_t bytes, Algorithm best) {
     tune::Row made;
     made.collective = collective;
@@ -39,11 +39,12 @@ tune::Table table() {
     made.us = 12.3;
     return made;
   };
-  return {{{"2026-03-01", "a, b", "TCP"}},
-          {row(Collective::kAllReduce, 1, 4096, Algorithm::kRing),
-           row(Collective::kAllReduce, 2, 4096, Algorithm::kRing),
-           row(Collective::kReduce, 1, 4096, Algorithm::kOrdered),
-           row(Collective::kAllToAll, 1, 4096, Algorithm::kBruck)}};
+  static const tune::Table kTable{{{"2026-03-01", "a, b", "TCP"}},
+                                  {row(Collective::kAllReduce, 1, 4096, Algorithm::kRing),
+                                   row(Collective::kAllReduce, 2, 4096, Algorithm::kRing),
+                                   row(Collective::kReduce, 1, 4096, Algorithm::kOrdered),
+                                   row(Collective::kAllToAll, 1, 4096, Algorithm::kBruck)}};
+  return kTable;  // a choice points into it
 }
 
 TEST(Selector, AMeasuredRowComesBeforeTheRulesAndSaysSo) {
