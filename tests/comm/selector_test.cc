@@ -89,6 +89,8 @@ TEST(Selector, SeveralRanksANodeMeetThereWhereItPays) {
     EXPECT_EQ(chosen(Collective::kAllGather, count, two_by_two), Algorithm::kHierarchical);
     EXPECT_EQ(chosen(Collective::kReduceScatter, count, two_by_two), Algorithm::kHierarchical);
   }
+  EXPECT_EQ(chosen(Collective::kBroadcast, 64, two_by_two), Algorithm::kBinomial);
+  EXPECT_EQ(chosen(Collective::kBroadcast, 65, two_by_two), Algorithm::kHierarchical);
   EXPECT_EQ(chosen(Collective::kAllToAll, 8 << 10, two_by_two), Algorithm::kHierarchical);
   EXPECT_EQ(chosen(Collective::kAllToAll, (8 << 10) + 1, two_by_two), Algorithm::kPairwise);
   EXPECT_EQ(chosen(Collective::kAllGather, 1, many_nodes), Algorithm::kBruck);
