@@ -1,10 +1,10 @@
 #include "comm/networks.h"
 
 #include <cstdlib>
-#include <cstring>
 #include <span>
 #include <utility>
 
+#include "bootstrap/wire.h"
 #include "transport/ucx/loader.h"
 
 namespace shoal::comm {
@@ -23,35 +23,23 @@ std::string wanted_network(const std::string& given) {
                                                "`network`) is auto, tcp or ucx");
 }
 
-using Address = std::vector<std::byte>;
-
-/// An offer is two addresses, each after its length; 0: not offered.
-void append(std::string& offer, const transport::Network* network) {
-  const Address none;
-  const Address& address = network == nullptr ? none : network->address();
-  const auto length = static_cast<std::uint32_t>(address.size());
-  offer.append(reinterpret_cast<const char*>(&length), sizeof length);
-  offer.append(reinterpret_cast<const char*>(address.data()), address.size());
-}
-
+/// What a rank offers: its addresses; "": none.
 struct Offer {
-  std::span<const std::byte> ucx, tcp;
+  std::string ucx, tcp;
 };
 
-std::span<const std::byte> take(std::string_view& rest) {
-  std::uint32_t length = 0;
-  if (rest.size() < sizeof length) return {};
-  std::memcpy(&length, rest.data(), sizeof length);
-  rest.remove_prefix(sizeof length);
-  const auto* const begin = reinterpret_cast<const std::byte*>(rest.data());
-  const std::size_t bytes = std::min<std::size_t>(length, rest.size());
-  rest.remove_prefix(bytes);
-  return {begin, bytes};
+Offer read(const std::string& bytes) {
+  bootstrap::Reader reader(bytes);
+  Offer offer;
+  offer.ucx = reader.text();
+  offer.tcp = reader.text();
+  return offer;
 }
 
-Offer read(std::string_view offer) {
-  const auto ucx = take(offer);
-  return {ucx, take(offer)};
+std::string address_of(const transport::Network* network) {
+  if (network == nullptr) return "";
+  const std::vector<std::byte>& address = network->address();
+  return {reinterpret_cast<const char*>(address.data()), address.size()};
 }
 
 }  // namespace
@@ -92,10 +80,7 @@ void Networks::open_tcp() {
 }
 
 std::string Networks::offer() const {
-  std::string offer;
-  append(offer, ucx_.get());
-  append(offer, tcp_.get());
-  return offer;
+  return bootstrap::Writer().text(address_of(ucx_.get())).text(address_of(tcp_.get())).bytes();
 }
 
 std::unique_ptr<transport::Network> Networks::choose(const std::vector<std::string>& offers) {
@@ -128,7 +113,8 @@ std::unique_ptr<transport::Network> Networks::choose(const std::vector<std::stri
   for (std::size_t r = 0; r < offers.size(); ++r) {
     if (offers[r].empty()) continue;
     const Offer offer = read(offers[r]);
-    chosen->set_peer_address(static_cast<int>(r), all_ucx ? offer.ucx : offer.tcp);
+    const std::string& address = all_ucx ? offer.ucx : offer.tcp;
+    chosen->set_peer_address(static_cast<int>(r), std::as_bytes(std::span(address)));
   }
   return chosen;
 }

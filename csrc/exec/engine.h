@@ -22,7 +22,7 @@ using Interrupt = std::function<void()>;
 /// Any thread. Its lock is private to the process: no rank can hold it for another.
 class Engine {
  public:
-  /// `crowded`: more ranks than cores on this node.
+  /// `crowded`: more ranks than cores on this machine.
   Engine(transport::shm::Node& node, memory::Pool& pool, bool crowded);
   ~Engine();
   Engine(const Engine&) = delete;
