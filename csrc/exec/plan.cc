@@ -1,6 +1,7 @@
 #include "exec/plan.h"
 
 #include <algorithm>
+#include <cstdlib>
 
 #include "transport/shm/node_group.h"
 
@@ -13,7 +14,7 @@ namespace {
 /// first: at 1 MiB an all_gather took four times as long, at 64 MiB an all_reduce half as long.
 constexpr std::int64_t kStreamBytes = 8 << 20;
 /// From here on private memory is read where it is rather than staged.
-constexpr std::int64_t kPullBytes = 8 << 10;
+const std::int64_t kPullBytes = std::getenv("X_PULL") ? std::atoll(std::getenv("X_PULL")) : 8 << 10;
 /// Slots: one flag round less than with a schedule, but a copy, and every rank reads all of every
 /// input. What lies in the arena anyway gains by that only while it is small, where a flag round
 /// means that ranks give way to one another, or where one rank sends to all and then need not wait
@@ -25,8 +26,8 @@ constexpr std::int64_t kEagerBytes = 1 << 10;
 constexpr std::int64_t kCrowdedOneShotBytes = 4 << 10;
 /// What a rank puts into its scratch at a time where buffers are staged: small enough to be read
 /// from a cache, large enough that its bytes outweigh a flag round.
-constexpr std::int64_t kTileBytes = 32 << 10;
-constexpr std::int64_t kCrowdedTileBytes = 256 << 10;
+const std::int64_t kTileBytes = std::getenv("X_TILE") ? std::atoll(std::getenv("X_TILE")) : 32 << 10;
+const std::int64_t kCrowdedTileBytes = std::getenv("X_TILE") ? std::atoll(std::getenv("X_TILE")) : 256 << 10;
 
 /// The largest input, or output, of any rank, in bytes.
 std::int64_t widest(const Plan& plan, int (*blocks)(const schedule::Shape&)) noexcept {
@@ -83,6 +84,7 @@ Plan make_plan(const PlanKey& key, schedule::Algorithm algorithm, schedule::Shap
   shape.root = key.root;
   shape.count = key.count;
   shape.tile = (layout.crowded ? kCrowdedTileBytes : kTileBytes) / plan.element_bytes;
+  shape.places = std::max<std::int64_t>(2, kStagingBytes / plan.element_bytes / shape.tile);
   plan.shape = shape;
   const std::int64_t block_bytes = key.count * plan.element_bytes;
   plan.input_bytes = schedule::input_blocks(shape) * block_bytes;

@@ -157,7 +157,8 @@ bool Run::prepare() noexcept {
   }
   if (stage_input_) space(Space::kInput) = arena.at(input_block_.offset);
   if (stage_output_) space(Space::kOutput) = arena.at(output_block_.offset);
-  space(Space::kScratch) = scratch_block_.bytes == 0 ? nullptr : arena.at(scratch_block_.offset);
+  space(Space::kScratch) =
+      scratch_block_.bytes == 0 ? nullptr : arena.at(scratch_block_.offset + scratch_begin_);
   if (!stage_input_) return enter();
   stage_ = Stage::kStaging;
   return true;
@@ -169,7 +170,19 @@ bool Run::reserve_memory() noexcept {
       std::max({plan.program.scratch_bytes, plan.pulled.scratch_bytes, plan.staged.scratch_bytes});
   return (!stage_input_ || reserve(input_block_, plan.input_bytes)) &&
          (!stage_output_ || reserve(output_block_, plan.output_bytes)) &&
-         (scratch == 0 || reserve(scratch_block_, scratch));
+         (scratch == 0 || reserve_scratch(scratch));
+}
+
+/// Where this rank's buffers are staged, each operation takes the part of the block behind that of
+/// the one before.
+bool Run::reserve_scratch(std::int64_t bytes) noexcept {
+  const bool turns = private_input_ || private_output_;
+  if (!reserve(scratch_block_, turns ? std::max(bytes, kStagingBytes) : bytes)) return false;
+  scratch_begin_ = scratch_end_;
+  if (!turns || scratch_begin_ + bytes > scratch_block_.bytes) scratch_begin_ = 0;
+  scratch_end_ = (scratch_begin_ + bytes + transport::shm::kCacheLine - 1) / transport::shm::kCacheLine *
+                 transport::shm::kCacheLine;
+  return true;
 }
 
 /// A part of a large copy; true when it is complete.
@@ -193,7 +206,8 @@ std::int64_t Run::place_of(const std::byte* data, std::int64_t bytes,
 
 memory::Offset Run::scratch_offset() const noexcept {
   return spaces_[static_cast<int>(Space::kScratch)] == nullptr ? memory::kNoOffset
-                                                               : scratch_block_.offset;
+                                                               : scratch_block_.offset +
+                                                                     scratch_begin_;
 }
 
 std::uint64_t Run::flags() const noexcept {
@@ -569,10 +583,11 @@ bool Run::fold_range(std::int64_t from, std::int64_t n) noexcept {
   const Binding& binding = group_->binding();
   const Ref &src = step_->src, &dst = step_->dst;
   std::array<const void*, transport::shm::kMaxLocalRanks> sources;
-  std::array<void*, transport::shm::kMaxLocalRanks> targets;
+  std::array<void*, transport::shm::kMaxLocalRanks + 1> targets;
   const bool from_every = src.rank == kEvery, to_every = dst.rank == kEvery;
   const int count = from_every ? binding.node.ranks() : step_->blocks;
   const int copies = to_every ? binding.node.ranks() : 1;
+  const int results = copies + (step_->own_output ? 1 : 0);
   SHOAL_ASSERT(count <= transport::shm::kMaxLocalRanks);
   const auto owner = [&](int k) { return from_every ? binding.node_members[k] : src.rank; };
   int privates = 0;
@@ -584,7 +599,9 @@ bool Run::fold_range(std::int64_t from, std::int64_t n) noexcept {
     const std::int64_t m = std::min(piece, from + n - begin);
     std::byte* place = pulled_.get();
     for (int k = 0; k < count; ++k) {
-      if (is_private(src, owner(k))) {
+      if (step_->own_input && owner(k) == binding.rank) {
+        sources[k] = own(step_->own_block()) + bytes(begin);
+      } else if (is_private(src, owner(k))) {
         if (!pull(place, src, owner(k), begin, m)) return false;
         sources[k] = place;
         place += bytes(m);
@@ -595,12 +612,13 @@ bool Run::fold_range(std::int64_t from, std::int64_t n) noexcept {
     for (int k = 0; k < copies; ++k) {
       targets[k] = address(dst, to_every ? binding.node_members[k] : dst.rank) + bytes(begin);
     }
+    if (step_->own_output) targets[copies] = own(step_->own_result()) + bytes(begin);
     if (count > 1 || scale() != 1.0) {
-      reduce::fold(plan.key.dtype, plan.key.op, {targets.data(), std::size_t(copies)},
+      reduce::fold(plan.key.dtype, plan.key.op, {targets.data(), std::size_t(results)},
                    {sources.data(), std::size_t(count)}, m, scale(), stores());
       continue;
     }
-    for (int k = 0; k < copies; ++k) {
+    for (int k = 0; k < results; ++k) {
       if (targets[k] != sources[0]) reduce::copy(targets[k], sources[0], bytes(m), stores());
     }
   }

@@ -72,6 +72,7 @@ class Run final : public Task {
   bool advance() noexcept;
   bool prepare() noexcept;
   bool reserve_memory() noexcept;
+  bool reserve_scratch(std::int64_t bytes) noexcept;
   bool copy_some(void* to, const void* from, std::int64_t bytes) noexcept;
   bool enter() noexcept;
   [[nodiscard]] std::int64_t place_of(const std::byte* data, std::int64_t bytes,
@@ -143,6 +144,7 @@ class Run final : public Task {
   std::byte* spaces_[3] = {};  ///< by schedule::Space
   std::int64_t element_bytes_ = 1;
   Block input_block_, output_block_, scratch_block_;
+  std::int64_t scratch_begin_ = 0, scratch_end_ = 0;  ///< of this operation, in its block
   std::unique_ptr<std::byte[]> pulled_;  ///< kPulledBytes, for folds of private memory
 
   const Program* program_ = nullptr;

@@ -38,7 +38,9 @@ std::string line(const char* verb, const std::string& peer, const std::string& w
 std::string blocks_of(const Step& step) {
   if (step.src.rank == kEvery) return text_of(step.src);
   std::string text = text_of(step.src);
-  if (step.blocks > 1) {
+  if (step.own_input) {
+    text += format(" x %d, own ", step.blocks) + text_of(step.own_block());
+  } else if (step.blocks > 1) {
     text += format(" x %d, stride %lld", step.blocks, static_cast<long long>(step.stride));
   }
   return text;
@@ -73,6 +75,7 @@ std::string listing(Algorithm algorithm, const Shape& shape) {
 std::string describe(const Step& step) {
   const std::string to = text_of(step.dst), from = text_of(step.src);
   const std::string finish = step.finish ? "  finish" : "";
+  const std::string also = step.own_output ? ", " + text_of(step.own_result()) : "";
   switch (step.kind) {
     case StepKind::kEnd:
       return "end";
@@ -91,7 +94,7 @@ std::string describe(const Step& step) {
     case StepKind::kCombine:
       return line("combine", "", to + " = " + from + " op " + text_of(step.addend()), finish);
     case StepKind::kFold:
-      return line("fold", "", to + " = " + blocks_of(step), finish);
+      return line("fold", "", to + also + " = " + blocks_of(step), finish);
     case StepKind::kPost:
       return line("post", "", "");
     case StepKind::kAwait:

@@ -79,10 +79,12 @@ class Rounds {
       case StepKind::kAwait:
         to.peer = step.peer;
         return;
+      case StepKind::kFold:
+        to.own_input = step.own_input, to.own_output = step.own_output;
+        [[fallthrough]];
       case StepKind::kCopy:
       case StepKind::kReduce:
       case StepKind::kCombine:
-      case StepKind::kFold:
         to.finish = step.finish, to.blocks = step.blocks, to.stride = step.stride;
         put(to.dst, step.dst);
         return put(to.src, step.src);

@@ -31,6 +31,8 @@ struct Shape {
   std::int64_t count = 0;
   /// Elements a rank hands to the others at a time where an algorithm goes tile by tile (kStaged).
   std::int64_t tile = 16 << 10;
+  /// Tiles of scratch that take turns there, at least 2.
+  std::int64_t places = 2;
 
   [[nodiscard]] constexpr Rank node() const noexcept { return rank / node_ranks; }
   [[nodiscard]] constexpr Rank nodes() const noexcept { return ranks / node_ranks; }

@@ -14,14 +14,18 @@ namespace shoal::schedule {
 ///   broadcast, scatter     the root puts, the others take
 ///   gather                 all but the root put, the root takes
 ///   all_gather, all_to_all every rank puts, and takes what it needs from each other
-///   reduce_scatter         every rank puts a part of each block, and folds the parts of block r
-///   all_reduce, reduce     2 ranks: every rank puts, and who needs the result folds;
-///                          more: rank r folds slice r of what all have put into its scratch, and
-///                          who needs the result takes the slices there
-/// Two tiles of scratch take turns: a rank that puts tile t + 2 has awaited tile t + 1 of all who
-/// read tile t, and they post that after they have read.
-/// In place is safe: a block of a tile is written after the rank has put it.
-/// Cost: one flag round a tile (two where slices are folded), one copy of N in and one out.
+///   reduce_scatter         every rank puts the others' blocks, and folds what they put for it with
+///                          its own
+///   all_reduce, reduce     every rank puts all slices of a tile but slice r, folds slice r, and who
+///                          needs the result takes the slices from who has folded them; 2 ranks, up
+///                          to a tile, and reduce of 2 ranks: they put all, and who needs the
+///                          result folds
+/// So tile t is put, taken (or folded, then taken) by steps that follow one another, and a step
+/// works on two or three tiles before the ranks meet.
+/// Two tiles of scratch or more take turns: a rank that puts tile t + 2 has met those who read tile
+/// t after that.
+/// In place is safe: a rank writes what it has put, or what only it reads.
+/// Cost: one flag round a tile, one copy of N in and one out.
 /// Source: Graham, Shipman, "MPI support for multi-core architectures: optimized shared memory
 /// collectives", EuroPVM/MPI 2008 (fan-in and fan-out over shared segments); the slicing is
 /// shoal's.
@@ -29,49 +33,58 @@ class Staged {
  public:
   explicit constexpr Staged(const Shape& shape) noexcept : s_(shape) {}
 
-  constexpr int rounds() const noexcept { return 2 + static_cast<int>(tiles()); }
+  constexpr int rounds() const noexcept {
+    return 1 + (s_.count == 0 ? 0 : static_cast<int>(tiles()) + (is_sliced() ? 2 : 1));
+  }
 
   template <class Emit>
   constexpr void round(int k, Emit&& emit) const noexcept {
     if (k == 0) {
       emit(Step::post());
       emit(Step::await(kEvery));
-    } else if (k <= tiles()) {
-      const Tile tile = tile_at(k - 1);
-      if (puts()) put(tile, emit);
-      meet(emit);
-      if (is_sliced()) {
-        fold_slice(tile, emit);
-        meet(emit);
-      }
-      take(tile, emit);
-    } else {
-      meet(emit);
+      return;
     }
+    const std::int64_t t = k - 1;
+    if (is_sliced()) {
+      if (has(t - 2)) take(tile_at(t - 2), emit);
+      if (has(t - 1)) fold_slice(tile_at(t - 1), emit);
+    } else {
+      if (has(t - 1)) take(tile_at(t - 1), emit);
+    }
+    if (has(t) && puts()) put(tile_at(t), emit);
+    meet(emit);
   }
 
-  /// Two tiles, or a tile and what is folded of it; nothing where nothing is put.
+  /// Nothing where nothing is put.
   static constexpr std::int64_t scratch(const Shape& shape) noexcept {
     const Staged staged(shape);
-    const std::int64_t places = staged.is_sliced() ? 2 : std::min<std::int64_t>(2, staged.tiles());
-    return staged.puts() ? places * staged.tile_count() * staged.parts() : 0;
+    return staged.puts() ? std::min(shape.places, staged.tiles()) * staged.place_count() : 0;
   }
 
  private:
-  /// Elements [begin, begin + count) of a block, and where a tile of its parity lies in scratch.
+  /// Elements [begin, begin + count) of a block, and where they lie in scratch.
   struct Tile {
     std::int64_t begin, count, place;
   };
 
   constexpr bool is_root() const noexcept { return s_.rank == s_.root; }
   constexpr bool is_sliced() const noexcept {
-    return s_.ranks > 2 &&
-           (s_.collective == Collective::kAllReduce || s_.collective == Collective::kReduce);
+    if (s_.collective == Collective::kReduce) return s_.ranks > 2;
+    return s_.collective == Collective::kAllReduce && (s_.ranks > 2 || s_.count > s_.tile);
   }
   constexpr bool puts() const noexcept {
     if (s_.count == 0) return false;
-    return is_one_to_all(s_.collective) ? is_root()
-                                        : s_.collective != Collective::kGather || !is_root();
+    switch (s_.collective) {
+      case Collective::kBroadcast:
+      case Collective::kScatter:
+        return is_root();
+      case Collective::kGather:
+        return !is_root();
+      case Collective::kReduce:
+        return is_sliced() || !is_root();
+      default:
+        return true;
+    }
   }
   /// Blocks a tile has a part of.
   constexpr Rank parts() const noexcept {
@@ -91,10 +104,14 @@ class Staged {
   constexpr std::int64_t tiles() const noexcept {
     return (s_.count + tile_count() - 1) / tile_count();
   }
+  constexpr bool has(std::int64_t tile) const noexcept { return tile >= 0 && tile < tiles(); }
+  /// A tile, and what is folded of it.
+  constexpr std::int64_t place_count() const noexcept {
+    return tile_count() * (is_sliced() ? 2 : parts());
+  }
   constexpr Tile tile_at(std::int64_t index) const noexcept {
     const std::int64_t begin = index * tile_count();
-    return {begin, std::min(tile_count(), s_.count - begin),
-            is_sliced() ? 0 : index % 2 * tile_count() * parts()};
+    return {begin, std::min(tile_count(), s_.count - begin), index % s_.places * place_count()};
   }
 
   /// Posts, and waits for those whose scratch this rank reads or who read this rank's.
@@ -119,26 +136,47 @@ class Staged {
   constexpr Ref output_block(const Tile& tile, Rank block = 0) const noexcept {
     return output(block * s_.count + tile.begin, tile.count);
   }
-  /// Slice of rank `rank`: of the tile, and where its fold is put.
+  /// Slice of rank `rank`: of a tile, and where its fold is put.
+  constexpr Ref slice_of(const Ref& tile, Rank rank) const noexcept {
+    return parts_of(tile, {tile.count, s_.ranks}, rank);
+  }
   constexpr Ref slice(const Tile& tile, Rank rank) const noexcept {
-    return parts_of(staged(tile), {tile.count, s_.ranks}, rank);
+    return slice_of(staged(tile), rank);
   }
   constexpr Ref folded(const Tile& tile, Rank rank) const noexcept {
-    return parts_of(scratch_at(tile_count(), tile.count), {tile.count, s_.ranks}, rank);
+    return slice_of(scratch_at(tile.place + tile_count(), tile.count), rank);
   }
 
+  /// What others read.
   template <class Emit>
   constexpr void put(const Tile& tile, Emit&& emit) const noexcept {
+    if (is_sliced()) {
+      const Partition slices(tile.count, s_.ranks);
+      const std::int64_t begin = slices.begin(s_.rank), end = slices.begin(s_.rank + 1);
+      put_range(tile, 0, begin, emit);
+      put_range(tile, end, tile.count - end, emit);
+      return;
+    }
     for (Rank part = 0; part < parts(); ++part) {
-      // What only this rank reads need not be put, but for a fold, which reads every rank's.
-      if (parts() > 1 && part == s_.rank && !reduces(s_.collective)) continue;
+      if (parts() > 1 && part == s_.rank) continue;
       emit(Step::copy(staged(tile, part), input_block(tile, part)));
     }
+  }
+  template <class Emit>
+  constexpr void put_range(const Tile& tile, std::int64_t begin, std::int64_t count,
+                           Emit&& emit) const noexcept {
+    if (count == 0) return;
+    emit(Step::copy(staged(tile).slice(begin, count), input_block(tile).slice(begin, count)));
   }
 
   template <class Emit>
   constexpr void fold_slice(const Tile& tile, Emit&& emit) const noexcept {
-    emit(Step::fold(folded(tile, s_.rank), slice(tile, s_.rank).of(kEvery), s_.ranks, 0, true));
+    const Ref from = slice(tile, s_.rank), mine = slice_of(output_block(tile), s_.rank);
+    const bool only_root = s_.collective == Collective::kReduce && is_root();
+    Step fold = Step::fold_staged(only_root ? mine : folded(tile, s_.rank), from, s_.ranks,
+                                  mine.offset);
+    fold.own_output = s_.collective == Collective::kAllReduce;
+    emit(fold);
   }
 
   template <class Emit>
@@ -157,17 +195,17 @@ class Staged {
       case Collective::kReduce:
       case Collective::kAllReduce:
         if (!is_sliced()) {
-          emit(Step::fold(output_block(tile), staged(tile).of(kEvery), s_.ranks, 0, true));
+          emit(Step::fold_staged(output_block(tile), staged(tile), s_.ranks, tile.begin));
           return;
         }
-        for (Rank k = 0; k < s_.ranks; ++k) {
+        for (Rank k = 1; k < s_.ranks; ++k) {
           const Rank from = wrap(s_.rank + k, s_.ranks);
-          emit(Step::copy(parts_of(output_block(tile), {tile.count, s_.ranks}, from),
-                          folded(tile, from).of(from == s_.rank ? kSelf : from)));
+          emit(Step::copy(slice_of(output_block(tile), from), folded(tile, from).of(from)));
         }
         return;
       case Collective::kReduceScatter:
-        emit(Step::fold(output_block(tile), staged(tile, s_.rank).of(kEvery), s_.ranks, 0, true));
+        emit(Step::fold_staged(output_block(tile), staged(tile, s_.rank), s_.ranks,
+                               input_block(tile, s_.rank).offset));
         return;
       case Collective::kAllGather:
       case Collective::kGather:

@@ -59,6 +59,7 @@ enum class StepKind : std::uint8_t {
              ///<   src.rank == kEvery: block k is node rank k's src; else block k starts at
              ///<   src.offset + k * stride. dst may be one of the blocks exactly.
              ///<   dst.rank == kEvery: the result is stored to every node rank's dst.
+             ///<   See own_input, own_output.
   kPost,     ///< tell every rank of the node that this rank has come so far (its next phase)
   kAwait,    ///< rank `peer` (or kEvery) of the node has posted as often as this rank has
 };
@@ -75,15 +76,23 @@ struct Step {
   StepKind kind = StepKind::kEnd;
   std::uint8_t slot = 0;    ///< kSend, kRecv, kWait: 0 <= slot < kMaxSlots
   bool finish = false;      ///< kReduce, kCombine, kFold: dst becomes complete (kAvg divides now)
+  /// kFold with src.rank == kEvery: of this rank own_block() is read instead of its src.
+  bool own_input = false;
+  /// kFold: the result is stored to own_result() too.
+  bool own_output = false;
   std::int32_t peer = 0;    ///< kSend, kRecv: rank; kAwait: rank or kEvery
   std::int32_t blocks = 0;  ///< kFold
-  /// kFold with src.rank == kSelf: elements between blocks. kCombine: where addend() begins.
+  /// kFold with src.rank == kSelf: elements between blocks, else where own_block() and own_result()
+  /// begin. kCombine: where addend() begins.
   std::int64_t stride = 0;
   Ref dst{};
   Ref src{};
 
   /// Of a kCombine: what is added to src lies in this rank's scratch.
   [[nodiscard]] constexpr Ref addend() const noexcept { return scratch(stride, dst.count); }
+  /// Of a kFold: this rank's contribution, and where it wants the result.
+  [[nodiscard]] constexpr Ref own_block() const noexcept { return input(stride, dst.count); }
+  [[nodiscard]] constexpr Ref own_result() const noexcept { return output(stride, dst.count); }
 
   static constexpr Step end() noexcept { return {}; }
   static constexpr Step send(std::int32_t peer, Ref src, int slot) noexcept {
@@ -127,6 +136,13 @@ struct Step {
     Step s;
     s.kind = StepKind::kFold, s.dst = dst, s.src = src, s.finish = finish;
     s.blocks = blocks, s.stride = stride;
+    return s;
+  }
+  /// Folds what the ranks of the node have in `staged`, but of this rank what it has in its input
+  /// from `own` on.
+  static constexpr Step fold_staged(Ref dst, Ref staged, int blocks, std::int64_t own) noexcept {
+    Step s = fold(dst, staged.of(kEvery), blocks, own, true);
+    s.own_input = true;
     return s;
   }
   static constexpr Step post() noexcept {

@@ -281,6 +281,11 @@ Machine::Outcome Machine::fold(const Step& step) {
   if (step.src.count != step.dst.count) return fail("source and destination differ in size");
   if (step.dst.space == Space::kInput) return fail("writes to an input");
   if (!locate_blocks(step) || !locate_targets(step.dst)) return Outcome::kFailed;
+  if (step.own_output) {
+    const auto result = locate_own(step.own_result());
+    if (!result) return Outcome::kFailed;
+    targets_.push_back(*result);
+  }
   for (const Place& target : targets_) {
     for (const Place& block : blocks_) {
       if (target.overlaps(block) && target != block) return fail("destination cuts a block");
@@ -312,8 +317,10 @@ bool Machine::locate_blocks(const Step& step) {
     return false;
   }
   for (std::int32_t k = 0; k < step.blocks; ++k) {
-    const auto place = every ? locate(step.src, node_begin() + k)
-                             : locate_own(step.src.slice(k * step.stride, step.src.count));
+    const bool own = every && step.own_input && node_begin() + k == rank_;
+    const auto place = own     ? locate_own(step.own_block())
+                       : every ? locate(step.src, node_begin() + k)
+                               : locate_own(step.src.slice(k * step.stride, step.src.count));
     if (!place) return false;
     blocks_.push_back(*place);
   }

@@ -457,10 +457,14 @@ void Explorer::compute(World& world, Rank rank, const Step& step) {
   };
   std::vector<Word*> to, from;
   for (const Rank owner : owners(step.dst)) to.push_back(at(step.dst, owner));
+  if (step.kind == StepKind::kFold && step.own_output) to.push_back(at(step.own_result(), rank));
   const bool strided = step.kind == StepKind::kFold && step.src.rank != kEvery;
   for (int k = 0; k < (strided ? step.blocks : 1); ++k) {
     const Ref src = step.src.slice(strided ? k * step.stride : 0, step.src.count);
-    for (const Rank owner : owners(src)) from.push_back(at(src, owner));
+    for (const Rank owner : owners(src)) {
+      const bool own = step.kind == StepKind::kFold && step.own_input && owner == rank && !strided;
+      from.push_back(at(own ? step.own_block() : src, owner));
+    }
   }
   if (step.kind == StepKind::kCombine) from.push_back(at(step.addend(), rank));
   if (step.src.count != step.dst.count) object("sizes differ");

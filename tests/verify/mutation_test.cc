@@ -44,11 +44,13 @@ enum class Mutation : std::uint8_t {
   kSpaceSrc,
   kOwnerDst,
   kOwnerSrc,
+  kOwnInput,
+  kOwnOutput,
 };
-constexpr int kMutations = 15;
+constexpr int kMutations = 17;
 constexpr std::array<const char*, kMutations> kNames = {
     "drop",   "swap",   "repeat", "redirect",  "shift dst", "shift src", "shrink",   "slot",
-    "finish", "blocks", "stride", "space dst", "space src", "owner dst", "owner src"};
+    "finish", "blocks", "stride", "space dst", "space src", "owner dst", "owner src", "own input", "own output"};
 
 bool has_src(const Step& s) {
   return s.kind == StepKind::kSend || s.kind == StepKind::kCopy || s.kind == StepKind::kReduce ||
@@ -130,7 +132,7 @@ bool mutate(std::vector<Step>& steps, std::size_t i, Mutation mutation, Rank ran
     case Mutation::kBlocks:
       return s.kind == StepKind::kFold ? --s.blocks, true : false;
     case Mutation::kStride:
-      if (s.kind == StepKind::kCombine) return ++s.stride, true;
+      if (s.kind == StepKind::kCombine || s.own_input) return ++s.stride, true;
       return s.kind == StepKind::kFold && s.src.rank == kSelf ? ++s.stride, true : false;
     case Mutation::kSpaceDst:
       return has_dst(s) ? s.dst.space = other(s.dst.space), true : false;
@@ -144,6 +146,10 @@ bool mutate(std::vector<Step>& steps, std::size_t i, Mutation mutation, Rank ran
       if (shape.node_ranks == 1 || !has_src(s) || is_message(s)) return false;
       s.src.rank = other_owner(s.src.rank, rank, shape);
       return true;
+    case Mutation::kOwnInput:
+      return s.kind == StepKind::kFold && s.own_input ? s.own_input = false, true : false;
+    case Mutation::kOwnOutput:
+      return s.kind == StepKind::kFold && s.own_output ? s.own_output = false, true : false;
   }
   return false;
 }
