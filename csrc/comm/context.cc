@@ -244,7 +244,6 @@ void Context::connect(Deadline deadline) {
     heavy_fences = heavy_fences && all[r][sizeof control] != 0;
   }
   if (heavy_fences) node_->let_heavy_fences();
-  node_->try_pull();
   if (networks) use_network(*networks, all);
 }
 

@@ -210,9 +210,6 @@ std::string CommunicatorImpl::explain(const exec::Run* run, Status status) {
     case ErrorCode::kOutOfMemory:
       return status.rank == rank ? context->pool().explain_out_of_memory(status.detail)
                                  : who + " has no pool memory left to stage its buffers" + during;
-    case ErrorCode::kSystem:
-      return "the memory of " + who + " cannot be read" + during +
-             ": process_vm_readv: " + std::strerror(static_cast<int>(status.detail));
     case ErrorCode::kTransport:
       return who + " cannot be reached over the network" + during + " (" +
              context->describe_network() +

@@ -1,7 +1,6 @@
 #include "exec/plan.h"
 
 #include <algorithm>
-#include <cstdlib>
 
 #include "transport/shm/node_group.h"
 
@@ -13,8 +12,6 @@ namespace {
 /// cache, if only from the last time, and a store past that cache has to throw them out of it
 /// first: at 1 MiB an all_gather took four times as long, at 64 MiB an all_reduce half as long.
 constexpr std::int64_t kStreamBytes = 8 << 20;
-/// From here on private memory is read where it is rather than staged.
-const std::int64_t kPullBytes = std::getenv("X_PULL") ? std::atoll(std::getenv("X_PULL")) : 8 << 10;
 /// Slots: one flag round less than with a schedule, but a copy, and every rank reads all of every
 /// input. What lies in the arena anyway gains by that only while it is small, where a flag round
 /// means that ranks give way to one another, or where one rank sends to all and then need not wait
@@ -25,9 +22,16 @@ constexpr std::int64_t kOneShotBytes = 256;
 constexpr std::int64_t kEagerBytes = 1 << 10;
 constexpr std::int64_t kCrowdedOneShotBytes = 4 << 10;
 /// What a rank puts into its scratch at a time where buffers are staged: small enough to be read
-/// from a cache, large enough that its bytes outweigh a flag round.
-const std::int64_t kTileBytes = std::getenv("X_TILE") ? std::atoll(std::getenv("X_TILE")) : 32 << 10;
-const std::int64_t kCrowdedTileBytes = std::getenv("X_TILE") ? std::atoll(std::getenv("X_TILE")) : 256 << 10;
+/// from a cache, large enough that its bytes outweigh a flag round (without a core of its own: a
+/// time slice). Smaller where one side waits for the first tile while the other puts it.
+constexpr std::int64_t kTileBytes = 128 << 10;
+constexpr std::int64_t kRootedTileBytes = 32 << 10;
+constexpr std::int64_t kCrowdedTileBytes = 256 << 10;
+
+std::int64_t tile_bytes(Collective collective, Layout layout) noexcept {
+  if (layout.crowded) return kCrowdedTileBytes;
+  return has_root(collective) ? kRootedTileBytes : kTileBytes;
+}
 
 /// The largest input, or output, of any rank, in bytes.
 std::int64_t widest(const Plan& plan, int (*blocks)(const schedule::Shape&)) noexcept {
@@ -37,9 +41,6 @@ std::int64_t widest(const Plan& plan, int (*blocks)(const schedule::Shape&)) noe
 }
 std::int64_t widest_input(const Plan& plan) noexcept {
   return widest(plan, [](const schedule::Shape& s) { return schedule::input_blocks(s); });
-}
-std::int64_t widest_output(const Plan& plan) noexcept {
-  return widest(plan, [](const schedule::Shape& s) { return schedule::output_blocks(s); });
 }
 
 Form form_of(const Plan& plan, Layout layout) noexcept {
@@ -83,7 +84,7 @@ Plan make_plan(const PlanKey& key, schedule::Algorithm algorithm, schedule::Shap
   shape.collective = key.collective;
   shape.root = key.root;
   shape.count = key.count;
-  shape.tile = (layout.crowded ? kCrowdedTileBytes : kTileBytes) / plan.element_bytes;
+  shape.tile = tile_bytes(key.collective, layout) / plan.element_bytes;
   shape.places = std::max<std::int64_t>(2, kStagingBytes / plan.element_bytes / shape.tile);
   plan.shape = shape;
   const std::int64_t block_bytes = key.count * plan.element_bytes;
@@ -105,11 +106,6 @@ Plan make_plan(const PlanKey& key, schedule::Algorithm algorithm, schedule::Shap
   if (plan.form == Form::kSchedule && algorithm == schedule::Algorithm::kDirect &&
       shape.ranks > 1 && staged != nullptr && schedule::supports(*staged, shape)) {
     plan.staged = make_program(schedule::Algorithm::kStaged, shape, plan.element_bytes);
-    const bool pushes = schedule::find(key.collective, schedule::Algorithm::kPulled) != nullptr;
-    plan.pulled = pushes ? make_program(schedule::Algorithm::kPulled, shape, plan.element_bytes)
-                         : plan.program;
-    plan.is_worth_pulling = key.collective != Collective::kReduce &&
-                            std::max(widest_input(plan), widest_output(plan)) >= kPullBytes;
   }
   return plan;
 }

@@ -99,11 +99,8 @@ struct Plan {
   bool shares_buffers = false;  ///< ranks of a node touch one another's
   bool streams = false;         ///< outputs are too large to stay in a cache
   Program program;
-  /// kDirect only: instead of `program` where the memory of a rank is not in the arena. Pulled, if
-  /// all ranks can read it where it is, and it is worth the system calls; otherwise staged.
-  Program pulled;
+  /// kDirect only: instead of `program` where the memory of a rank is not in the arena.
   Program staged;
-  bool is_worth_pulling = false;
 
   /// The schedule itself sees to memory that is not in the arena.
   [[nodiscard]] bool takes_private_memory() const noexcept {

@@ -10,7 +10,6 @@
 #pragma once
 
 #include <cstdint>
-#include <memory>
 
 #include "exec/group.h"
 #include "exec/plan.h"
@@ -75,10 +74,8 @@ class Run final : public Task {
   bool reserve_scratch(std::int64_t bytes) noexcept;
   bool copy_some(void* to, const void* from, std::int64_t bytes) noexcept;
   bool enter() noexcept;
-  [[nodiscard]] std::int64_t place_of(const std::byte* data, std::int64_t bytes,
-                                      bool is_private) const noexcept;
+  [[nodiscard]] memory::Offset place_of(const std::byte* data, std::int64_t bytes) const noexcept;
   [[nodiscard]] memory::Offset scratch_offset() const noexcept;
-  [[nodiscard]] std::uint64_t flags() const noexcept;
   struct Flags {
     std::uint64_t all, any;
   };
@@ -101,11 +98,9 @@ class Run final : public Task {
   bool execute_elements() noexcept;
   [[nodiscard]] double scale() const noexcept;
   [[nodiscard]] reduce::Stores stores() const noexcept;
-  bool copy_range(std::int64_t from, std::int64_t n) noexcept;
-  bool fold_range(std::int64_t from, std::int64_t n) noexcept;
-  [[nodiscard]] bool is_private(const schedule::Ref& ref, Rank rank) const noexcept;
-  bool pull(void* to, const schedule::Ref& ref, Rank rank, std::int64_t from,
-            std::int64_t n) noexcept;
+  void look_at_readers() noexcept;
+  void copy_range(std::int64_t from, std::int64_t n) noexcept;
+  void fold_range(std::int64_t from, std::int64_t n) noexcept;
   void post() noexcept;
   void leave() noexcept;
   void fail(Status status) noexcept;
@@ -134,10 +129,8 @@ class Run final : public Task {
   std::uint64_t sequence_ = 0;
   Stage stage_ = Stage::kDone;
   bool moved_ = false;
-  /// Of what the others should see, and what is not in the arena: the schedule takes it as it is
-  /// ...
-  bool private_input_ = false;
-  bool private_output_ = false;
+  /// What the others should see is not in the arena: the schedule takes it as it is ...
+  bool is_private_ = false;
   /// ... or it goes through pool blocks.
   bool stage_input_ = false;
   bool stage_output_ = false;
@@ -145,7 +138,8 @@ class Run final : public Task {
   std::int64_t element_bytes_ = 1;
   Block input_block_, output_block_, scratch_block_;
   std::int64_t scratch_begin_ = 0, scratch_end_ = 0;  ///< of this operation, in its block
-  std::unique_ptr<std::byte[]> pulled_;  ///< kPulledBytes, for folds of private memory
+  bool far_readers_ = false;                          ///< as last seen
+  unsigned looks_ = 0;                                ///< modulo kLooks: when to look again
 
   const Program* program_ = nullptr;
   transport::Match match_{};

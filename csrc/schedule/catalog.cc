@@ -39,8 +39,6 @@ constexpr std::array kCatalog = {
 
     Entry{Collective::kBroadcast, Algorithm::kDirect, true, true,
           "2 flag rounds, P x N/P copied by each rank", kJain},
-    Entry{Collective::kBroadcast, Algorithm::kPulled, true, true, "2 flag rounds, 1 copy of N",
-          kJain},
     Entry{Collective::kBroadcast, Algorithm::kStaged, true, true,
           "1 flag round a tile, N in and out", kGraham},
     Entry{Collective::kBroadcast, Algorithm::kBinomial, false, true, "ceil(log2 P) rounds of N",
@@ -51,7 +49,7 @@ constexpr std::array kCatalog = {
     Entry{Collective::kReduce, Algorithm::kDirect, true, true, "2 flag rounds, fold of P x N/P",
           kJain},
     Entry{Collective::kReduce, Algorithm::kStaged, true, true,
-          "2 flag rounds a tile (1 for P = 2), N in and out, fold of P x N/P", kGraham},
+          "1 flag round a tile, N in and out, fold of P x N/P", kGraham},
     Entry{Collective::kReduce, Algorithm::kBinomial, false, false, "ceil(log2 P) rounds of N",
           kThakur},
     Entry{Collective::kReduce, Algorithm::kOrdered, false, true, "2 (P-1) exchanges of N/P",
@@ -61,10 +59,8 @@ constexpr std::array kCatalog = {
 
     Entry{Collective::kAllReduce, Algorithm::kDirect, true, true, "2 flag rounds, fold of P x N/P",
           kJain},
-    Entry{Collective::kAllReduce, Algorithm::kPulled, true, true,
-          "3 flag rounds, fold of P x N/P, 1 copy of N", kJain},
     Entry{Collective::kAllReduce, Algorithm::kStaged, true, true,
-          "2 flag rounds a tile (1 for P = 2), N in and out, fold of P x N/P", kGraham},
+          "1 flag round a tile, N in and out, fold of P x N/P", kGraham},
     Entry{Collective::kAllReduce, Algorithm::kRing, false, false, "2 (P-1) rounds of N/P",
           kPatarasuk},
     Entry{Collective::kAllReduce, Algorithm::kRecursiveDoubling, false, false,
@@ -112,8 +108,6 @@ constexpr std::array kCatalog = {
 
     Entry{Collective::kGather, Algorithm::kDirect, true, true, "2 flag rounds, 1 copy of N/P",
           kJain},
-    Entry{Collective::kGather, Algorithm::kPulled, true, true,
-          "2 flag rounds, 1 copy of N by the root", kJain},
     Entry{Collective::kGather, Algorithm::kStaged, true, true, "1 flag round a tile, N/P in, N out",
           kGraham},
     Entry{Collective::kGather, Algorithm::kBinomial, false, true,
@@ -136,8 +130,6 @@ auto with_class(Algorithm algorithm, Collective collective, Use&& use) noexcept 
   switch (algorithm) {
     case Algorithm::kDirect:
       break;
-    case Algorithm::kPulled:
-      return use.template operator()<Pulled>();
     case Algorithm::kStaged:
       return use.template operator()<Staged>();
     case Algorithm::kRing:
@@ -189,9 +181,9 @@ bool is_void(Algorithm algorithm, const Shape& shape) noexcept {
 
 std::string_view name_of(Algorithm algorithm) noexcept {
   constexpr std::array<std::string_view, kAlgorithms> kNames = {
-      "direct",       "pulled",      "staged", "ring",     "recursive_doubling",
-      "rabenseifner", "binomial",    "bruck",  "pairwise", "dissemination",
-      "ordered",      "hierarchical"};
+      "direct",        "staged",   "ring",        "recursive_doubling",
+      "rabenseifner",  "binomial", "bruck",       "pairwise",
+      "dissemination", "ordered",  "hierarchical"};
   return kNames[static_cast<std::size_t>(algorithm)];
 }
 
@@ -220,8 +212,7 @@ bool supports(const Entry& entry, const Shape& shape) noexcept {
 }
 
 bool is_of_one_node(Algorithm algorithm) noexcept {
-  return algorithm == Algorithm::kDirect || algorithm == Algorithm::kPulled ||
-         algorithm == Algorithm::kStaged;
+  return algorithm == Algorithm::kDirect || algorithm == Algorithm::kStaged;
 }
 
 std::int64_t scratch_count(Algorithm algorithm, const Shape& shape) noexcept {

@@ -15,7 +15,6 @@ namespace shoal::schedule {
 
 enum class Algorithm : std::uint8_t {
   kDirect,  ///< in one node: straight out of and into the ranks' buffers
-  kPulled,  ///< the same, but never into another rank's buffers
   kStaged,  ///< in one node: through scratch that the others see, tile by tile
   kRing,
   kRecursiveDoubling,
@@ -27,7 +26,7 @@ enum class Algorithm : std::uint8_t {
   kOrdered,       ///< over messages: each slice gathered at its owner, folded in rank order
   kHierarchical,  ///< direct in the node, composed with another over the network
 };
-inline constexpr int kAlgorithms = 12;
+inline constexpr int kAlgorithms = 11;
 
 SHOAL_API std::string_view name_of(Algorithm algorithm) noexcept;
 std::optional<Algorithm> algorithm_named(std::string_view name) noexcept;
@@ -46,8 +45,8 @@ struct Entry {
 SHOAL_API std::span<const Entry> catalog() noexcept;
 SHOAL_API const Entry* find(Collective collective, Algorithm algorithm) noexcept;
 
-/// True if the algorithm can run this shape (e.g. kDirect, kPulled and kStaged need node_ranks ==
-/// ranks; kHierarchical needs more than one node).
+/// True if the algorithm can run this shape (e.g. kDirect and kStaged need node_ranks == ranks;
+/// kHierarchical needs more than one node).
 SHOAL_API bool supports(const Entry& entry, const Shape& shape) noexcept;
 
 /// Runs where all ranks are in one node, only.

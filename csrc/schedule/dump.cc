@@ -36,11 +36,9 @@ std::string line(const char* verb, const std::string& peer, const std::string& w
 }
 
 std::string blocks_of(const Step& step) {
-  if (step.src.rank == kEvery) return text_of(step.src);
   std::string text = text_of(step.src);
-  if (step.own_input) {
-    text += format(" x %d, own ", step.blocks) + text_of(step.own_block());
-  } else if (step.blocks > 1) {
+  if (step.own_input) return text + ", own " + text_of(step.own_block());
+  if (step.blocks > 1 && step.src.rank != kEvery) {
     text += format(" x %d, stride %lld", step.blocks, static_cast<long long>(step.stride));
   }
   return text;

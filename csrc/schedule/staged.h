@@ -16,7 +16,8 @@ namespace shoal::schedule {
 ///   all_gather, all_to_all every rank puts, and takes what it needs from each other
 ///   reduce_scatter         every rank puts the others' blocks, and folds what they put for it with
 ///                          its own
-///   all_reduce, reduce     every rank puts all slices of a tile but slice r, folds slice r, and who
+///   all_reduce, reduce     every rank puts all slices of a tile but slice r, folds slice r, and
+///   who
 ///                          needs the result takes the slices from who has folded them; 2 ranks, up
 ///                          to a tile, and reduce of 2 ranks: they put all, and who needs the
 ///                          result folds
@@ -51,7 +52,10 @@ class Staged {
     } else {
       if (has(t - 1)) take(tile_at(t - 1), emit);
     }
-    if (has(t) && puts()) put(tile_at(t), emit);
+    if (has(t)) {
+      if (puts()) put(tile_at(t), emit);
+      keep(tile_at(t), emit);
+    }
     meet(emit);
   }
 
@@ -169,12 +173,23 @@ class Staged {
     emit(Step::copy(staged(tile).slice(begin, count), input_block(tile).slice(begin, count)));
   }
 
+  /// What this rank has for itself, while it is in a cache.
+  template <class Emit>
+  constexpr void keep(const Tile& tile, Emit&& emit) const noexcept {
+    if (reduces(s_.collective) || (has_root(s_.collective) && !is_root())) return;
+    const Rank in = parts() > 1 ? s_.rank : 0;
+    const bool is_gathered = s_.collective == Collective::kGather ||
+                             s_.collective == Collective::kAllGather ||
+                             s_.collective == Collective::kAllToAll;
+    emit(Step::copy(output_block(tile, is_gathered ? s_.rank : 0), input_block(tile, in)));
+  }
+
   template <class Emit>
   constexpr void fold_slice(const Tile& tile, Emit&& emit) const noexcept {
     const Ref from = slice(tile, s_.rank), mine = slice_of(output_block(tile), s_.rank);
     const bool only_root = s_.collective == Collective::kReduce && is_root();
-    Step fold = Step::fold_staged(only_root ? mine : folded(tile, s_.rank), from, s_.ranks,
-                                  mine.offset);
+    Step fold =
+        Step::fold_staged(only_root ? mine : folded(tile, s_.rank), from, s_.ranks, mine.offset);
     fold.own_output = s_.collective == Collective::kAllReduce;
     emit(fold);
   }
@@ -185,12 +200,8 @@ class Staged {
     if (rooted && !is_root()) return;
     switch (s_.collective) {
       case Collective::kBroadcast:
-        emit(Step::copy(output_block(tile),
-                        is_root() ? input_block(tile) : staged(tile).of(s_.root)));
-        return;
       case Collective::kScatter:
-        emit(Step::copy(output_block(tile), is_root() ? input_block(tile, s_.rank)
-                                                      : staged(tile, s_.rank).of(s_.root)));
+        if (!is_root()) emit(Step::copy(output_block(tile), my_part(tile, s_.root)));
         return;
       case Collective::kReduce:
       case Collective::kAllReduce:
@@ -210,18 +221,19 @@ class Staged {
       case Collective::kAllGather:
       case Collective::kGather:
       case Collective::kAllToAll:
-        for (Rank k = 0; k < s_.ranks; ++k) take_from(tile, wrap(s_.rank + k, s_.ranks), emit);
+        for (Rank k = 1; k < s_.ranks; ++k) {
+          const Rank from = wrap(s_.rank + k, s_.ranks);
+          emit(Step::copy(output_block(tile, from), my_part(tile, from)));
+        }
         return;
       case Collective::kBarrier:
         return;
     }
   }
 
-  template <class Emit>
-  constexpr void take_from(const Tile& tile, Rank from, Emit&& emit) const noexcept {
-    const Rank part = parts() > 1 ? s_.rank : 0;
-    emit(Step::copy(output_block(tile, from),
-                    from == s_.rank ? input_block(tile, part) : staged(tile, part).of(from)));
+  /// What `owner` has put for this rank.
+  constexpr Ref my_part(const Tile& tile, Rank owner) const noexcept {
+    return staged(tile, parts() > 1 ? s_.rank : 0).of(owner);
   }
 
   Shape s_;

@@ -74,8 +74,8 @@ enum class StepKind : std::uint8_t {
 /// What a kind does not use may hold anything.
 struct Step {
   StepKind kind = StepKind::kEnd;
-  std::uint8_t slot = 0;    ///< kSend, kRecv, kWait: 0 <= slot < kMaxSlots
-  bool finish = false;      ///< kReduce, kCombine, kFold: dst becomes complete (kAvg divides now)
+  std::uint8_t slot = 0;  ///< kSend, kRecv, kWait: 0 <= slot < kMaxSlots
+  bool finish = false;    ///< kReduce, kCombine, kFold: dst becomes complete (kAvg divides now)
   /// kFold with src.rank == kEvery: of this rank own_block() is read instead of its src.
   bool own_input = false;
   /// kFold: the result is stored to own_result() too.

@@ -185,7 +185,7 @@ TEST(Schedule, ScratchIsNotAskedForInVain) {
       if (step.dst.space == Space::kScratch) {
         used = std::max(used, step.dst.offset + step.dst.count);
       }
-      if (step.src.space == Space::kScratch && step.src.rank < 0) {
+      if (step.src.space == Space::kScratch && step.src.rank < 0 && !step.own_input) {
         used = std::max(used, step.src.offset + step.src.count + further);
       }
     }

@@ -49,8 +49,9 @@ enum class Mutation : std::uint8_t {
 };
 constexpr int kMutations = 17;
 constexpr std::array<const char*, kMutations> kNames = {
-    "drop",   "swap",   "repeat", "redirect",  "shift dst", "shift src", "shrink",   "slot",
-    "finish", "blocks", "stride", "space dst", "space src", "owner dst", "owner src", "own input", "own output"};
+    "drop",      "swap",      "repeat",    "redirect",  "shift dst", "shift src",
+    "shrink",    "slot",      "finish",    "blocks",    "stride",    "space dst",
+    "space src", "owner dst", "owner src", "own input", "own output"};
 
 bool has_src(const Step& s) {
   return s.kind == StepKind::kSend || s.kind == StepKind::kCopy || s.kind == StepKind::kReduce ||

@@ -35,7 +35,7 @@ class Proof : public testing::TestWithParam<Entry> {
       for (const Rank root : sweep::roots_of(entry.collective, ranks)) {
         for (const std::int64_t count : counts) {
           prove(entry, {entry.collective, 0, ranks, root, node_ranks, count,
-                        sweep::tile_of(entry.collective, ranks, count)});
+                        sweep::tile_of(entry.collective, ranks, count), 2 + ranks % 2});
           if (HasFatalFailure()) return;
         }
       }

@@ -3,7 +3,7 @@
 ///
 ///   0          abi::ArenaHeader (slice 0 only)
 ///   4 KiB      abi::ProgressPage
-///   8 KiB      Doorbell, Arrivals, Departures, PullProbe
+///   8 KiB      Doorbell, Arrivals, Departures
 ///   16 KiB     ack words of this rank's sends
 ///   64 KiB     one ring of descriptors per sending local rank
 ///
@@ -40,13 +40,6 @@ inline constexpr int kScanRanks = 32;
 /// Which groups the owner has done with: bit = id of the communicator, which is never used again.
 struct alignas(kCacheLine) Departures {
   std::atomic<std::uint64_t> words[(kMaxCommunicators + 63) / 64];
-};
-
-/// Somewhere in the owner's private memory, for others to try whether they can read it. Complete
-/// before the ranks' first exchange.
-struct alignas(kCacheLine) PullProbe {
-  std::int64_t address;
-  std::uint64_t value;
 };
 
 inline constexpr std::int64_t kInlineBytes = 32;
@@ -124,12 +117,11 @@ inline constexpr int kAckWords = 4096;
 inline constexpr std::int64_t kDoorbellOffset = abi::kProgressPageOffset + abi::kProgressPageBytes;
 inline constexpr std::int64_t kArrivalsOffset = kDoorbellOffset + sizeof(Doorbell);
 inline constexpr std::int64_t kDeparturesOffset = kArrivalsOffset + sizeof(Arrivals);
-inline constexpr std::int64_t kPullProbeOffset = kDeparturesOffset + sizeof(Departures);
 inline constexpr std::int64_t kAckOffset = 16 << 10;
 inline constexpr std::int64_t kRingsOffset = 64 << 10;
 
 static_assert(sizeof(abi::ArenaHeader) <= abi::kProgressPageOffset);
-static_assert(kPullProbeOffset + sizeof(PullProbe) <= kAckOffset);
+static_assert(kDeparturesOffset + sizeof(Departures) <= kAckOffset);
 static_assert(kAckOffset + kAckWords * sizeof(AckWord) <= kRingsOffset);
 static_assert(kRingsOffset + kMaxLocalRanks * sizeof(Ring) <= memory::kHeaderBytes);
 static_assert(std::atomic<std::uint64_t>::is_always_lock_free, "shared between processes");
@@ -153,7 +145,6 @@ class Header {
   [[nodiscard]] Departures& departures() const noexcept {
     return at<Departures>(kDeparturesOffset);
   }
-  [[nodiscard]] PullProbe& pull_probe() const noexcept { return at<PullProbe>(kPullProbeOffset); }
   [[nodiscard]] AckWord& ack(int index) const noexcept {
     return at<AckWord>(kAckOffset + index * static_cast<std::int64_t>(sizeof(AckWord)));
   }

@@ -12,11 +12,9 @@
 /// reordering.
 #include "transport/shm/node.h"
 
-#include <errno.h>
 #include <linux/futex.h>
 #include <linux/membarrier.h>
 #include <sys/syscall.h>
-#include <sys/uio.h>
 #include <time.h>
 #include <unistd.h>
 
@@ -67,12 +65,8 @@ void futex_wait(std::atomic<std::uint32_t>& word, std::uint32_t seen,
 }  // namespace
 
 Node::Node(memory::Arena& arena, int self) noexcept
-    : arena_(&arena),
-      self_(self),
-      has_heavy_fence_(register_for_heavy_fences()),
-      probe_(static_cast<std::uint64_t>(now_ns()) ^ reinterpret_cast<std::uintptr_t>(this)) {
+    : arena_(&arena), self_(self), has_heavy_fence_(register_for_heavy_fences()) {
   SHOAL_ASSERT(ranks() <= kMaxLocalRanks && self >= 0 && self < ranks());
-  Header(*arena_, self_).pull_probe() = {reinterpret_cast<std::intptr_t>(&probe_), probe_};
 }
 
 void Node::light_fence() const noexcept {
@@ -137,27 +131,6 @@ void Node::sleep(std::uint32_t token, std::int64_t timeout_ns) noexcept {
 void Node::cancel_sleep() noexcept {
   // relaxed: a waker that still sees a sleeper makes one system call too many
   Header(*arena_, self_).doorbell().sleepers.fetch_sub(1, std::memory_order_relaxed);
-}
-
-Status Node::pull(int local_rank, void* to, std::int64_t from_address,
-                  std::int64_t bytes) const noexcept {
-  auto* target = static_cast<std::byte*>(to);
-  const pid_t pid = page(local_rank).pid;
-  while (bytes > 0) {
-    iovec here{target, static_cast<std::size_t>(bytes)};
-    iovec there{reinterpret_cast<void*>(from_address), static_cast<std::size_t>(bytes)};
-    const ssize_t n = ::process_vm_readv(pid, &here, 1, &there, 1, 0);
-    if (n <= 0) return {ErrorCode::kSystem, -1, n == 0 ? EFAULT : errno};
-    target += n, from_address += n, bytes -= n;
-  }
-  return kOkStatus;
-}
-
-void Node::try_pull() noexcept {
-  const int neighbour = (self_ + 1) % ranks();
-  const PullProbe& probe = Header(*arena_, neighbour).pull_probe();
-  std::uint64_t value = 0;
-  can_pull_ = pull(neighbour, &value, probe.address, sizeof value).ok() && value == probe.value;
 }
 
 void Node::depart(std::uint32_t communicator) noexcept {

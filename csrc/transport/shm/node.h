@@ -49,15 +49,6 @@ class Node {
   void sleep(std::uint32_t token, std::int64_t timeout_ns) noexcept;
   void cancel_sleep() noexcept;
 
-  /// Reads private memory of another rank of the node (process_vm_readv): one copy, no staging, for
-  /// about 1 us and 0.1 us a page. kSystem, detail = errno.
-  [[nodiscard]] Status pull(int local_rank, void* to, std::int64_t from_address,
-                            std::int64_t bytes) const noexcept;
-  /// Whether pull() works, tried on the right neighbour: kernels and containers may forbid it.
-  /// After all ranks have written their page.
-  void try_pull() noexcept;
-  [[nodiscard]] bool can_pull() const noexcept { return can_pull_; }
-
   /// Once: this rank looks at nothing of the communicator any more.
   void depart(std::uint32_t communicator) noexcept;
   /// `local_rank` has said so.
@@ -73,8 +64,6 @@ class Node {
   int self_;
   bool has_heavy_fence_;
   bool light_fences_ = false;
-  std::uint64_t probe_;  ///< what others try to read
-  bool can_pull_ = false;
 };
 
 }  // namespace shoal::transport::shm

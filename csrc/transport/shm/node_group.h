@@ -28,20 +28,17 @@ inline constexpr int kWindowSlots = 2 * kMaxAhead;
 inline constexpr int kInputSlots = kMaxAhead + kMaxInFlight;
 static_assert(kMaxInFlight <= kMaxAhead);
 
-/// Where the others find a rank's spaces: offsets in the arena (kNoOffset: none), but addresses in
-/// the rank's own memory where `flags` says that the space is private.
+/// Where the others find a rank's spaces: in the arena (kNoOffset: none, or not there).
 struct Places {
-  std::int64_t input;
-  std::int64_t output;
+  memory::Offset input;
+  memory::Offset output;
   memory::Offset scratch;
   std::uint64_t flags;  ///< PlaceFlag
 };
 
 enum PlaceFlag : std::uint64_t {
-  kPrivateInput = 1,
-  kPrivateOutput = 2,
-  kInSlot = 4,  ///< `input` is a copy that is left alone until long after the operation
-  kPulls = 8,   ///< the rank can read the private memory of the others (Node::pull)
+  kPrivate = 1,  ///< a buffer of the rank is memory that only it has mapped
+  kInSlot = 2,   ///< `input` is a copy that is left alone until long after the operation
 };
 
 /// What a rank says when it enters a collective. One cache line, one writer.
