@@ -10,6 +10,7 @@
 
 #include "core/status.h"
 #include "exec/abort_board.h"
+#include "exec/distance.h"
 #include "exec/health.h"
 #include "memory/arena.h"
 #include "memory/pool.h"
@@ -124,6 +125,8 @@ class Group {
   /// kNoOffset: out of memory.
   memory::Offset slot(std::uint64_t sequence, std::int64_t slot_bytes, memory::Pool& pool) noexcept;
   [[nodiscard]] memory::Offset slots() const noexcept { return slots_; }
+  /// Of those who read what this rank stages.
+  [[nodiscard]] Distance& distance() noexcept { return distance_; }
 
   /// Ends the communicator: no run executes a step any more. The first call counts.
   void fail(Status status, const Run* run, std::string text, bool announce) noexcept;
@@ -158,6 +161,7 @@ class Group {
   std::uint32_t beyond_ = 0;     ///< bit i: completed_ + 1 + i is complete
   std::array<std::uint64_t, kHistory> history_{};
   memory::Offset slots_ = memory::kNoOffset;
+  Distance distance_;
   std::uint32_t seen_changes_ = 0;
   Status failure_{};
   std::string failure_text_;

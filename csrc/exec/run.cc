@@ -2,7 +2,6 @@
 
 #include <algorithm>
 #include <array>
-#include <atomic>
 #include <bit>
 #include <span>
 
@@ -27,11 +26,6 @@ constexpr std::int64_t kWorkBytes = 512 << 10;
 constexpr int kStepsPerPoll = 64;
 /// Pool blocks larger than this are given back after use.
 constexpr std::int64_t kKeptBytes = 16 << 20;
-/// A line for a store, of 16 asked for at once: 5 to 8 ns from a cache shared with who has read it,
-/// 20 and more from another one (EPYC, two core complexes).
-constexpr std::int64_t kFarLineNs = 13;
-/// Staged operations from one look at that to the next.
-constexpr unsigned kLooks = 8;
 /// How long a rank that does not acknowledge an error is waited for before it is cut off: more than
 /// two ticks of the control thread, which acknowledges for ranks outside a call.
 constexpr std::int64_t kFenceNs = 250 * kNsPerMs;
@@ -335,7 +329,10 @@ void Run::begin_schedule() noexcept {
   match_ = {transport::collective_key(binding.communicator, sequence_),
             short_fingerprint(plan.fingerprint)};
   accumulate_ = reduce::accumulator(plan.key.dtype, plan.key.op);
-  if (program_->algorithm == schedule::Algorithm::kStaged) look_at_readers();
+  scratch_stores_ =
+      program_->algorithm == schedule::Algorithm::kStaged
+          ? group_->distance().stores_to(space(Space::kScratch), program_->scratch_bytes)
+          : reduce::Stores::kCached;
   stage_ = Stage::kRunning;
   next_steps();
   steps_ = 1;
@@ -538,25 +535,9 @@ double Run::scale() const noexcept {
 /// Past the caches what is too large for them and not read again by this schedule, and what is
 /// staged for distant readers.
 reduce::Stores Run::stores() const noexcept {
-  const bool streams = step_->dst.space == Space::kOutput ? call_.plan->streams
-                       : program_->algorithm == schedule::Algorithm::kStaged && far_readers_;
+  if (step_->dst.space == Space::kScratch) return scratch_stores_;
+  const bool streams = call_.plan->streams && step_->dst.space == Space::kOutput;
   return streams ? reduce::Stores::kStreaming : reduce::Stores::kCached;
-}
-
-/// Do those who read this rank's scratch share a cache with it? Where they do not, their copies of
-/// its lines are slow to take back, and a store past the caches is 2 to 3 times as fast (else half
-/// as fast). The lines asked for will be written anyway. Every few operations: a rank may move.
-void Run::look_at_readers() noexcept {
-  std::byte* const lines = space(Space::kScratch);
-  constexpr std::int64_t kLines = 16;
-  if (lines == nullptr || program_->scratch_bytes < kLines * transport::shm::kCacheLine) return;
-  if (looks_++ % kLooks != 0) return;
-  const std::int64_t start = now_ns();
-  for (std::int64_t i = 0; i < kLines; ++i) {
-    *static_cast<volatile std::byte*>(lines + i * transport::shm::kCacheLine) = std::byte{0};
-  }
-  std::atomic_thread_fence(std::memory_order_seq_cst);  // the stores have their lines
-  far_readers_ = now_ns() - start > kLines * kFarLineNs;
 }
 
 /// Elements [from, from + n) of a kFold step.

@@ -98,7 +98,6 @@ class Run final : public Task {
   bool execute_elements() noexcept;
   [[nodiscard]] double scale() const noexcept;
   [[nodiscard]] reduce::Stores stores() const noexcept;
-  void look_at_readers() noexcept;
   void copy_range(std::int64_t from, std::int64_t n) noexcept;
   void fold_range(std::int64_t from, std::int64_t n) noexcept;
   void post() noexcept;
@@ -138,8 +137,7 @@ class Run final : public Task {
   std::int64_t element_bytes_ = 1;
   Block input_block_, output_block_, scratch_block_;
   std::int64_t scratch_begin_ = 0, scratch_end_ = 0;  ///< of this operation, in its block
-  bool far_readers_ = false;                          ///< as last seen
-  unsigned looks_ = 0;                                ///< modulo kLooks: when to look again
+  reduce::Stores scratch_stores_ = reduce::Stores::kCached;
 
   const Program* program_ = nullptr;
   transport::Match match_{};
