@@ -59,7 +59,7 @@ bool finish_at_once(Group& group, const Plan& plan, std::uint64_t sequence, void
   const Binding& binding = group.binding();
   const LineRange lines = awaited_lines(binding, plan);
   if (!have_agreed(binding.node, lines, sequence, plan.fingerprint, polls)) return false;
-  if (!plan.is_eager) {
+  if (plan.entries == Entries::kEvery) {
     group.meet(sequence);
     group.mark_compared(sequence);
   }

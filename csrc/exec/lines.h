@@ -14,7 +14,8 @@ struct LineRange {
   int begin, end;
 };
 inline LineRange awaited_lines(const Binding& binding, const Plan& plan) noexcept {
-  if (!plan.is_eager) return {0, binding.node.ranks()};
+  if (plan.entries == Entries::kEvery) return {0, binding.node.ranks()};
+  if (plan.entries == Entries::kNobody) return {0, 0};
   const int root = binding.routes[plan.shape.root].node_index;
   return {root, root + 1};
 }

@@ -28,6 +28,9 @@ constexpr std::int64_t kTileBytes = 128 << 10;
 constexpr std::int64_t kRootedTileBytes = 32 << 10;
 constexpr std::int64_t kCrowdedTileBytes = 256 << 10;
 
+/// Several nodes: from here on tiles are worth their flag rounds.
+constexpr std::int64_t kStagedBytes = 512 << 10;
+
 std::int64_t tile_bytes(Collective collective, Layout layout) noexcept {
   if (layout.crowded) return kCrowdedTileBytes;
   return has_root(collective) ? kRootedTileBytes : kTileBytes;
@@ -54,6 +57,26 @@ Form form_of(const Plan& plan, Layout layout) noexcept {
   std::int64_t most = layout.crowded ? kCrowdedOneShotBytes : kOneShotBytes;
   if (is_one_to_all(plan.key.collective)) most = layout.crowded ? kCrowdedSlotBytes : kEagerBytes;
   return bytes <= most ? Form::kOneShot : Form::kSchedule;
+}
+
+Entries entries_of(const Plan& plan, const schedule::Entry* entry) noexcept {
+  if (plan.form != Form::kSchedule) {
+    return is_one_to_all(plan.key.collective) ? Entries::kRoot : Entries::kEvery;
+  }
+  return entry != nullptr && entry->node_memory ? Entries::kEvery : Entries::kNobody;
+}
+
+/// Tile by tile, that is, rather than as a whole.
+bool is_worth_staging(const Plan& plan) noexcept {
+  switch (plan.program.algorithm) {
+    case schedule::Algorithm::kDirect:
+      return true;
+    case schedule::Algorithm::kHierarchical:
+      return schedule::largest_blocks(plan.shape) * plan.key.count * plan.element_bytes >=
+             kStagedBytes;
+    default:
+      return false;
+  }
 }
 
 Program make_program(schedule::Algorithm algorithm, const schedule::Shape& shape,
@@ -92,20 +115,23 @@ Plan make_plan(const PlanKey& key, schedule::Algorithm algorithm, schedule::Shap
   plan.output_bytes = schedule::output_blocks(shape) * block_bytes;
   plan.streams = plan.output_bytes >= kStreamBytes;
   const schedule::Entry* entry = schedule::find(key.collective, algorithm);
-  plan.shares_buffers =
-      entry != nullptr && entry->node_memory && algorithm != schedule::Algorithm::kStaged;
+  plan.shares_buffers = entry != nullptr && entry->node_memory && !schedule::is_staged(algorithm);
   plan.program = make_program(algorithm, shape, plan.element_bytes);
   plan.form = form_of(plan, layout);
-  plan.is_eager = plan.form != Form::kSchedule && is_one_to_all(key.collective);
+  plan.entries = entries_of(plan, entry);
   const std::int64_t slot_bytes = layout.crowded ? kCrowdedSlotBytes : kSlotBytes;
   if (layout.one_node && algorithm == schedule::Algorithm::kDirect &&
       widest_input(plan) <= slot_bytes) {
     plan.slot_bytes = slot_bytes;
   }
-  const schedule::Entry* staged = schedule::find(key.collective, schedule::Algorithm::kStaged);
-  if (plan.form == Form::kSchedule && algorithm == schedule::Algorithm::kDirect &&
-      shape.ranks > 1 && staged != nullptr && schedule::supports(*staged, shape)) {
-    plan.staged = make_program(schedule::Algorithm::kStaged, shape, plan.element_bytes);
+  if (plan.form == Form::kSchedule && shape.ranks > 1 && is_worth_staging(plan)) {
+    const auto staged = algorithm == schedule::Algorithm::kDirect
+                            ? schedule::Algorithm::kStaged
+                            : schedule::Algorithm::kHierarchicalStaged;
+    entry = schedule::find(key.collective, staged);
+    if (entry != nullptr && schedule::supports(*entry, shape)) {
+      plan.staged = make_program(staged, shape, plan.element_bytes);
+    }
   }
   return plan;
 }

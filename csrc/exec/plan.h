@@ -76,6 +76,14 @@ enum class Form : std::uint8_t {
   kOneShot,  ///< it goes into a slot of the rank's pool, which the others read; one flag round
 };
 
+/// Whose entry a rank awaits within its node. The lines of the others are compared later, by the
+/// next operation that awaits them.
+enum class Entries : std::uint8_t {
+  kEvery,
+  kRoot,    ///< a small input goes to all by line or slot: they need it, its rank needs nobody
+  kNobody,  ///< messages only, which name what they belong to
+};
+
 /// Where a job's ranks are, as far as plans depend on it. The same on all ranks of a node.
 struct Layout {
   bool one_node = false;
@@ -94,17 +102,17 @@ struct Plan {
   /// Of the slots for inputs; 0: they are too large. Of a kSchedule too: where no rank's memory is
   /// in the arena, it runs as a kOneShot.
   std::int64_t slot_bytes = 0;
-  /// One rank's input goes to the others by line or slot: they wait for it, it waits for nobody.
-  bool is_eager = false;
+  Entries entries = Entries::kEvery;
   bool shares_buffers = false;  ///< ranks of a node touch one another's
   bool streams = false;         ///< outputs are too large to stay in a cache
   Program program;
-  /// kDirect only: instead of `program` where the memory of a rank is not in the arena.
+  /// Instead of `program` where the memory of a rank is not in the arena. kDirect: there is none,
+  /// and it goes through pool blocks as a whole.
   Program staged;
 
   /// The schedule itself sees to memory that is not in the arena.
   [[nodiscard]] bool takes_private_memory() const noexcept {
-    return staged.algorithm == schedule::Algorithm::kStaged;
+    return schedule::is_staged(staged.algorithm);
   }
 };
 

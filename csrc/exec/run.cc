@@ -244,12 +244,13 @@ bool Run::check_entries() noexcept {
   }
   moved_ = true;
   awaited_index_ = 0;
-  if (!call_.plan->is_eager) {
+  const bool awaits_every = call_.plan->entries == Entries::kEvery;
+  if (awaits_every) {
     group_->meet(sequence_);
     group_->mark_compared(sequence_);
   }
-  // All name the same two ranks; of an eager operation's, each itself and the root.
-  const int first = call_.plan->is_eager ? node.self() : 0;
+  // All name the same two ranks; those that await the root only, themselves and the root.
+  const int first = awaits_every ? 0 : node.self();
   for (int i = lines.begin; i < lines.end; ++i) {
     if (node.entry(sequence_, i).fingerprint == node.entry(sequence_, first).fingerprint) continue;
     end_mismatched({ErrorCode::kMismatch, binding.node_members[i], binding.node_members[first]});
@@ -330,7 +331,7 @@ void Run::begin_schedule() noexcept {
             short_fingerprint(plan.fingerprint)};
   accumulate_ = reduce::accumulator(plan.key.dtype, plan.key.op);
   scratch_stores_ =
-      program_->algorithm == schedule::Algorithm::kStaged
+      schedule::is_staged(program_->algorithm)
           ? group_->distance().stores_to(space(Space::kScratch), program_->scratch_bytes)
           : reduce::Stores::kCached;
   stage_ = Stage::kRunning;

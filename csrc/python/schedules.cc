@@ -57,7 +57,8 @@ std::string plan(const std::string& collective, const std::string& algorithm, Ra
   if (!schedule::supports(entry, shape)) {
     invalid("plan: " + algorithm + " does not do " + collective + " for " + std::to_string(ranks) +
             " ranks, " + std::to_string(shape.node_ranks) +
-            " a node (direct and staged: all in one node; hierarchical: several nodes of several "
+            " a node (direct and staged: all in one node; the hierarchical ones: several nodes of "
+            "several "
             "ranks)");
   }
   return rank.has_value() ? schedule::dump(entry.algorithm, shape)

@@ -9,6 +9,7 @@
 #include "schedule/direct.h"
 #include "schedule/dissemination.h"
 #include "schedule/hierarchical.h"
+#include "schedule/hierarchical_staged.h"
 #include "schedule/ordered.h"
 #include "schedule/pairwise.h"
 #include "schedule/rabenseifner.h"
@@ -45,6 +46,8 @@ constexpr std::array kCatalog = {
           kThakur},
     Entry{Collective::kBroadcast, Algorithm::kHierarchical, true, true,
           "3 flag rounds, 1 copy of N + ceil(log2 M) rounds of N", kTraff},
+    Entry{Collective::kBroadcast, Algorithm::kHierarchicalStaged, true, true,
+          "1 flag round a tile, N in and out + ceil(log2 M) rounds of N", kTraff},
 
     Entry{Collective::kReduce, Algorithm::kDirect, true, true, "2 flag rounds, fold of P x N/P",
           kJain},
@@ -71,6 +74,9 @@ constexpr std::array kCatalog = {
           kShoal},
     Entry{Collective::kAllReduce, Algorithm::kHierarchical, true, false,
           "2 flag rounds, fold of L x N/L + all_reduce of N/L over M", kTraff},
+    Entry{Collective::kAllReduce, Algorithm::kHierarchicalStaged, true, false,
+          "2 flag rounds a tile, 2 N in and out, fold of L x N/L + all_reduce of N/L over M",
+          kTraff},
 
     Entry{Collective::kAllGather, Algorithm::kDirect, true, true, "2 flag rounds, 1 copy of N",
           kJain},
@@ -81,6 +87,8 @@ constexpr std::array kCatalog = {
           "ceil(log2 P) rounds, N (P-1)/P in all", kBruck},
     Entry{Collective::kAllGather, Algorithm::kHierarchical, true, true,
           "3 flag rounds, 1 copy of N + M-1 rounds of N/P", kTraff},
+    Entry{Collective::kAllGather, Algorithm::kHierarchicalStaged, true, true,
+          "M-1 rounds of N/P, 1 flag round a tile, N/L in, N out", kTraff},
 
     Entry{Collective::kReduceScatter, Algorithm::kDirect, true, true,
           "2 flag rounds, fold of P x N/P", kJain},
@@ -94,6 +102,8 @@ constexpr std::array kCatalog = {
           kShoal},
     Entry{Collective::kReduceScatter, Algorithm::kHierarchical, true, false,
           "2 flag rounds, fold of L x N/L + M-1 exchanges of N/P", kTraff},
+    Entry{Collective::kReduceScatter, Algorithm::kHierarchicalStaged, true, false,
+          "1 flag round a tile, N in, fold of N/L + M-1 exchanges of N/P", kTraff},
 
     Entry{Collective::kAllToAll, Algorithm::kDirect, true, true, "2 flag rounds, 1 copy of N",
           kJain},
@@ -165,6 +175,13 @@ auto with_class(Algorithm algorithm, Collective collective, Use&& use) noexcept 
       if (is_reduce_scatter) return use.template operator()<HierarchicalReduceScatter>();
       if (is_all_to_all) return use.template operator()<HierarchicalAllToAll>();
       return use.template operator()<HierarchicalAllReduce>();
+    case Algorithm::kHierarchicalStaged:
+      if (collective == Collective::kBroadcast) {
+        return use.template operator()<HierarchicalStagedBroadcast>();
+      }
+      if (is_gather) return use.template operator()<HierarchicalStagedAllGather>();
+      if (is_reduce_scatter) return use.template operator()<HierarchicalStagedReduceScatter>();
+      return use.template operator()<HierarchicalStagedAllReduce>();
   }
   return use.template operator()<Direct>();
 }
@@ -181,9 +198,9 @@ bool is_void(Algorithm algorithm, const Shape& shape) noexcept {
 
 std::string_view name_of(Algorithm algorithm) noexcept {
   constexpr std::array<std::string_view, kAlgorithms> kNames = {
-      "direct",        "staged",   "ring",        "recursive_doubling",
-      "rabenseifner",  "binomial", "bruck",       "pairwise",
-      "dissemination", "ordered",  "hierarchical"};
+      "direct",        "staged",   "ring",         "recursive_doubling",
+      "rabenseifner",  "binomial", "bruck",        "pairwise",
+      "dissemination", "ordered",  "hierarchical", "hierarchical_staged"};
   return kNames[static_cast<std::size_t>(algorithm)];
 }
 
@@ -207,12 +224,20 @@ const Entry* find(Collective collective, Algorithm algorithm) noexcept {
 bool supports(const Entry& entry, const Shape& shape) noexcept {
   if (entry.collective != shape.collective) return false;
   if (is_of_one_node(entry.algorithm)) return shape.node_ranks == shape.ranks;
-  if (entry.algorithm != Algorithm::kHierarchical) return true;
+  if (!is_hierarchical(entry.algorithm)) return true;
   return 1 < shape.node_ranks && shape.node_ranks < shape.ranks;
 }
 
 bool is_of_one_node(Algorithm algorithm) noexcept {
   return algorithm == Algorithm::kDirect || algorithm == Algorithm::kStaged;
+}
+
+bool is_hierarchical(Algorithm algorithm) noexcept {
+  return algorithm == Algorithm::kHierarchical || algorithm == Algorithm::kHierarchicalStaged;
+}
+
+bool is_staged(Algorithm algorithm) noexcept {
+  return algorithm == Algorithm::kStaged || algorithm == Algorithm::kHierarchicalStaged;
 }
 
 std::int64_t scratch_count(Algorithm algorithm, const Shape& shape) noexcept {

@@ -23,10 +23,11 @@ enum class Algorithm : std::uint8_t {
   kBruck,
   kPairwise,
   kDissemination,
-  kOrdered,       ///< over messages: each slice gathered at its owner, folded in rank order
-  kHierarchical,  ///< direct in the node, composed with another over the network
+  kOrdered,             ///< over messages: each slice gathered at its owner, folded in rank order
+  kHierarchical,        ///< direct in the node, composed with another over the network
+  kHierarchicalStaged,  ///< staged in the node, composed with the same
 };
-inline constexpr int kAlgorithms = 11;
+inline constexpr int kAlgorithms = 12;
 
 SHOAL_API std::string_view name_of(Algorithm algorithm) noexcept;
 std::optional<Algorithm> algorithm_named(std::string_view name) noexcept;
@@ -46,11 +47,16 @@ SHOAL_API std::span<const Entry> catalog() noexcept;
 SHOAL_API const Entry* find(Collective collective, Algorithm algorithm) noexcept;
 
 /// True if the algorithm can run this shape (e.g. kDirect and kStaged need node_ranks == ranks;
-/// kHierarchical needs more than one node).
+/// the hierarchical ones need several nodes of several ranks).
 SHOAL_API bool supports(const Entry& entry, const Shape& shape) noexcept;
 
 /// Runs where all ranks are in one node, only.
 bool is_of_one_node(Algorithm algorithm) noexcept;
+/// Composed of parts in the nodes and between them.
+bool is_hierarchical(Algorithm algorithm) noexcept;
+/// Nobody's choice: it takes the place of kDirect or kHierarchical where the memory of a rank is
+/// not in the arena, and touches no buffer of another rank.
+bool is_staged(Algorithm algorithm) noexcept;
 
 /// Elements of kScratch the schedule needs at this rank.
 std::int64_t scratch_count(Algorithm algorithm, const Shape& shape) noexcept;

@@ -243,17 +243,8 @@ class HierarchicalAllGather {
 
   static constexpr std::int64_t scratch(const Shape&) noexcept { return 0; }
 
- private:
-  static constexpr Shape network(const Shape& shape) noexcept {
-    return {.collective = shape.collective,
-            .rank = shape.node(),
-            .ranks = shape.nodes(),
-            .count = shape.count};
-  }
-  constexpr int copies() const noexcept { return (s_.node_ranks - 1) * s_.nodes(); }
-  constexpr Rank at(Rank node, Rank local) const noexcept { return node * s_.node_ranks + local; }
-
-  /// The ring's block of node n is that of our position in node n.
+  constexpr int network_rounds() const noexcept { return ring_.rounds(); }
+  /// Round k of the ring, whose block of node n is that of our position in node n.
   template <class Emit>
   constexpr void gather(int k, Emit&& emit) const noexcept {
     const auto place = [&](const Ref& ref) noexcept {
@@ -267,6 +258,16 @@ class HierarchicalAllGather {
       emit(step);
     });
   }
+
+ private:
+  static constexpr Shape network(const Shape& shape) noexcept {
+    return {.collective = shape.collective,
+            .rank = shape.node(),
+            .ranks = shape.nodes(),
+            .count = shape.count};
+  }
+  constexpr int copies() const noexcept { return (s_.node_ranks - 1) * s_.nodes(); }
+  constexpr Rank at(Rank node, Rank local) const noexcept { return node * s_.node_ranks + local; }
 
   Shape s_;
   RingAllGather ring_;

@@ -41,10 +41,14 @@ bool answers(const Row& row, const schedule::Shape& shape) noexcept {
   return row.collective == shape.collective && (row.node_ranks > 1) == (shape.node_ranks > 1);
 }
 
+bool is_between_nodes(Algorithm algorithm) noexcept {
+  return !schedule::is_of_one_node(algorithm) && !schedule::is_staged(algorithm);
+}
+
 std::string algorithms_of(Collective collective) {
   std::string names;
   for (const schedule::Entry& entry : schedule::catalog()) {
-    if (entry.collective != collective || schedule::is_of_one_node(entry.algorithm)) continue;
+    if (entry.collective != collective || !is_between_nodes(entry.algorithm)) continue;
     names += (names.empty() ? "" : ", ") + std::string(schedule::name_of(entry.algorithm));
   }
   return names;
@@ -54,7 +58,7 @@ std::string objection(Algorithm algorithm, const schedule::Shape& shape) {
   const std::string name(schedule::name_of(algorithm));
   const std::string collective(name_of(shape.collective));
   const schedule::Entry* entry = schedule::find(shape.collective, algorithm);
-  if (entry == nullptr || schedule::is_of_one_node(algorithm)) {
+  if (entry == nullptr || !is_between_nodes(algorithm)) {
     return collective + " has no algorithm \"" + name + "\" between nodes; it has " +
            algorithms_of(shape.collective);
   }

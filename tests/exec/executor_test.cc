@@ -173,6 +173,26 @@ TEST(Executor, EveryAlgorithmOverSharedMemory) {
   }
 }
 
+// Large enough to be staged tile by tile where a rank of the node has private memory.
+TEST(Executor, HierarchicalOfLargePrivateBuffers) {
+  Harness harness(6, 3, sim_network);
+  for (const Entry& entry : schedule::catalog()) {
+    if (entry.algorithm != Algorithm::kHierarchical || entry.collective == Collective::kBarrier) {
+      continue;
+    }
+    Shape shape;
+    shape.collective = entry.collective;
+    shape.ranks = 6;
+    shape.node_ranks = 3;
+    shape.count = 70'001;
+    shape.root = has_root(entry.collective) ? 4 : 0;
+    for (const bool pool_memory : {true, false}) {
+      Trial(harness, entry, shape, false).run(pool_memory);
+      if (testing::Test::HasFatalFailure()) return;
+    }
+  }
+}
+
 TEST(Executor, HierarchicalOverSharedMemoryAndSimulatedNetwork) {
   for (const auto& [ranks, node_ranks] : {std::pair{4, 2}, {6, 2}, {6, 3}, {8, 2}, {8, 4}}) {
     EXPECT_TRUE(run_catalog(ranks, node_ranks, sim_network).contains(Algorithm::kHierarchical));

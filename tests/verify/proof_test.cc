@@ -74,5 +74,35 @@ TEST(Proof, HierarchicalAllReduceOfLargeSlices) {
   }
 }
 
+// Whose memory is private is known within a node only: nodes choose by themselves, and their
+// messages must fit.
+TEST(Proof, NodesWithPrivateAndWithSharedMemoryWorkTogether) {
+  for (const Entry& entry : schedule::catalog()) {
+    if (entry.algorithm != Algorithm::kHierarchicalStaged) continue;
+    for (Rank ranks = 4; ranks <= sweep::max_ranks(24); ++ranks) {
+      for (const Rank node_ranks : sweep::node_ranks_of(entry, ranks)) {
+        for (const std::int64_t count : sweep::counts_of(entry, ranks)) {
+          const Shape shape{entry.collective,
+                            0,
+                            ranks,
+                            0,
+                            node_ranks,
+                            count,
+                            sweep::tile_of(entry.collective, ranks, count)};
+          std::vector<Program> mixed = programs_of(Algorithm::kHierarchical, shape);
+          std::vector<Program> staged = programs_of(Algorithm::kHierarchicalStaged, shape);
+          for (Rank r = 0; r < ranks; ++r) {
+            if (r / node_ranks % 2 == 1) mixed[r] = std::move(staged[r]);
+          }
+          for (const AliasMode mode : kAliasModes) {
+            const Verdict verdict = verify(mixed, shape, mode);
+            ASSERT_TRUE(verdict.ok) << sweep::text_of(entry, shape) << ": " << verdict.what;
+          }
+        }
+      }
+    }
+  }
+}
+
 }  // namespace
 }  // namespace shoal::verify

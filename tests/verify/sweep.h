@@ -36,7 +36,7 @@ inline std::vector<Rank> roots_of(Collective collective, Rank ranks) {
 /// 1 (nothing is known) or all ranks, and every proper divisor for the hierarchical algorithms.
 inline std::vector<Rank> node_ranks_of(const schedule::Entry& entry, Rank ranks) {
   if (schedule::is_of_one_node(entry.algorithm)) return {ranks};
-  if (entry.algorithm != schedule::Algorithm::kHierarchical) return {1};
+  if (!schedule::is_hierarchical(entry.algorithm)) return {1};
   std::vector<Rank> divisors;
   for (Rank d = 2; d < ranks; ++d) {
     if (ranks % d == 0) divisors.push_back(d);
