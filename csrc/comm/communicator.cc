@@ -150,6 +150,7 @@ std::vector<std::string> Communicator::algorithms(Collective collective) const {
   std::vector<std::string> names;
   for (const schedule::Entry& entry : schedule::catalog()) {
     // The others of one node stand in for direct where memory is not shared.
+    if (schedule::is_staged(entry.algorithm)) continue;
     if (one_node && entry.algorithm != schedule::Algorithm::kDirect) continue;
     if (schedule::supports(entry, shape)) names.emplace_back(schedule::name_of(entry.algorithm));
   }

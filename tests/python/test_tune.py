@@ -178,7 +178,7 @@ FORCED = """
         for op in ops:
             for algorithm in [*comm._algorithms(op), None]:
                 comm._use_algorithm(op, algorithm)
-                for count in (0, 1, P + 1, 1000, 50_000):
+                for count in (0, 1, P + 1, 1000, 100_000):
                     if algorithm is not None:
                         assert comm._algorithm(op, count) == algorithm
                     check(op, count)

@@ -191,9 +191,9 @@ TEST(Schedule, ScratchIsNotAskedForInVain) {
     }
     const std::int64_t asked = scratch_count(entry.algorithm, shape);
     // One slice may be smaller than the largest, for which there is room; so may the last tile.
-    const std::int64_t largest =
-        std::max(Partition{shape.count, shape.ranks}.largest(),
-                 entry.algorithm == Algorithm::kStaged ? shape.tile : std::int64_t{0});
+    const std::int64_t tile =
+        is_staged(entry.algorithm) ? std::max<std::int64_t>(shape.tile, shape.node_ranks) : 0;
+    const std::int64_t largest = std::max(Partition{shape.count, shape.ranks}.largest(), tile);
     EXPECT_GE(asked, used) << sweep::text_of(entry, shape) << " rank " << shape.rank;
     EXPECT_LE(asked,
               used + 2 * std::max(largest, Partition{shape.count, shape.node_ranks}.largest()))

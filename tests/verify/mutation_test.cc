@@ -133,8 +133,9 @@ bool mutate(std::vector<Step>& steps, std::size_t i, Mutation mutation, Rank ran
     case Mutation::kBlocks:
       return s.kind == StepKind::kFold ? --s.blocks, true : false;
     case Mutation::kStride:
-      if (s.kind == StepKind::kCombine || s.own_input) return ++s.stride, true;
-      return s.kind == StepKind::kFold && s.src.rank == kSelf ? ++s.stride, true : false;
+      if (s.kind == StepKind::kCombine) return ++s.stride, true;
+      if (s.kind != StepKind::kFold) return false;
+      return s.src.rank == kSelf || s.own_input ? ++s.stride, true : false;
     case Mutation::kSpaceDst:
       return has_dst(s) ? s.dst.space = other(s.dst.space), true : false;
     case Mutation::kSpaceSrc:
