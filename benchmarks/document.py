@@ -10,6 +10,7 @@ from .cells import size_text
 from .measure import COLLAPSE_RATIO, REGIME_RATIO
 from .plot import draw
 from .rows import Figures, Floor, Report, Row
+from .stream import over_stream
 from .table import number
 
 _INTRODUCTION = f"""\
@@ -25,6 +26,8 @@ Written by `make bench` (`shoal bench --report`), in one run on one machine; edi
   and stands beside peers in private memory.
 - **direct** is the operation as a bare loop over shared memory, without a library; with stores
   through or past the caches, whichever is faster. So are the floors copy and add.
+- **stream** is what must cross between the two hosts, sent and received at once by a socket that
+  never sleeps, and the sum of what must be added, without a library (`benchmarks/stream.py`).
 - A ratio is shoal's time over the other's, taken within a round; the median of the rounds.
   **Below 1, shoal is faster.** Only ratios are comparable between runs.
 - A round counts if a cache line's way from core to core took about what it took in the cell's
@@ -45,6 +48,7 @@ def write(report: Report, path: Path) -> None:
         draw(title, rows, stem)
         parts += [f"## {title}\n", f"![{title}]({figures.name}/{stem.name}.svg)\n"]
         parts += _summary(rows)
+        parts += _over_stream(rows, report.floors)
         parts += _floors([floor for floor in report.floors if (floor.network, floor.ranks) == key])
         parts += ["<details><summary>All times</summary>\n", *_times(rows), "</details>\n"]
     if report.notes:
@@ -111,6 +115,25 @@ def _summary(rows: list[Row]) -> list[str]:
     for row in rows:
         if not row.bytes:
             parts.append(_barrier(row))
+    return parts
+
+
+def _over_stream(rows: list[Row], floors: list[Floor]) -> list[str]:
+    """shoal beside what the network and the sum take by themselves."""
+    ratios = {
+        (row.buffer, row.op, row.bytes): ratio
+        for row in rows
+        if (ratio := over_stream(row, floors)) is not None
+    }
+    parts = []
+    for buffer in dict.fromkeys(buffer for buffer, _, _ in ratios):
+        of = {(op, size): ratio for (kind, op, size), ratio in ratios.items() if kind == buffer}
+        sizes = sorted({size for _, size in of})
+        lines = [
+            (op, *(number(of.get((op, size))) for size in sizes))
+            for op in dict.fromkeys(op for op, _ in of)
+        ]
+        parts.append(_table(_head(f"**{buffer}** over stream", sizes), lines))
     return parts
 
 

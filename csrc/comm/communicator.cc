@@ -149,7 +149,7 @@ std::vector<std::string> Communicator::algorithms(Collective collective) const {
   const bool one_node = shape.node_ranks == shape.ranks;
   std::vector<std::string> names;
   for (const schedule::Entry& entry : schedule::catalog()) {
-    // The others of one node stand in for direct where memory is not shared.
+    // Nobody's choice: they stand in where memory is not shared.
     if (schedule::is_staged(entry.algorithm)) continue;
     if (one_node && entry.algorithm != schedule::Algorithm::kDirect) continue;
     if (schedule::supports(entry, shape)) names.emplace_back(schedule::name_of(entry.algorithm));

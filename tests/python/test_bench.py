@@ -19,8 +19,10 @@ from shoal.bench.cells import NETWORK_FLOORS, Cell, bus_factor, parse_size, size
 from shoal.bench.document import write
 from shoal.bench.libraries import Direct, Library, Line, Placement, Process
 from shoal.bench.measure import Contender, Effort, Result
-from shoal.bench.rows import Report, rows_of
+from shoal.bench.network import Hosts
+from shoal.bench.rows import Floor, Report, rows_of
 from shoal.bench.session import LibraryFailed, Session
+from shoal.bench.stream import floor_us
 from shoal.bench.table import summary
 from shoal.bench.workshop import DRIVERS, Workshop
 
@@ -209,6 +211,29 @@ def test_ratios_are_taken_within_rounds_of_one_regime() -> None:
 def test_two_rounds_of_different_regimes_leave_one() -> None:
     result = result_of([100, 200], shoal_pool=[1, 2], direct_shared=[1, 1])
     assert result.rounds_counted() == [0]
+
+
+def test_what_must_cross_a_network_bounds_an_operation(tmp_path: pathlib.Path) -> None:
+    mib = 1 << 20
+    two_hosts = Placement(4, (0, 1), Hosts(("a", "b"), ("", ""), "", tmp_path))
+    times = {"tcp_stream": 100, "tcp_ping_pong": 80, "add": 10}  # us a MiB
+    floors = [
+        Floor(name, False, "tcp", 4, size, us * size / mib, 0)
+        for name, us in times.items()
+        for size in (mib // 4, 16 * mib)
+    ]
+
+    def floor(op: str, size: int) -> float | None:
+        result = Result(Cell(op, size), calibration_ns=[50], times_us={"shoal/pool": [[1.0]]})
+        [row] = rows_of(result, two_hosts, set())
+        return floor_us(row, floors)
+
+    assert floor("all_reduce", 4 * mib) == pytest.approx(2 * 100 + 10)
+    assert floor("reduce_scatter", 4 * mib) == pytest.approx(100 + 10)
+    assert floor("all_gather", 4 * mib) == pytest.approx(100)
+    assert floor("all_to_all", 4 * mib) == pytest.approx(2 * 100)
+    assert floor("broadcast", 4 * mib) == pytest.approx(4 * 80)
+    assert floor("all_reduce", mib // 2) is None
 
 
 def test_a_report_of_nothing_is_a_report(tmp_path: pathlib.Path) -> None:
