@@ -16,7 +16,7 @@ constexpr std::int64_t kStreamBytes = 8 << 20;
 /// input. What lies in the arena anyway gains by that only while it is small, where a flag round
 /// means that ranks give way to one another, or where one rank sends to all and then need not wait
 /// for them.
-constexpr std::int64_t kSlotBytes = 4 << 10;
+constexpr std::int64_t kSlotBytes = 2 << 10;
 constexpr std::int64_t kCrowdedSlotBytes = 16 << 10;
 constexpr std::int64_t kOneShotBytes = 256;
 constexpr std::int64_t kEagerBytes = 1 << 10;

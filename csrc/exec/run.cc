@@ -62,6 +62,7 @@ void Run::start(Group& group, const Call& call, std::uint64_t sequence) noexcept
   suspect_ = asked_ = false;
   lost_ns_ = 0;
   is_private_ = stage_input_ = stage_output_ = false;
+  staged_ahead_ = posts_late_ = false;
   cursor_ = 0;
   phase_ = 0;
   steps_ = 0;
@@ -225,6 +226,7 @@ bool Run::enter() noexcept {
     }
     line.places = {slot, memory::kNoOffset, scratch_offset(), transport::shm::kInSlot};
   } else if (binding.node.ranks() > 1) {
+    if (is_private_) stage_ahead();
     line.places = {place_of(space(Space::kInput), plan.input_bytes),
                    place_of(space(Space::kOutput), plan.output_bytes), scratch_offset(),
                    is_private_ ? std::uint64_t{transport::shm::kPrivate} : 0};
@@ -320,22 +322,41 @@ const Program& Run::choose_program() const noexcept {
   return (flags.any & (kPrivate | kInSlot)) == 0 ? plan.program : plan.staged;
 }
 
+/// Makes `program` the one that is run, from its first step.
+void Run::open(const Program& program) noexcept {
+  program_ = &program;
+  if (program.steps.empty()) schedule_.begin(program.algorithm, program.shape);
+  scratch_stores_ =
+      schedule::is_staged(program.algorithm)
+          ? group_->distance().stores_to(space(Space::kScratch), program.scratch_bytes)
+          : reduce::Stores::kCached;
+  next_steps();
+}
+
+/// What a rank with private memory does before it enters: its first tile, which the others may read
+/// once they know that it has entered. A flag round less than with the tile behind the entry.
+void Run::stage_ahead() noexcept {
+  open(call_.plan->staged);
+  while (step_->kind == StepKind::kCopy) {
+    while (!execute_elements()) {
+    }
+    if (++step_ == steps_end_) next_steps();
+  }
+  staged_ahead_ = true;
+}
+
 void Run::begin_schedule() noexcept {
   const Plan& plan = *call_.plan;
-  const Binding& binding = group_->binding();
-  program_ = &choose_program();
-  if (program_->steps.empty()) {
-    schedule_.begin(program_->algorithm, program_->shape);
-  }
-  match_ = {transport::collective_key(binding.communicator, sequence_),
+  const Program& program = choose_program();
+  const bool is_staged = schedule::is_staged(program.algorithm);
+  // All of the node, or nobody: a rank with shared memory puts its first tile now, and then all
+  // meet once more.
+  posts_late_ = is_staged && (flags_of_node().all & transport::shm::kPrivate) == 0;
+  if (!staged_ahead_ || posts_late_) open(program);
+  match_ = {transport::collective_key(group_->binding().communicator, sequence_),
             short_fingerprint(plan.fingerprint)};
   accumulate_ = reduce::accumulator(plan.key.dtype, plan.key.op);
-  scratch_stores_ =
-      schedule::is_staged(program_->algorithm)
-          ? group_->distance().stores_to(space(Space::kScratch), program_->scratch_bytes)
-          : reduce::Stores::kCached;
   stage_ = Stage::kRunning;
-  next_steps();
   steps_ = 1;
   record(abi::OperationState::kRunning);
 }
@@ -449,10 +470,12 @@ bool Run::object_to(const transport::Operation& operation) noexcept {
   return false;
 }
 
-/// The first post is the entry line, which has come already.
+/// The first post is the entry line, which has come already, unless there was something to do
+/// before it.
 void Run::post() noexcept {
   const Binding& binding = group_->binding();
-  if (++phase_ == 1) return;
+  if (++phase_ == 1 && !posts_late_) return;
+  if (phase_ == 1) phase_ = 2;
   binding.node.post(sequence_, phase_);
   binding.ring_node();
 }

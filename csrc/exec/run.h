@@ -3,10 +3,10 @@
 ///   queued -> staging -> entering -> running -> unstaging -> done
 ///                            \__________\____ (error) -> fencing -> done
 ///
-/// Staging: where several nodes work on one another's buffers, memory that is not in the arena is
-/// copied into pool blocks before and out of them after. (In one node the staged schedule does that
-/// tile by tile.) Entering: the entry line. Fencing: after an error, wait until nobody writes our
-/// buffers any more (abort_board.h).
+/// Staging: where the ranks of a node work on one another's buffers, memory that is not in the
+/// arena is copied into pool blocks before and out of them after, unless a staged schedule takes
+/// the place of the program and does that tile by tile (Plan::staged). Entering: the entry line.
+/// Fencing: after an error, wait until nobody writes our buffers any more (abort_board.h).
 #pragma once
 
 #include <cstdint>
@@ -83,6 +83,8 @@ class Run final : public Task {
   [[nodiscard]] bool is_whole_in_slots() const noexcept;
   bool check_entries() noexcept;
   void end_mismatched(Status status) noexcept;
+  void open(const Program& program) noexcept;
+  void stage_ahead() noexcept;
   void begin_schedule() noexcept;
   [[nodiscard]] const Program& choose_program() const noexcept;
   void next_steps() noexcept;
@@ -133,6 +135,8 @@ class Run final : public Task {
   /// ... or it goes through pool blocks.
   bool stage_input_ = false;
   bool stage_output_ = false;
+  bool staged_ahead_ = false;  ///< the first tile has been put, before the entry
+  bool posts_late_ = false;    ///< the first post is not the entry
   std::byte* spaces_[3] = {};  ///< by schedule::Space
   std::int64_t element_bytes_ = 1;
   Block input_block_, output_block_, scratch_block_;

@@ -3,7 +3,7 @@
 /// ranks have private memory works with one whose ranks have not.
 ///
 /// The part in the node is Staged, made for the ranks of the node; `InNode` maps its steps to those
-/// of the whole. Its first round, in which all meet, comes once. Source: shoal.
+/// of the whole. Source: shoal.
 #pragma once
 
 #include "schedule/hierarchical.h"
@@ -158,13 +158,13 @@ class HierarchicalStagedBroadcast {
   explicit constexpr HierarchicalStagedBroadcast(const Shape& shape) noexcept
       : s_(shape), tree_(net().shape()) {}
 
-  constexpr int rounds() const noexcept { return tree_.rounds() + staged().rounds(); }
+  constexpr int rounds() const noexcept { return 1 + tree_.rounds() + staged().rounds(); }
 
   template <class Emit>
   constexpr void round(int k, Emit&& emit) const noexcept {
     const bool is_leader = s_.local_rank() == s_.root % s_.node_ranks;
     if (k == 0) return meet_node(emit);
-    if (k > tree_.rounds()) return in_node().round(staged(), k - tree_.rounds(), emit);
+    if (k > tree_.rounds()) return in_node().round(staged(), k - 1 - tree_.rounds(), emit);
     if (is_leader) net().round(tree_, k - 1, emit);
   }
 
@@ -209,7 +209,7 @@ class HierarchicalStagedAllGather {
       return blocks_of(Space::kOutput, s_.count, from, n);
     };
     const InNode node{s_, blocks(first + s_.local_rank(), 1), blocks(first, s_.node_ranks)};
-    node.round(staged(), 1 + pass % passes(), emit);
+    node.round(staged(), pass % passes(), emit);
   }
 
   static constexpr std::int64_t scratch(const Shape& shape) noexcept {
@@ -222,7 +222,7 @@ class HierarchicalStagedAllGather {
   }
   constexpr Staged staged() const noexcept { return Staged(in_node(s_)); }
   /// Rounds for the blocks of one node.
-  constexpr int passes() const noexcept { return std::max(1, staged().rounds() - 1); }
+  constexpr int passes() const noexcept { return staged().rounds(); }
 
   Shape s_;
   HierarchicalAllGather gathered_;
@@ -248,7 +248,7 @@ class HierarchicalStagedReduceScatter {
     const Rank n = pass / passes();
     const InNode node{s_, blocks_of(Space::kInput, s_.count, n * s_.node_ranks, s_.node_ranks),
                       partials().slice(n * s_.count, s_.count), network_count(), false};
-    node.round(staged(), 1 + pass % passes(), emit);
+    node.round(staged(), pass % passes(), emit);
   }
 
   static constexpr std::int64_t scratch(const Shape& shape) noexcept {
@@ -270,7 +270,7 @@ class HierarchicalStagedReduceScatter {
   }
   constexpr Staged staged() const noexcept { return Staged(node_shape()); }
   /// Rounds for the blocks of one node.
-  constexpr int passes() const noexcept { return std::max(1, staged().rounds() - 1); }
+  constexpr int passes() const noexcept { return staged().rounds(); }
 
   Shape s_;
   PairwiseReduceScatter exchange_;

@@ -2,8 +2,8 @@
 /// may lie in memory that is private to their rank. What a rank has for the others it puts into its
 /// scratch, tile by tile, each small enough to be read out of a cache; who needs it takes it there.
 ///
-/// All begin with post and await, as the direct algorithms do (direct.h): from there on the scratch
-/// of every rank may be read. All end with a post, which those whose scratch is read await.
+/// A rank puts its first tile before it posts for the first time, and awaits all: from there on the
+/// scratch of every rank may be read. All end with a post, which those whose scratch is read await.
 #pragma once
 
 #include "schedule/rounds.h"
@@ -35,28 +35,25 @@ class Staged {
   explicit constexpr Staged(const Shape& shape) noexcept : s_(shape) {}
 
   constexpr int rounds() const noexcept {
-    return 1 + (s_.count == 0 ? 0 : static_cast<int>(tiles()) + (is_sliced() ? 2 : 1));
+    return 1 + (s_.count == 0 ? 0 : static_cast<int>(tiles()) + (is_sliced() ? 1 : 0));
   }
 
   template <class Emit>
-  constexpr void round(int k, Emit&& emit) const noexcept {
-    if (k == 0) {
-      emit(Step::post());
-      emit(Step::await(kEvery));
-      return;
-    }
-    const std::int64_t t = k - 1;
+  constexpr void round(int t, Emit&& emit) const noexcept {
     if (is_sliced()) {
       if (has(t - 2)) take(tile_at(t - 2), emit);
       if (has(t - 1)) fold_slice(tile_at(t - 1), emit);
     } else {
       if (has(t - 1)) take(tile_at(t - 1), emit);
     }
-    if (has(t)) {
-      if (puts()) put(tile_at(t), emit);
-      keep(tile_at(t), emit);
+    if (has(t) && puts()) put(tile_at(t), emit);
+    if (t == 0) {
+      emit(Step::post());
+      emit(Step::await(kEvery));
+    } else {
+      meet(emit);
     }
-    meet(emit);
+    if (has(t)) keep(tile_at(t), emit);
   }
 
   /// Nothing where nothing is put.

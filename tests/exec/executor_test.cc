@@ -173,6 +173,26 @@ TEST(Executor, EveryAlgorithmOverSharedMemory) {
   }
 }
 
+TEST(Executor, StagedForReadersThatShareNoCache) {
+  for (const int ranks : {2, 4}) {
+    Harness harness(ranks, ranks, {});
+    for (int r = 0; r < ranks; ++r) harness.group(r).distance().assume(reduce::Stores::kStreaming);
+    for (const Entry& entry : schedule::catalog()) {
+      if (entry.algorithm != Algorithm::kDirect || entry.collective == Collective::kBarrier) {
+        continue;
+      }
+      for (const std::int64_t count : {600, 5000, 50'001}) {  // a slot, a tile, several
+        Shape shape;
+        shape.collective = entry.collective;
+        shape.ranks = shape.node_ranks = ranks;
+        shape.count = count;
+        Trial(harness, entry, shape, true).run(false);
+        if (testing::Test::HasFatalFailure()) return;
+      }
+    }
+  }
+}
+
 // Large enough to be staged tile by tile where a rank of the node has private memory.
 TEST(Executor, HierarchicalOfLargePrivateBuffers) {
   Harness harness(6, 3, sim_network);
