@@ -17,12 +17,10 @@ namespace shoal::schedule {
 ///   reduce_scatter         every rank puts the others' blocks, and folds what they put for it with
 ///                          its own
 ///   all_reduce, reduce     every rank puts all slices of a tile but slice r, folds slice r, and
-///   who
-///                          needs the result takes the slices from who has folded them; 2 ranks, up
-///                          to a tile, and reduce of 2 ranks: they put all, and who needs the
-///                          result folds
-/// So tile t is put, taken (or folded, then taken) by steps that follow one another, and a step
-/// works on two or three tiles before the ranks meet.
+///                          takes the other slices from their owners, if it needs the result; of 2
+///                          ranks (all_reduce: up to a tile) each puts all, and folds what it needs
+/// A round puts tile t, and takes tile t - 1 (or folds it, and takes tile t - 2); then the ranks
+/// meet.
 /// Two tiles of scratch or more take turns: a rank that puts tile t + 2 has met those who read tile
 /// t after that.
 /// In place is safe: a rank writes what it has put, or what only it reads.
