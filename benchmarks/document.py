@@ -31,7 +31,7 @@ Written by `make bench` (`shoal bench --report`), in one run on one machine; edi
 - A ratio is shoal's time over the other's, taken within a round; the median of the rounds.
   **Below 1, shoal is faster.** Only ratios are comparable between runs.
 - A round counts if a cache line's way from core to core took about what it took in the cell's
-  median round (not {REGIME_RATIO} times longer or shorter).
+  median round (not {REGIME_RATIO} times longer or shorter), before and after each turn of it.
 - A peer that is {COLLAPSE_RATIO:.0f} times slower than the fastest has collapsed, as some do where
   ranks outnumber cores: the notes at the end list it, and it is nobody's best.
 """

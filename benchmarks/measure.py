@@ -17,7 +17,8 @@ MAX_ITERATIONS = 400  # of one turn
 SLOWEST_US = 1e6  # an iteration that takes longer is a collapse ...
 COLLAPSE_RATIO = 50.0  # ... and so is one so many times slower than the fastest, unless ...
 COLLAPSE_US = 5000.0  # ... it is short all the same
-REGIME_RATIO = 1.5  # rounds whose calibration is further from the median are not counted
+REGIME_RATIO = 1.5  # rounds whose calibration is further from the median are not counted ...
+TRIES = 2  # ... and made up for, up to so many times as many rounds
 
 _LONG_SECONDS = 0.05  # an iteration this long warms up with one, others with two
 _PROBE_BLOCK = 16
@@ -61,19 +62,20 @@ class Result:
     cell: Cell
     block: int = 1
     calibration_ns: list[float] = field(default_factory=list)  # one way, before each round
+    unsteady: set[int] = field(default_factory=set)  # rounds within which it changed
     busy_rounds: int = 0  # something else ran on the machine
     times_us: dict[str, list[list[float]]] = field(default_factory=dict)  # by contender and round
     collapsed: dict[str, str] = field(default_factory=dict)  # contender: what was seen
     failed: dict[str, str] = field(default_factory=dict)
 
     def rounds_counted(self) -> list[int]:
-        """Those in which the two cores were placed as in most rounds of this cell."""
-        middle = median_low(self.calibration_ns)  # one of them: never is no round counted
-        return [
-            number
-            for number, ns in enumerate(self.calibration_ns)
-            if middle / REGIME_RATIO <= ns <= middle * REGIME_RATIO
-        ]
+        """Those in which the two cores were placed as in most rounds of this cell, from the first
+        turn to the last; where there is no such round, all that began so."""
+        rounds = range(len(self.calibration_ns))
+        steady = [number for number in rounds if number not in self.unsteady] or list(rounds)
+        # One of them: never is no round counted.
+        middle = median_low([self.calibration_ns[number] for number in steady])
+        return [number for number in steady if _is_alike(self.calibration_ns[number], middle)]
 
 
 @dataclass(frozen=True)
@@ -92,14 +94,20 @@ def measure(session: Session, cell: Cell, contenders: list[Contender], effort: E
     if cell.is_short:
         result.block = max(1, min(MAX_BLOCK, math.ceil(BLOCK_US / fastest)))
     begin = time.monotonic()
-    for number in range(effort.rounds):
-        if number >= effort.fewest_rounds and time.monotonic() - begin > effort.cell_seconds:
+    for number in range(TRIES * effort.rounds):
+        enough = len(result.rounds_counted()) >= effort.rounds if number else False
+        late = number >= effort.fewest_rounds and time.monotonic() - begin > effort.cell_seconds
+        if enough or late:
             break
-        result.calibration_ns.append(calibrate(session))
+        first = calibrate(session)
+        result.calibration_ns.append(first)
         result.busy_rounds += others_run()
         for contender, probe in probes.items():
-            if contender.name not in result.failed:
-                _take_turn(cell, contender, probe, effort, result)
+            if contender.name in result.failed:
+                continue
+            _take_turn(cell, contender, probe, effort, result)
+            if not _is_alike(calibrate(session), first):
+                result.unsteady.add(number)
     for name in result.failed:
         result.times_us.pop(name, None)
     return result
@@ -112,6 +120,10 @@ def calibrate(session: Session) -> float:
     direct.prepare("ping_pong", 0, "private")
     times = direct.time(block, warm_up, repetitions, False, _ANSWER_SECONDS)
     return min(times) / block
+
+
+def _is_alike(ns: float, other: float) -> bool:
+    return other / REGIME_RATIO <= ns <= other * REGIME_RATIO
 
 
 def others_run() -> bool:

@@ -110,7 +110,7 @@ def _row(result: Result, placement: Placement, peers: set[str], buffer: str, min
     }
     best = min(comparable, key=comparable.__getitem__, default=None)
     direct = _direct(figures)
-    counted = len(result.rounds_counted())
+    counted = result.rounds_counted()
     return Row(
         op=result.cell.op,
         network="tcp" if placement.hosts else "none",
@@ -125,10 +125,10 @@ def _row(result: Result, placement: Placement, peers: set[str], buffer: str, min
         best_peer=best,
         to_best_peer=_ratio(result, mine, best),
         to_direct=_ratio(result, mine, direct),
-        rounds=counted,
-        rounds_left_out=len(result.calibration_ns) - counted,
+        rounds=len(counted),
+        rounds_left_out=len(result.calibration_ns) - len(counted),
         busy_rounds=result.busy_rounds,
-        calibration_ns=median(result.calibration_ns),
+        calibration_ns=median(result.calibration_ns[number] for number in counted),
         block=result.block,
         collapsed=result.collapsed,
         failed=result.failed,

@@ -19,9 +19,10 @@ class Distance {
   static constexpr std::int64_t kProbeBytes = 16 * transport::shm::kCacheLine;
 
   /// For `bytes` at `lines`, which will be written all; measured once every few calls, as a rank
-  /// may move: the time that the first lines need to come.
+  /// may move: the time that the first lines need to come. Few bytes are not worth it.
   [[nodiscard]] reduce::Stores stores_to(std::byte* lines, std::int64_t bytes) noexcept {
-    if (!assumed_ && bytes >= kProbeBytes && calls_++ % kEvery == 0) measure(lines);
+    if (bytes < kProbeBytes) return reduce::Stores::kCached;
+    if (!assumed_ && calls_++ % kEvery == 0) measure(lines);
     return stores_;
   }
   /// From now on, instead of measuring: for tests.

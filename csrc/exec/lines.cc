@@ -29,9 +29,9 @@ bool have_agreed(const transport::shm::NodeGroup node, LineRange lines, std::uin
 memory::Offset put_in_slot(Group& group, const Plan& plan, std::uint64_t sequence,
                            const void* input, memory::Pool& pool) noexcept {
   const memory::Offset slot = group.slot(sequence, plan.slot_bytes, pool);
-  if (slot == memory::kNoOffset) return slot;
-  std::byte* const to = group.binding().arena().at(slot);
-  reduce::copy(to, input, plan.input_bytes, group.distance().stores_to(to, plan.input_bytes));
+  if (slot != memory::kNoOffset) {
+    reduce::copy(group.binding().arena().at(slot), input, plan.input_bytes);
+  }
   return slot;
 }
 

@@ -181,7 +181,7 @@ TEST(Executor, StagedForReadersThatShareNoCache) {
       if (entry.algorithm != Algorithm::kDirect || entry.collective == Collective::kBarrier) {
         continue;
       }
-      for (const std::int64_t count : {600, 5000, 50'001}) {  // a slot, a tile, several
+      for (const std::int64_t count : {600, 5000, 50'001}) {  // up to several tiles
         Shape shape;
         shape.collective = entry.collective;
         shape.ranks = shape.node_ranks = ranks;

@@ -213,6 +213,16 @@ def test_two_rounds_of_different_regimes_leave_one() -> None:
     assert result.rounds_counted() == [0]
 
 
+def test_rounds_in_which_the_regime_changed_do_not_count() -> None:
+    result = result_of([100, 100, 200], shoal_pool=[1, 2, 3], direct_shared=[1, 1, 1])
+    result.unsteady = {0, 1}
+    assert result.rounds_counted() == [2]
+    [row] = rows_of(result, PLACEMENT, set())
+    assert (row.rounds, row.rounds_left_out, row.calibration_ns) == (1, 2, 200)
+    result.unsteady = {0, 1, 2}  # there is nothing better
+    assert result.rounds_counted() == [0, 1]
+
+
 def test_what_must_cross_a_network_bounds_an_operation(tmp_path: pathlib.Path) -> None:
     mib = 1 << 20
     two_hosts = Placement(4, (0, 1), Hosts(("a", "b"), ("", ""), "", tmp_path))
