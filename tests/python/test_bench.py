@@ -64,7 +64,7 @@ def test_a_run_gives_rows_floors_and_a_report(workshop: Workshop, tmp_path: path
     for row in rows:
         assert row["ranks"] == 2 and row["shoal_us"] > 0 and row["direct_us"] > 0
         assert row["peer_us"] == {} and row["best_peer"] is None and row["failed"] == {}
-        assert row["rounds"] + row["rounds_left_out"] == 2
+        assert 2 <= row["rounds"] + row["rounds_left_out"] <= 4
     whole = json.loads(everything.read_text())
     assert whole["rows"] == rows and whole["notes"] == []
     assert {floor["floor"] for floor in whole["floors"]} == {"ping_pong", "copy", "add"}
