@@ -38,7 +38,9 @@ std::optional<DataType> data_type(const py::dtype& dtype) {
   return std::nullopt;
 }
 
-py::array as_numpy(const py::object& object, const std::string& what) {
+/// `what()` names the argument.
+template <class What>
+py::array as_numpy(const py::object& object, What&& what) {
   if (py::isinstance<py::array>(object)) return py::reinterpret_borrow<py::array>(object);
   py::module_ numpy = py::module_::import("numpy");
   try {
@@ -48,35 +50,36 @@ py::array as_numpy(const py::object& object, const std::string& what) {
     if (py::hasattr(object, "__dlpack__"))
       return numpy.attr("from_dlpack")(object).cast<py::array>();
   } catch (const py::error_already_set& error) {
-    invalid(what + ": numpy cannot look at this " + std::string(py::str(py::type::of(object))) +
+    invalid(what() + ": numpy cannot look at this " + std::string(py::str(py::type::of(object))) +
             " without a copy: " + error.what());
   }
-  invalid(what + ": expected an array (numpy, buffer protocol or DLPack on the CPU), got " +
+  invalid(what() + ": expected an array (numpy, buffer protocol or DLPack on the CPU), got " +
           std::string(py::str(py::type::of(object))));
 }
 
 }  // namespace
 
-Array view(const py::object& object, const std::string& what, bool written) {
+Array view(const py::object& object, std::string_view call, std::string_view name, bool written) {
+  const auto what = [&] { return std::string(call) + ": " + std::string(name); };
   Array result{.object = object, .array = as_numpy(object, what)};
   const py::array& array = result.array;
   const std::optional<DataType> dtype = data_type(array.dtype());
   if (!dtype.has_value()) {
-    invalid(what + ": dtype " + std::string(py::str(array.dtype())) + " is not supported; " +
+    invalid(what() + ": dtype " + std::string(py::str(array.dtype())) + " is not supported; " +
             kSupported + " are");
   }
   if (array.dtype().byteorder() == '>') {
-    invalid(what +
+    invalid(what() +
             ": the bytes are swapped (big-endian); pass x.astype(x.dtype.newbyteorder('='))");
   }
   if ((array.flags() & py::array::c_style) == 0) {
-    invalid(what + ": the array is not C-contiguous (shape " + describe_shape(result) +
+    invalid(what() + ": the array is not C-contiguous (shape " + describe_shape(result) +
             ", strides " + std::string(py::str(array.attr("strides"))) +
             "); pass np.ascontiguousarray(x)");
   }
   // What is lent is refused where its holder can be named (BufferInUse).
   if (written && !array.writeable() && !was_lent(array)) {
-    invalid(what + ": the array is read-only and would be written; pass a copy or another out=");
+    invalid(what() + ": the array is read-only and would be written; pass a copy or another out=");
   }
   result.dtype = *dtype;
   result.data = const_cast<void*>(array.data());

@@ -4,6 +4,7 @@
 
 #include <cstdint>
 #include <string>
+#include <string_view>
 #include <vector>
 
 #include "python/module.h"
@@ -24,10 +25,10 @@ struct Array {
   [[nodiscard]] Buffer out() const { return {data, bytes()}; }
 };
 
-/// `what` names the argument in errors, e.g. "all_reduce: x". Throws InvalidArgument that says what
-/// to do: unsupported type or dtype, not contiguous, read-only where it is written (unless it is
-/// lent: see lent.h).
-Array view(const py::object& object, const std::string& what, bool written);
+/// `call` and `name` are of the argument, for errors: "all_reduce: x". Throws InvalidArgument that
+/// says what to do: unsupported type or dtype, not contiguous, read-only where it is written
+/// (unless it is lent: see lent.h).
+Array view(const py::object& object, std::string_view call, std::string_view name, bool written);
 
 /// A new array in the communicator's pool.
 Array empty(Communicator& comm, const std::vector<py::ssize_t>& shape, const py::dtype& dtype);

@@ -71,12 +71,12 @@ Shape shrunk(const Array& array, Rank ranks) {
 Array output_or_new(Communicator& comm, const char* call, const py::object& out, const Shape& shape,
                     const Array& like) {
   if (out.is_none()) return empty(comm, shape, like.array.dtype());
-  Array output = view(out, std::string(call) + ": out", true);
+  Array output = view(out, call, "out", true);
   require_same_dtype(call, like, output);
   return output;
 }
 
-py::object finish(Work work, const Array& output, std::vector<py::object> held, bool async_op) {
+py::object finish(Work work, const Array& output, PyWork::Held held, bool async_op) {
   return complete(PyWork(std::move(work), output.object, std::move(held)), async_op);
 }
 
@@ -87,8 +87,8 @@ py::object barrier(Communicator& comm, bool async_op, std::optional<double> time
 py::object all_reduce(Communicator& comm, const py::object& x, const std::string& op,
                       const py::object& out, bool async_op, std::optional<double> timeout,
                       bool deterministic) {
-  const Array input = view(x, "all_reduce: x", out.is_none());
-  const Array output = out.is_none() ? input : view(out, "all_reduce: out", true);
+  const Array input = view(x, "all_reduce", "x", out.is_none());
+  const Array output = out.is_none() ? input : view(out, "all_reduce", "out", true);
   require_same_dtype("all_reduce", input, output);
   require_count("all_reduce", "out", output, input.count);
   return finish(comm.all_reduce(input.in(), output.out(), {input.count}, input.dtype, parse_op(op),
@@ -108,7 +108,7 @@ void require_plain(const char* call, const py::object& out, bool async_op) {
 
 py::object broadcast_view(Communicator& comm, const py::object& x, Rank root,
                           std::optional<double> timeout) {
-  const Array input = view(x, "broadcast: x", false);
+  const Array input = view(x, "broadcast", "x", false);
   const CallOptions options = call_options(timeout);
   View result;
   {
@@ -123,7 +123,7 @@ py::object broadcast_view(Communicator& comm, const py::object& x, Rank root,
 
 py::object all_gather_views(Communicator& comm, const py::object& x,
                             std::optional<double> timeout) {
-  const Array input = view(x, "all_gather: x", false);
+  const Array input = view(x, "all_gather", "x", false);
   const CallOptions options = call_options(timeout);
   std::vector<View> views;
   {
@@ -149,8 +149,8 @@ py::object broadcast(Communicator& comm, const py::object& x, Rank root, const p
     return broadcast_view(comm, x, root, timeout);
   }
   const bool is_root = comm.rank() == root;
-  const Array input = view(x, "broadcast: x", out.is_none() && !is_root);
-  const Array output = out.is_none() ? input : view(out, "broadcast: out", true);
+  const Array input = view(x, "broadcast", "x", out.is_none() && !is_root);
+  const Array output = out.is_none() ? input : view(out, "broadcast", "out", true);
   require_same_dtype("broadcast", input, output);
   require_count("broadcast", "out", output, input.count);
   return finish(comm.broadcast(input.in(), output.out(), {input.count}, input.dtype, root,
@@ -162,8 +162,8 @@ py::object reduce(Communicator& comm, const py::object& x, Rank root, const std:
                   const py::object& out, bool async_op, std::optional<double> timeout,
                   bool deterministic) {
   const bool is_root = comm.rank() == root;
-  const Array input = view(x, "reduce: x", is_root && out.is_none());
-  const Array output = !is_root || out.is_none() ? input : view(out, "reduce: out", true);
+  const Array input = view(x, "reduce", "x", is_root && out.is_none());
+  const Array output = !is_root || out.is_none() ? input : view(out, "reduce", "out", true);
   require_same_dtype("reduce", input, output);
   require_count("reduce", "out", output, input.count);
   Work work = comm.reduce(input.in(), output.out(), {input.count}, input.dtype, parse_op(op), root,
@@ -179,7 +179,7 @@ py::object all_gather(Communicator& comm, const py::object& x, const py::object&
     require_plain("all_gather", out, async_op);
     return all_gather_views(comm, x, timeout);
   }
-  const Array input = view(x, "all_gather: x", false);
+  const Array input = view(x, "all_gather", "x", false);
   const Array output = output_or_new(comm, "all_gather", out, grown(input, comm.size()), input);
   require_count("all_gather", "out", output, input.count * comm.size());
   return finish(
@@ -190,7 +190,7 @@ py::object all_gather(Communicator& comm, const py::object& x, const py::object&
 py::object reduce_scatter(Communicator& comm, const py::object& x, const std::string& op,
                           const py::object& out, bool async_op, std::optional<double> timeout,
                           bool deterministic) {
-  const Array input = view(x, "reduce_scatter: x", false);
+  const Array input = view(x, "reduce_scatter", "x", false);
   const std::int64_t count = block_count("reduce_scatter", input, comm.size());
   const Array output =
       output_or_new(comm, "reduce_scatter", out, shrunk(input, comm.size()), input);
@@ -202,7 +202,7 @@ py::object reduce_scatter(Communicator& comm, const py::object& x, const std::st
 
 py::object all_to_all(Communicator& comm, const py::object& x, const py::object& out, bool async_op,
                       std::optional<double> timeout) {
-  const Array input = view(x, "all_to_all: x", false);
+  const Array input = view(x, "all_to_all", "x", false);
   const std::int64_t count = block_count("all_to_all", input, comm.size());
   const Array output = output_or_new(comm, "all_to_all", out, shape_of(input), input);
   require_count("all_to_all", "out", output, input.count);
@@ -213,7 +213,7 @@ py::object all_to_all(Communicator& comm, const py::object& x, const py::object&
 
 py::object gather(Communicator& comm, const py::object& x, Rank root, const py::object& out,
                   bool async_op, std::optional<double> timeout) {
-  const Array input = view(x, "gather: x", false);
+  const Array input = view(x, "gather", "x", false);
   Work work;
   py::object result = py::none();
   if (comm.rank() == root) {
@@ -234,13 +234,13 @@ py::object scatter(Communicator& comm, const py::object& x, Rank root, const py:
     if (out.is_none()) {
       invalid("scatter: ranks other than root need out=, an array of the block they receive");
     }
-    const Array output = view(out, "scatter: out", true);
+    const Array output = view(out, "scatter", "out", true);
     return finish(
         comm.scatter({}, output.out(), {output.count}, output.dtype, root, call_options(timeout)),
         output, {output.object}, async_op);
   }
   if (x.is_none()) invalid("scatter: root needs x, an array of one block per rank");
-  const Array input = view(x, "scatter: x", false);
+  const Array input = view(x, "scatter", "x", false);
   const std::int64_t count = block_count("scatter", input, comm.size());
   const Array output = output_or_new(comm, "scatter", out, shrunk(input, comm.size()), input);
   require_count("scatter", "out", output, count);
@@ -277,13 +277,13 @@ py::object transfer(Communicator& comm, const Message& message, const Array& arr
 
 py::object send(Communicator& comm, const py::object& x, Rank to, std::int64_t tag, bool async_op,
                 std::optional<double> timeout) {
-  const Array array = view(x, "send: x", false);
+  const Array array = view(x, "send", "x", false);
   return transfer(comm, send_message(array, to, tag), array, async_op, timeout);
 }
 
 py::object recv(Communicator& comm, const py::object& out, Rank from, std::int64_t tag,
                 bool async_op, std::optional<double> timeout) {
-  const Array array = view(out, "recv: out", true);
+  const Array array = view(out, "recv", "out", true);
   return transfer(comm, recv_message(array, from, tag), array, async_op, timeout);
 }
 
@@ -299,7 +299,7 @@ py::list batch(Communicator& comm, const py::iterable& items, bool async_op,
     if (kind != "send" && kind != "recv")
       invalid("batch: \"" + kind + "\" is neither send nor recv");
     const bool sends = kind == "send";
-    arrays.push_back(view(parts[1], "batch: " + kind, !sends));
+    arrays.push_back(view(parts[1], "batch", kind, !sends));
     const auto peer = parts[2].cast<Rank>();
     const auto tag = parts[3].cast<std::int64_t>();
     messages.push_back(sends ? send_message(arrays.back(), peer, tag)
@@ -338,7 +338,7 @@ py::dict pool(const Communicator& comm) {
 }
 
 std::vector<Rank> holders(const Communicator& comm, const py::object& x) {
-  const Array array = view(x, "holders: x", false);
+  const Array array = view(x, "holders", "x", false);
   static_cast<void>(was_lent(array.array));  // gives the flag back where nobody is left
   return comm.holders(array.data, array.bytes());
 }
@@ -461,7 +461,7 @@ void register_communicator(py::module_& module) {
       .def(
           "in_pool",
           [](const Communicator& comm, const py::object& x) {
-            const Array array = view(x, "in_pool: x", false);
+            const Array array = view(x, "in_pool", "x", false);
             return comm.in_pool(array.data, array.bytes());
           },
           arg("x"))

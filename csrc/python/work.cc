@@ -40,7 +40,7 @@ py::object PyWork::wait() {
   }
   work_.wait();  // done: throws its error
   waited_ = true;
-  held_.clear();
+  held_ = {};
   return result_;
 }
 

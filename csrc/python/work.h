@@ -1,6 +1,6 @@
 #pragma once
 
-#include <vector>
+#include <array>
 
 #include "python/module.h"
 #include "shoal/communicator.h"
@@ -10,7 +10,10 @@ namespace shoal::python {
 /// A Work with the arrays it reads and writes: they live as long as it is not done.
 class PyWork {
  public:
-  PyWork(Work work, py::object result, std::vector<py::object> held)
+  /// Whose memory the operation works on.
+  using Held = std::array<py::object, 2>;
+
+  PyWork(Work work, py::object result, Held held)
       : work_(std::move(work)), result_(std::move(result)), held_(std::move(held)) {}
   PyWork(PyWork&&) noexcept = default;
   PyWork& operator=(PyWork&&) noexcept = default;
@@ -24,7 +27,7 @@ class PyWork {
  private:
   Work work_;
   py::object result_;
-  std::vector<py::object> held_;
+  Held held_;
   bool waited_ = false;  ///< done, and without an error
 };
 
