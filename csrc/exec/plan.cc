@@ -128,8 +128,8 @@ Plan make_plan(const PlanKey& key, schedule::Algorithm algorithm, schedule::Shap
     const auto staged = algorithm == schedule::Algorithm::kDirect
                             ? schedule::Algorithm::kStaged
                             : schedule::Algorithm::kHierarchicalStaged;
-    entry = schedule::find(key.collective, staged);
-    if (entry != nullptr && schedule::supports(*entry, shape)) {
+    const schedule::Entry* stand_in = schedule::find(key.collective, staged);
+    if (stand_in != nullptr && schedule::supports(*stand_in, shape)) {
       plan.staged = make_program(staged, shape, plan.element_bytes);
     }
   }

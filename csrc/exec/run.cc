@@ -62,7 +62,7 @@ void Run::start(Group& group, const Call& call, std::uint64_t sequence) noexcept
   suspect_ = asked_ = false;
   lost_ns_ = 0;
   is_private_ = stage_input_ = stage_output_ = false;
-  staged_ahead_ = posts_late_ = false;
+  posts_late_ = false;
   cursor_ = 0;
   phase_ = 0;
   steps_ = 0;
@@ -342,7 +342,6 @@ void Run::stage_ahead() noexcept {
     }
     if (++step_ == steps_end_) next_steps();
   }
-  staged_ahead_ = true;
 }
 
 void Run::begin_schedule() noexcept {
@@ -352,7 +351,8 @@ void Run::begin_schedule() noexcept {
   // All of the node, or nobody: a rank with shared memory puts its first tile now, and then all
   // meet once more.
   posts_late_ = is_staged && (flags_of_node().all & transport::shm::kPrivate) == 0;
-  if (!staged_ahead_ || posts_late_) open(program);
+  const bool is_staged_ahead = program_ == &plan.staged;
+  if (!is_staged_ahead || posts_late_) open(program);
   match_ = {transport::collective_key(group_->binding().communicator, sequence_),
             short_fingerprint(plan.fingerprint)};
   accumulate_ = reduce::accumulator(plan.key.dtype, plan.key.op);

@@ -135,7 +135,6 @@ class Run final : public Task {
   /// ... or it goes through pool blocks.
   bool stage_input_ = false;
   bool stage_output_ = false;
-  bool staged_ahead_ = false;  ///< the first tile has been put, before the entry
   bool posts_late_ = false;    ///< the first post is not the entry
   std::byte* spaces_[3] = {};  ///< by schedule::Space
   std::int64_t element_bytes_ = 1;
