@@ -30,7 +30,8 @@ void check(const Identity& identity) {
     throw Error(ErrorCode::kBootstrap, "session: " + who + " makes no sense");
   }
   if (identity.ranks == 1) return;
-  if (identity.store_host.empty() || identity.store_port == 0) {
+  const bool any_port = identity.serves_store && identity.rank == 0;
+  if (identity.store_host.empty() || (identity.store_port == 0 && !any_port)) {
     throw Error(ErrorCode::kBootstrap,
                 "session: " + who + " knows no store; set SHOAL_STORE=host:port");
   }
@@ -160,7 +161,8 @@ Joined join(const Identity& identity, const Credentials& credentials, Deadline d
 
 // Destroyed from below: sockets between ranks, goodbye, and last the store if it is ours.
 struct Session::State {
-  State(const Identity& identity_, Deadline deadline);
+  State(const Identity& identity_, Deadline deadline,
+        const std::function<void(const std::string&)>& on_store);
   ~State() {
     exchange.reset();
     if (store) store->close_door();
@@ -178,7 +180,8 @@ struct Session::State {
   std::string host;
 };
 
-Session::State::State(const Identity& identity_, Deadline deadline)
+Session::State::State(const Identity& identity_, Deadline deadline,
+                      const std::function<void(const std::string&)>& on_store)
     : identity(identity_), credentials{identity.job, identity.secret} {
   check(identity);
   if (identity.ranks == 1) {
@@ -193,6 +196,8 @@ Session::State::State(const Identity& identity_, Deadline deadline)
                                                  .ranks = identity.ranks,
                                                  .job = identity.job,
                                                  .secret = identity.secret});
+    identity.store_port = store->port();
+    if (on_store) on_store(to_text({identity.store_host, identity.store_port}));
   }
   Joined joined = join(identity, credentials, deadline);
   beside_exchange += joined.store.traffic();
@@ -204,8 +209,9 @@ Session::State::State(const Identity& identity_, Deadline deadline)
                                         std::move(joined.targets), credentials, *control);
 }
 
-Session::Session(const Identity& identity, Deadline deadline)
-    : state_(std::make_unique<State>(identity, deadline)) {}
+Session::Session(const Identity& identity, Deadline deadline,
+                 const std::function<void(const std::string&)>& on_store)
+    : state_(std::make_unique<State>(identity, deadline, on_store)) {}
 Session::~Session() = default;
 
 Rank Session::rank() const noexcept { return state_->identity.rank; }

@@ -39,8 +39,10 @@ struct Listener {
 class Session {
  public:
   /// Connects to the store (starts it where identity.serves_store), authenticates, waits for all
-  /// ranks until the deadline.
-  Session(const Identity& identity, Deadline deadline);
+  /// ranks until the deadline. Where this rank serves the store at port 0, any free one is taken,
+  /// and `on_store` is told "host:port" once it listens.
+  Session(const Identity& identity, Deadline deadline,
+          const std::function<void(const std::string&)>& on_store = {});
   ~Session();  ///< says goodbye: leaving in order is no failure
   Session(const Session&) = delete;
   Session& operator=(const Session&) = delete;

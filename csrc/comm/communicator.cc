@@ -48,6 +48,20 @@ void Work::wait(const Interrupt& interrupt) {
   if (code() != ErrorCode::kOk) throw Error(code(), message());
 }
 
+bool Work::wait_for(std::int64_t timeout_ms) {
+  if (task_ == nullptr || task_->done()) return true;
+  const Deadline deadline = Deadline::after_ms(timeout_ms);
+  struct Passed {};
+  try {
+    impl_->context->engine().wait(*task_, [&] {
+      if (deadline.passed()) throw Passed{};
+    });
+  } catch (const Passed&) {
+    return task_->done();
+  }
+  return true;
+}
+
 bool Work::test() { return task_ == nullptr || impl_->context->engine().test(*task_); }
 
 ErrorCode Work::code() const noexcept {
@@ -291,80 +305,7 @@ std::vector<Work> Communicator::batch(std::span<const Message> messages,
   return works;
 }
 
-// --- groups ------------------------------------------------------------------------------------
-
-namespace {
-
-/// What each rank says in split(): 24 bytes, one entry line.
-struct SplitLine {
-  std::int64_t color;
-  std::int64_t key;
-  std::int64_t next_id;
-};
-
-template <class T>
-std::vector<T> gather_all(Communicator& comm, const T& mine) {
-  std::vector<T> all(static_cast<std::size_t>(comm.size()));
-  constexpr std::int64_t kBytes = sizeof(T);
-  comm.all_gather({&mine, {kBytes}}, {all.data(), {kBytes * comm.size()}}, Count{kBytes},
-                  DataType::kUint8)
-      .wait();
-  return all;
-}
-
-}  // namespace
-
-Communicator Communicator::split(int color, int key) {
-  impl_->require_running();
-  comm::Context& context = *impl_->context;
-  const std::vector<SplitLine> lines =
-      gather_all(*this, SplitLine{color, key, context.next_communicator()});
-  std::vector<std::int64_t> colors;
-  std::int64_t first_id = 0;
-  for (const SplitLine& line : lines) {
-    first_id = std::max(first_id, line.next_id);
-    if (line.color >= 0) colors.push_back(line.color);
-  }
-  std::sort(colors.begin(), colors.end());
-  colors.erase(std::unique(colors.begin(), colors.end()), colors.end());
-  const std::int64_t after = first_id + static_cast<std::int64_t>(colors.size());
-  if (after > transport::kMaxCommunicators) {
-    throw Error(ErrorCode::kInvalidArgument,
-                "split: a job has at most " + std::to_string(transport::kMaxCommunicators) +
-                    " communicators over its life; keep and re-use them");
-  }
-  context.set_next_communicator(static_cast<std::uint32_t>(after));
-
-  std::vector<Rank> ranks;  // of this communicator, in the order of the new one
-  for (Rank r = 0; r < size() && color >= 0; ++r) {
-    if (lines[r].color == color) ranks.push_back(r);
-  }
-  std::stable_sort(ranks.begin(), ranks.end(),
-                   [&](Rank a, Rank b) { return lines[a].key < lines[b].key; });
-
-  // The first rank of each node makes the control memory of the ranks beside it.
-  const auto node_of = [&](Rank r) { return context.peers()[impl_->members[r]].node; };
-  const auto beside = [&](Rank r) { return node_of(r) == node_of(rank()); };
-  const auto leader = std::find_if(ranks.begin(), ranks.end(), beside);
-  memory::Offset control = memory::kNoOffset;
-  if (leader != ranks.end() && *leader == rank()) {
-    const int locals = static_cast<int>(std::count_if(ranks.begin(), ranks.end(), beside));
-    const auto made = context.make_control(locals);
-    if (made.ok()) control = made.value();
-  }
-  const std::vector<memory::Offset> controls = gather_all(*this, control);
-  if (color < 0) return Communicator(nullptr);
-  if (controls[*leader] == memory::kNoOffset) {
-    throw Error(ErrorCode::kOutOfMemory,
-                "split: rank " + std::to_string(*leader) + " has no pool memory left");
-  }
-  const auto id = static_cast<std::uint32_t>(
-      first_id + (std::lower_bound(colors.begin(), colors.end(), color) - colors.begin()));
-  std::vector<Rank> members;
-  for (const Rank r : ranks) members.push_back(impl_->members[r]);
-  return Communicator(std::make_shared<CommunicatorImpl>(impl_->context, id, std::move(members),
-                                                         controls[*leader]));
-}
+// --- the rest -----------------------------------------------------------------------------------
 
 void Communicator::abort(const std::string& reason) {
   const std::string text = "rank " + std::to_string(rank()) + " called abort: " + reason;
@@ -374,6 +315,22 @@ void Communicator::abort(const std::string& reason) {
 }
 
 void Communicator::finalize() { impl_->context->leave(); }
+
+void Communicator::drive(const std::function<bool()>& until) {
+  impl_->require_own_process();
+  impl_->context->engine().drive(until);
+}
+
+void Communicator::wake() noexcept { impl_->context->engine().wake(); }
+
+Statistics Communicator::statistics() const noexcept {
+  const transport::shm::Node& node = impl_->context->node();
+  const abi::ProgressPage& page = node.page(node.self());
+  constexpr auto kRelaxed = std::memory_order_relaxed;
+  return {static_cast<std::int64_t>(page.posted.load(kRelaxed)),
+          static_cast<std::int64_t>(page.staged.load(kRelaxed)),
+          {static_cast<std::int64_t>(page.staged_bytes.load(kRelaxed))}};
+}
 
 PoolBlock Communicator::allocate(Bytes bytes, std::int64_t alignment) {
   impl_->require_own_process();

@@ -78,7 +78,9 @@ bootstrap::Identity identify(const Options& options) {
         static_cast<std::uint16_t>(std::strtoul(options.store.c_str() + colon + 1, nullptr, 10));
     identity.serves_store = options.rank == 0;
   }
-  identity.job = "job-" + (needs_store ? options.store : std::to_string(::getpid()));
+  identity.job = !options.job.empty()
+                     ? options.job
+                     : "job-" + (needs_store ? options.store : std::to_string(::getpid()));
   return identity;
 }
 
@@ -96,7 +98,7 @@ Context::Context(const Options& options)
       generation_(fork_generation()),
       health_(identity_.ranks) {
   const Deadline deadline = Deadline::after_ms(options_.init_timeout_ms);
-  session_ = std::make_unique<bootstrap::Session>(identity_, deadline);
+  session_ = std::make_unique<bootstrap::Session>(identity_, deadline, options_.on_store);
   const std::int64_t limit = pool_limit(options_);
   Fd fd = session_->join_node(
       [&](int local_ranks) {

@@ -24,6 +24,21 @@ constexpr std::int64_t kLongSleepNs = 20 * kNsPerMs;
 /// and then nothing more has to be set up.
 constexpr int kMoment = 64;
 
+/// How long drive() leaves the turns to those who wait before it looks at its own condition again.
+constexpr int kStandBackUs = 500;
+
+/// One more of them, while it lives.
+class Counted {
+ public:
+  explicit Counted(std::atomic<int>& count) noexcept : count_(count) { ++count_; }
+  ~Counted() { --count_; }
+  Counted(const Counted&) = delete;
+  Counted& operator=(const Counted&) = delete;
+
+ private:
+  std::atomic<int>& count_;
+};
+
 }  // namespace
 
 Engine::Engine(transport::shm::Node& node, memory::Pool& pool, bool crowded)
@@ -127,7 +142,8 @@ bool Engine::round(std::int64_t now_ns) noexcept {
   }
   const bool completed = kept < active_.size();
   active_.resize(kept);
-  if (completed && waiters_.load(std::memory_order_relaxed) > 1) wake();
+  constexpr auto kRelaxed = std::memory_order_relaxed;
+  if (completed && waiters_.load(kRelaxed) + drivers_.load(kRelaxed) > 1) wake();
   return moved;
 }
 
@@ -143,11 +159,7 @@ bool Engine::test(Task& task) {
 
 void Engine::wait(Task& task, const Interrupt& interrupt) {
   if (task.done()) return;
-  struct Waiting {
-    explicit Waiting(std::atomic<int>& waiters) : count(waiters) { ++count; }
-    ~Waiting() { --count; }
-    std::atomic<int>& count;
-  } const waiting(waiters_);
+  const Counted waiting(waiters_);
   node_->page(node_->self()).thread_id.store(::gettid(), std::memory_order_relaxed);
   WaitPolicy policy(crowded_);
   while (true) {
@@ -157,12 +169,12 @@ void Engine::wait(Task& task, const Interrupt& interrupt) {
       policy.moved();
       continue;
     }
-    rest(policy, &task);
+    rest(policy, {&task, nullptr});
     if (interrupt && policy.slow()) interrupt();
   }
 }
 
-void Engine::rest(WaitPolicy& policy, const Task* task) noexcept {
+void Engine::rest(WaitPolicy& policy, const Awaited& awaited) {
   switch (policy.next()) {
     case WaitPolicy::Action::kSpin:
       relax();
@@ -171,25 +183,26 @@ void Engine::rest(WaitPolicy& policy, const Task* task) noexcept {
       ::sched_yield();
       return;
     case WaitPolicy::Action::kSleep:
-      sleep(task);
+      sleep(awaited);
       return;
   }
 }
 
-/// Announces that it will sleep, looks once more, sleeps. `task` null: any event will do.
-void Engine::sleep(const Task* task) noexcept {
+/// Announces that it will sleep, looks once more, sleeps.
+void Engine::sleep(const Awaited& awaited) {
   const std::uint32_t token = node_->prepare_sleep();
   int fd = -2;
   bool moved = false;
   {
     const std::lock_guard lock(turn_);
     moved = round(now_ns());
-    const bool done = task != nullptr && task->done();
-    if (!moved && !done && network_ != nullptr) fd = network_->arm();
-    moved = moved || done || fd == -1;
+    if (!moved && network_ != nullptr) fd = network_->arm();
+    moved = moved || fd == -1;
     const bool network_only = node_->ranks() == 1;
+    const Task* task = awaited.task;
     if (fd >= 0 && task != nullptr && !network_only && !task->waits_for_network()) fd = -2;
   }
+  moved = awaited.is_there() || moved;
   if (moved) {
     node_->cancel_sleep();
     return;
@@ -204,20 +217,23 @@ void Engine::sleep(const Task* task) noexcept {
 }
 
 void Engine::start_progress_thread() {
-  if (!progress_thread_.joinable()) progress_thread_ = std::thread([this] { progress_loop(); });
+  if (progress_thread_.joinable()) return;
+  progress_thread_ =
+      std::thread([this] { drive([this] { return stopping_.load(std::memory_order_relaxed); }); });
 }
 
-void Engine::progress_loop() noexcept {
-  waiters_.fetch_add(1);
+void Engine::drive(const std::function<bool()>& until) {
+  const Counted driving(drivers_);
   WaitPolicy policy(true);  // never spins against the application
-  while (!stopping_.load(std::memory_order_relaxed)) {
-    if (try_round(true)) {
+  while (!until()) {
+    if (waiters_.load(std::memory_order_relaxed) > 0) {
+      ::usleep(kStandBackUs);
+    } else if (try_round(true)) {
       policy.moved();
     } else {
-      rest(policy, nullptr);
+      rest(policy, {nullptr, &until});
     }
   }
-  waiters_.fetch_sub(1);
 }
 
 }  // namespace shoal::exec

@@ -40,6 +40,9 @@ class Engine {
   /// All of them are posted before any is waited for, so that exchanges cannot deadlock.
   void start(Group& group, std::span<const TransferCall> calls, std::span<Transfer*> transfers);
   void wait(Task& task, const Interrupt& interrupt);
+  /// Gives turns until `until()`, which is asked between rounds, without the lock, and after every
+  /// wake(). Stands back while others wait: they give the turns.
+  void drive(const std::function<bool()>& until);
   /// One round without waiting; then tells whether the task is done.
   bool test(Task& task);
   void release(Task& task);
@@ -56,9 +59,14 @@ class Engine {
  private:
   bool round(std::int64_t now_ns) noexcept;
   bool try_round(bool look_at_clock) noexcept;
-  void rest(WaitPolicy& policy, const Task* task) noexcept;
-  void sleep(const Task* task) noexcept;
-  void progress_loop() noexcept;
+  /// What a thread waits for: a task, or whatever `until` says.
+  struct Awaited {
+    const Task* task;
+    const std::function<bool()>* until;
+    [[nodiscard]] bool is_there() const { return task != nullptr ? task->done() : (*until)(); }
+  };
+  void rest(WaitPolicy& policy, const Awaited& awaited);
+  void sleep(const Awaited& awaited);
 
   transport::shm::Node* node_;
   bool crowded_;
@@ -69,7 +77,8 @@ class Engine {
   std::vector<Task*> active_;
   TaskPool<Run> runs_;
   TaskPool<Transfer> transfers_;
-  std::atomic<int> waiters_{0};
+  std::atomic<int> waiters_{0};  ///< threads in wait() ...
+  std::atomic<int> drivers_{0};  ///< ... and in drive()
   std::atomic<bool> stopping_{false};
   std::thread progress_thread_;
 };

@@ -143,6 +143,10 @@ bool Run::prepare() noexcept {
     };
     stage_input_ = is_outside(space(Space::kInput), plan.input_bytes);
     stage_output_ = is_outside(space(Space::kOutput), plan.output_bytes);
+    if (stage_input_ || stage_output_) {
+      binding.shm->count_staged((stage_input_ ? plan.input_bytes : 0) +
+                                (stage_output_ ? plan.output_bytes : 0));
+    }
     if (plan.takes_private_memory()) {
       is_private_ = stage_input_ || stage_output_;
       stage_input_ = stage_output_ = false;

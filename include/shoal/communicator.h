@@ -50,6 +50,10 @@ struct Options {
   Rank size = -1;
   std::string store;   ///< "host:port" of the rendezvous store; rank 0 serves it
   std::string secret;  ///< shared by the job's ranks; needed with `store`
+  std::string job;     ///< with `store`: names the job, on all ranks alike; "": after the store
+  /// With `store` "host:0", at rank 0: called with "host:port" once the store listens there, to
+  /// tell the other ranks, which are given that. An exception it throws ends init().
+  std::function<void(const std::string& store)> on_store;
   std::int64_t timeout_ms = 30 * 60 * 1000;      ///< of each operation
   std::int64_t init_timeout_ms = 5 * 60 * 1000;  ///< until all ranks have come
   /// Limit of this rank's pool; 0: SHOAL_POOL_BYTES, else the size of the node's memory.
@@ -86,6 +90,8 @@ class SHOAL_API Work {
 
   /// Blocks until the operation is done; throws Error. A second call returns or throws the same.
   void wait(const Interrupt& interrupt = {});
+  /// Blocks until the operation is done, or for so long; then as test(). Never throws its error.
+  [[nodiscard]] bool wait_for(std::int64_t timeout_ms);
   /// True when done, also by an error. Gives pending operations a turn.
   [[nodiscard]] bool test();
   /// After test() was true or wait() returned or threw: the error's code and text, kOk if none.
@@ -146,6 +152,19 @@ struct PoolStatistics {
   Bytes used, committed, peak, limit;
   std::int64_t blocks = 0;
 };
+
+/// Of this rank, over all its communicators, since init().
+struct Statistics {
+  std::int64_t operations = 0;  ///< collectives begun
+  /// Those whose buffers lay outside the pool where ranks share memory, so that they were copied
+  /// into it or out of it, and the bytes of those buffers. Small inputs, which travel in lines and
+  /// slots (2 KiB), are not counted: they are copied wherever they lie.
+  std::int64_t staged = 0;
+  Bytes staged_bytes{};
+};
+
+/// Gathers a few bytes from each rank of a group that is being made, in rank order.
+using Exchange = std::function<std::vector<std::string>(const std::string& mine)>;
 
 /// One message of a batch: a send (`source`) or a receive (`target`).
 struct Message {
@@ -266,12 +285,25 @@ class SHOAL_API Communicator {
   /// Ranks of one colour form a communicator, ordered by (key, rank). A negative colour joins none:
   /// the handle returned is empty. Collective.
   [[nodiscard]] Communicator split(int color, int key);
+  /// A communicator of these ranks of this one, in this order. Collective over them only, who give
+  /// the same ranks; `exchange` may be any channel between them (a key-value store, say). Two
+  /// groups made at the same time must not mix their exchanges.
+  /// Cost    one exchange, and the group's control memory: some 10 KiB a node.
+  [[nodiscard]] Communicator group(std::span<const Rank> ranks, const Exchange& exchange);
   explicit operator bool() const noexcept { return impl_ != nullptr; }
 
   /// Ends this communicator on all ranks: whoever waits throws Aborted with this reason.
   void abort(const std::string& reason);
   /// Leaves the job in order. The last handle's destructor does the same. No collective follows.
   void finalize();
+
+  /// For a thread of a framework that completes asynchronous operations: drives all operations of
+  /// this rank until `until()` is true. That is asked between rounds, never under a lock, and
+  /// after every wake(); while nothing moves, the thread sleeps. Others who wait go first.
+  void drive(const std::function<bool()>& until);
+  /// Makes a sleeping drive() ask again. Any thread.
+  void wake() noexcept;
+  [[nodiscard]] Statistics statistics() const noexcept;
 
   /// Throws OutOfMemory that says what was asked, the limit, and how to raise it.
   [[nodiscard]] PoolBlock allocate(Bytes bytes, std::int64_t alignment = 64);

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 
 ARENA_NAME = "memfd:shoal-arena"
 MAGIC = 0x616E6572616C6F68
-VERSION = 1
+VERSION = 2
 PAGE_OFFSET, PAGE_BYTES, OPERATIONS, RECORD_BYTES = 4096, 4096, 16, 64
 
 HEADER = struct.Struct("<QIiq64s")  # magic, version, ranks, slice_bytes, job

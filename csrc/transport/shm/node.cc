@@ -157,6 +157,14 @@ void Node::count_operation() noexcept {
   page.completed.store(page.completed.load(kRelaxed) + 1, kRelaxed);
 }
 
+void Node::count_staged(std::int64_t bytes) noexcept {
+  constexpr auto kRelaxed = std::memory_order_relaxed;
+  abi::ProgressPage& page = this->page(self_);
+  page.staged.store(page.staged.load(kRelaxed) + 1, kRelaxed);  // one writer
+  page.staged_bytes.store(page.staged_bytes.load(kRelaxed) + static_cast<std::uint64_t>(bytes),
+                          kRelaxed);
+}
+
 abi::ProgressPage& Node::page(int local_rank) const noexcept {
   return Header(*arena_, local_rank).page();
 }

@@ -57,6 +57,8 @@ class Node {
   [[nodiscard]] abi::ProgressPage& page(int local_rank) const noexcept;
   /// On this rank's page: one more has begun and ended, within a moment.
   void count_operation() noexcept;
+  /// An operation has so many bytes of buffers that are not in the arena.
+  void count_staged(std::int64_t bytes) noexcept;
 
  private:
   void wake_sleepers(Doorbell& doorbell) noexcept;

@@ -15,7 +15,7 @@
 namespace shoal::abi {
 
 inline constexpr std::uint64_t kArenaMagic = 0x616e6572616c6f68;  // "holarena"
-inline constexpr std::uint32_t kAbiVersion = 1;
+inline constexpr std::uint32_t kAbiVersion = 2;
 inline constexpr std::int64_t kProgressPageOffset = 4096;
 inline constexpr std::int64_t kProgressPageBytes = 4096;
 inline constexpr int kPageOperations = 16;
@@ -64,6 +64,8 @@ struct ProgressPage {
   std::atomic<std::uint64_t> completed;  ///< operations ended
   std::atomic<std::uint64_t> failed;     ///< operations ended by an error
   OperationRecord operations[kPageOperations];
+  std::atomic<std::uint64_t> staged;        ///< operations with buffers outside the arena
+  std::atomic<std::uint64_t> staged_bytes;  ///< of those buffers
 };
 static_assert(sizeof(ProgressPage) <= kProgressPageBytes);
 
