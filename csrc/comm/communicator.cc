@@ -62,6 +62,8 @@ bool Work::wait_for(std::int64_t timeout_ms) {
   return true;
 }
 
+bool Work::done() const noexcept { return task_ == nullptr || task_->done(); }
+
 bool Work::test() { return task_ == nullptr || impl_->context->engine().test(*task_); }
 
 ErrorCode Work::code() const noexcept {
@@ -306,6 +308,10 @@ std::vector<Work> Communicator::batch(std::span<const Message> messages,
 }
 
 // --- the rest -----------------------------------------------------------------------------------
+
+ErrorCode Communicator::error() const noexcept {
+  return impl_->group->ended() ? impl_->group->failure().code : ErrorCode::kOk;
+}
 
 void Communicator::abort(const std::string& reason) {
   const std::string text = "rank " + std::to_string(rank()) + " called abort: " + reason;

@@ -92,7 +92,9 @@ class SHOAL_API Work {
   void wait(const Interrupt& interrupt = {});
   /// Blocks until the operation is done, or for so long; then as test(). Never throws its error.
   [[nodiscard]] bool wait_for(std::int64_t timeout_ms);
-  /// True when done, also by an error. Gives pending operations a turn.
+  /// True when done, also by an error.
+  [[nodiscard]] bool done() const noexcept;
+  /// The same, and gives pending operations a turn.
   [[nodiscard]] bool test();
   /// After test() was true or wait() returned or threw: the error's code and text, kOk if none.
   [[nodiscard]] ErrorCode code() const noexcept;
@@ -292,6 +294,8 @@ class SHOAL_API Communicator {
   [[nodiscard]] Communicator group(std::span<const Rank> ranks, const Exchange& exchange);
   explicit operator bool() const noexcept { return impl_ != nullptr; }
 
+  /// What has ended this communicator; kOk while it works.
+  [[nodiscard]] ErrorCode error() const noexcept;
   /// Ends this communicator on all ranks: whoever waits throws Aborted with this reason.
   void abort(const std::string& reason);
   /// Leaves the job in order. The last handle's destructor does the same. No collective follows.

@@ -1,0 +1,685 @@
+#include "torch/backend.h"
+
+#include <ATen/Functions.h>
+
+#include <algorithm>
+#include <array>
+#include <cstring>
+#include <utility>
+
+#include "torch/call.h"
+#include "torch/elements.h"
+#include "torch/pool.h"
+
+namespace shoal::torch {
+
+using c10d::OpType;
+using Tensors = ShoalBackend::Tensors;
+using WorkPtr = ShoalBackend::WorkPtr;
+
+namespace {
+
+const at::Tensor& only(const char* call, const Tensors& tensors) {
+  TORCH_CHECK(tensors.size() == 1, call, ": needs one tensor a rank, got ", tensors.size());
+  return tensors[0];
+}
+
+const Tensors& only(const char* call, const std::vector<Tensors>& lists, int size) {
+  TORCH_CHECK(lists.size() == 1, call, ": needs one list of tensors, got ", lists.size());
+  TORCH_CHECK(lists[0].size() == static_cast<std::size_t>(size), call, ": the list has ",
+              lists[0].size(), " tensors, needs one for each of ", size, " ranks");
+  return lists[0];
+}
+
+void require_same_type(const char* call, const at::Tensor& a, const at::Tensor& b) {
+  TORCH_CHECK(a.scalar_type() == b.scalar_type(), call, ": input is ", a.scalar_type(),
+              ", output is ", b.scalar_type(), "; they must be the same");
+}
+
+void require_same_type(const char* call, const Tensors& list, const at::Tensor& other) {
+  for (const at::Tensor& tensor : list) require_same_type(call, tensor, other);
+}
+
+bool equally_long(const Tensors& list) {
+  return std::ranges::all_of(list, [&](const at::Tensor& t) { return t.numel() == list[0].numel(); });
+}
+
+/// One of `blocks` equal parts of a tensor's elements.
+Count block_of(Elements elements, int blocks) { return {elements.count.value / blocks}; }
+
+void require_multiple(const char* call, const char* larger_name, const at::Tensor& larger,
+                      const at::Tensor& block, int size) {
+  TORCH_CHECK(larger.numel() == block.numel() * size, call, ": ", larger_name, " has ",
+              larger.numel(), " elements, needs ", block.numel() * size, " (", block.numel(),
+              " for each of ", size, " ranks)");
+}
+
+/// Overlaps, other than by lying where a result may lie: shoal's all_to_all has no in-place form.
+bool overlap(const at::Tensor& a, const at::Tensor& b) {
+  const auto* first = static_cast<const std::byte*>(a.const_data_ptr());
+  const auto* second = static_cast<const std::byte*>(b.const_data_ptr());
+  return first < second + b.nbytes() && second < first + a.nbytes();
+}
+
+}  // namespace
+
+ShoalBackend::ShoalBackend(JoinedGroup group, c10::intrusive_ptr<Options> options,
+                           std::string ucx_directory)
+    : Backend(group.communicator.rank(), group.communicator.size()),
+      job_(std::move(group.job)),
+      communicator_(std::move(group.communicator)),
+      options_(std::move(options)),
+      ucx_directory_(std::move(ucx_directory)) {
+  init();
+}
+
+ShoalBackend::~ShoalBackend() = default;
+
+Communicator& ShoalBackend::communicator() {
+  TORCH_CHECK(!is_shut_down_, "shoal: this process group has been shut down");
+  return communicator_;
+}
+
+void ShoalBackend::startCoalescing() {
+  TORCH_CHECK(coalescing_ == nullptr, "shoal: coalescing has been started already");
+  coalescing_ = c10::make_intrusive<BackendWork>(getRank(), OpType::COALESCED, "shoal:coalesced",
+                                                 Tensors{}, next_sequence());
+}
+
+WorkPtr ShoalBackend::endCoalescing() {
+  TORCH_CHECK(coalescing_ != nullptr, "shoal: endCoalescing without startCoalescing");
+  auto work = std::exchange(coalescing_, nullptr);
+  if (work->parts_done()) {
+    work->conclude();
+  } else {
+    job_->progress.add(work);
+  }
+  return work;
+}
+
+// --- one tensor --------------------------------------------------------------------------------
+
+WorkPtr ShoalBackend::broadcast(Tensors& tensors, const c10d::BroadcastOptions& opts) {
+  return translated([&] {
+    Call call(*this, {OpType::BROADCAST, "shoal:broadcast", opts.timeout, opts.asyncOp}, tensors);
+    const at::Tensor& user = only(call.name(), tensors);
+    const at::Tensor x = getRank() == opts.rootRank ? call.in(user) : call.out(user);
+    const Elements elements = moved(x);
+    call.add(call.communicator().broadcast(input_of(x), output_of(x), elements.count,
+                                           elements.dtype, static_cast<Rank>(opts.rootRank),
+                                           call.options()));
+    return call.launch(tensors);
+  });
+}
+
+WorkPtr ShoalBackend::allreduce(Tensors& tensors, const c10d::AllreduceOptions& opts) {
+  if (tensors.size() == 1 && tensors[0].is_sparse()) return allreduce_sparse(tensors, opts);
+  only("all_reduce", tensors);
+  c10d::AllreduceCoalescedOptions all;
+  static_cast<c10d::AllreduceOptions&>(all) = opts;
+  return allreduce_coalesced(tensors, all);
+}
+
+WorkPtr ShoalBackend::allreduce_coalesced(Tensors& tensors,
+                                          const c10d::AllreduceCoalescedOptions& opts) {
+  return translated([&] {
+    const bool is_one = tensors.size() == 1;
+    Call call(*this,
+              {is_one ? OpType::ALLREDUCE : OpType::ALLREDUCE_COALESCED, "shoal:all_reduce",
+               opts.timeout, opts.asyncOp},
+              tensors);
+    for (const at::Tensor& user : tensors) {
+      if (opts.reduceOp == c10d::ReduceOp::PREMUL_SUM) {
+        user.detach().copy_(prescaled(user, opts.reduceOp));
+      }
+      const at::Tensor x = call.in_out(user);
+      const Elements elements = reduced(call.name(), x);
+      call.add(call.communicator().all_reduce(
+          input_of(x), output_of(x), elements.count, elements.dtype,
+          op_for(call.name(), opts.reduceOp, x.scalar_type()), call.options()));
+    }
+    return call.launch(tensors);
+  });
+}
+
+WorkPtr ShoalBackend::reduce(Tensors& tensors, const c10d::ReduceOptions& opts) {
+  return translated([&] {
+    Call call(*this, {OpType::REDUCE, "shoal:reduce", opts.timeout, opts.asyncOp}, tensors);
+    const at::Tensor& user = only(call.name(), tensors);
+    const bool is_root = getRank() == opts.rootRank;
+    const at::Tensor y = is_root ? call.in_out(user) : call.in(user);
+    const at::Tensor x = call.in(prescaled(y, opts.reduceOp));
+    const Elements elements = reduced(call.name(), x);
+    call.add(call.communicator().reduce(
+        input_of(x), is_root ? output_of(y) : Buffer{}, elements.count, elements.dtype,
+        op_for(call.name(), opts.reduceOp, x.scalar_type()), static_cast<Rank>(opts.rootRank),
+        call.options()));
+    return call.launch(tensors);
+  });
+}
+
+// --- gathering ---------------------------------------------------------------------------------
+
+WorkPtr ShoalBackend::_allgather_base(at::Tensor& output, at::Tensor& input,
+                                      const c10d::AllgatherOptions& opts) {
+  Tensors outputs{output}, inputs{input};
+  return allgather_into_tensor_coalesced(outputs, inputs, opts);
+}
+
+WorkPtr ShoalBackend::allgather_into_tensor_coalesced(Tensors& outputs, Tensors& inputs,
+                                                      const c10d::AllgatherOptions& opts) {
+  return translated([&] {
+    Call call(*this, {OpType::_ALLGATHER_BASE, "shoal:_all_gather_base", opts.timeout, opts.asyncOp},
+              inputs);
+    TORCH_CHECK(outputs.size() == inputs.size(), call.name(), ": ", inputs.size(),
+                " inputs need as many outputs, got ", outputs.size());
+    for (std::size_t i = 0; i < inputs.size(); ++i) {
+      require_same_type(call.name(), inputs[i], outputs[i]);
+      require_multiple(call.name(), "output", outputs[i], inputs[i], getSize());
+      const at::Tensor x = call.in(inputs[i]), y = call.out(outputs[i]);
+      const Elements elements = moved(x);
+      call.add(call.communicator().all_gather(input_of(x), output_of(y), elements.count,
+                                              elements.dtype, call.options()));
+    }
+    return call.launch(outputs);
+  });
+}
+
+WorkPtr ShoalBackend::allgather(std::vector<Tensors>& outputs, Tensors& inputs,
+                                const c10d::AllgatherOptions& opts) {
+  only("all_gather", inputs);
+  return allgather_coalesced(outputs, inputs, opts);
+}
+
+/// `outputs`: for each input, one tensor of each rank. All ranks know the lengths of all of them,
+/// so they agree on whether they differ.
+WorkPtr ShoalBackend::allgather_coalesced(std::vector<Tensors>& outputs, Tensors& inputs,
+                                          const c10d::AllgatherOptions& opts) {
+  return translated([&] {
+    Call call(*this, {OpType::ALLGATHER, "shoal:all_gather", opts.timeout, opts.asyncOp}, inputs);
+    TORCH_CHECK(outputs.size() == inputs.size(), call.name(), ": ", inputs.size(),
+                " inputs need as many lists of outputs, got ", outputs.size());
+    for (std::size_t i = 0; i < inputs.size(); ++i) {
+      const Tensors& list = only(call.name(), {outputs[i]}, getSize());
+      require_same_type(call.name(), list, inputs[i]);
+      TORCH_CHECK(list[getRank()].numel() == inputs[i].numel(), call.name(), ": the input has ",
+                  inputs[i].numel(), " elements, its place among the outputs ",
+                  list[getRank()].numel());
+      const at::Tensor x = call.in(inputs[i]);
+      if (equally_long(list)) {
+        const at::Tensor y = call.out(list);
+        const Elements elements = moved(x);
+        call.add(call.communicator().all_gather(input_of(x), output_of(y), elements.count,
+                                                elements.dtype, call.options()));
+        continue;
+      }
+      for (Rank root = 0; root < getSize(); ++root) {
+        const at::Tensor y = call.out(list[root]);
+        const Elements elements = moved(y);
+        call.add(call.communicator().broadcast(root == getRank() ? input_of(x) : ConstBuffer{},
+                                               output_of(y), elements.count, elements.dtype, root,
+                                               call.options()));
+      }
+    }
+    Tensors all;
+    for (const Tensors& list : outputs) all.insert(all.end(), list.begin(), list.end());
+    return call.launch(std::move(all));
+  });
+}
+
+WorkPtr ShoalBackend::gather(std::vector<Tensors>& outputs, Tensors& inputs,
+                             const c10d::GatherOptions& opts) {
+  return translated([&] {
+    Call call(*this, {OpType::GATHER, "shoal:gather", opts.timeout, opts.asyncOp}, inputs);
+    const at::Tensor x = call.in(only(call.name(), inputs));
+    const bool is_root = getRank() == opts.rootRank;
+    TORCH_CHECK(is_root || outputs.empty() || outputs[0].empty(), call.name(),
+                ": outputs are for the root only");
+    const Elements elements = moved(x);
+    at::Tensor y;
+    if (is_root) {
+      const Tensors& list = only(call.name(), outputs, getSize());
+      require_same_type(call.name(), list, x);
+      for (const at::Tensor& tensor : list) {
+        TORCH_CHECK(tensor.numel() == x.numel(), call.name(), ": outputs must have the ",
+                    x.numel(), " elements of the input; one has ", tensor.numel());
+      }
+      y = call.out(list);
+    }
+    call.add(call.communicator().gather(input_of(x), is_root ? output_of(y) : Buffer{},
+                                        elements.count, elements.dtype,
+                                        static_cast<Rank>(opts.rootRank), call.options()));
+    return call.launch(is_root ? outputs[0] : Tensors{});
+  });
+}
+
+WorkPtr ShoalBackend::scatter(Tensors& outputs, std::vector<Tensors>& inputs,
+                              const c10d::ScatterOptions& opts) {
+  return translated([&] {
+    Call call(*this, {OpType::SCATTER, "shoal:scatter", opts.timeout, opts.asyncOp}, outputs);
+    const at::Tensor y = call.out(only(call.name(), outputs));
+    const bool is_root = getRank() == opts.rootRank;
+    TORCH_CHECK(is_root || inputs.empty() || inputs[0].empty(), call.name(),
+                ": inputs are for the root only");
+    const Elements elements = moved(y);
+    at::Tensor x;
+    if (is_root) {
+      const Tensors& list = only(call.name(), inputs, getSize());
+      require_same_type(call.name(), list, y);
+      for (const at::Tensor& tensor : list) {
+        TORCH_CHECK(tensor.numel() == y.numel(), call.name(), ": inputs must have the ", y.numel(),
+                    " elements of the output; one has ", tensor.numel());
+      }
+      x = call.in(list);
+    }
+    call.add(call.communicator().scatter(is_root ? input_of(x) : ConstBuffer{}, output_of(y),
+                                         elements.count, elements.dtype,
+                                         static_cast<Rank>(opts.rootRank), call.options()));
+    return call.launch(outputs);
+  });
+}
+
+// --- reduce_scatter ----------------------------------------------------------------------------
+
+WorkPtr ShoalBackend::_reduce_scatter_base(at::Tensor& output, at::Tensor& input,
+                                           const c10d::ReduceScatterOptions& opts) {
+  Tensors outputs{output}, inputs{input};
+  return reduce_scatter_tensor_coalesced(outputs, inputs, opts);
+}
+
+WorkPtr ShoalBackend::reduce_scatter_tensor_coalesced(Tensors& outputs, Tensors& inputs,
+                                                      const c10d::ReduceScatterOptions& opts) {
+  return translated([&] {
+    Call call(*this,
+              {OpType::_REDUCE_SCATTER_BASE, "shoal:_reduce_scatter_base", opts.timeout,
+               opts.asyncOp},
+              inputs);
+    TORCH_CHECK(outputs.size() == inputs.size(), call.name(), ": ", inputs.size(),
+                " inputs need as many outputs, got ", outputs.size());
+    for (std::size_t i = 0; i < inputs.size(); ++i) {
+      require_same_type(call.name(), inputs[i], outputs[i]);
+      require_multiple(call.name(), "input", inputs[i], outputs[i], getSize());
+      const at::Tensor x = call.in(prescaled(inputs[i], opts.reduceOp)), y = call.out(outputs[i]);
+      const Elements elements = reduced(call.name(), y);
+      call.add(call.communicator().reduce_scatter(
+          input_of(x), output_of(y), elements.count, elements.dtype,
+          op_for(call.name(), opts.reduceOp, y.scalar_type()), call.options()));
+    }
+    return call.launch(outputs);
+  });
+}
+
+/// All ranks know the lengths of all parts, as in allgather_coalesced().
+WorkPtr ShoalBackend::reduce_scatter(Tensors& outputs, std::vector<Tensors>& inputs,
+                                     const c10d::ReduceScatterOptions& opts) {
+  return translated([&] {
+    Call call(*this, {OpType::REDUCE_SCATTER, "shoal:reduce_scatter", opts.timeout, opts.asyncOp},
+              inputs.empty() ? Tensors{} : inputs[0]);
+    const Tensors& list = only(call.name(), inputs, getSize());
+    const at::Tensor& output = only(call.name(), outputs);
+    require_same_type(call.name(), list, output);
+    TORCH_CHECK(list[getRank()].numel() == output.numel(), call.name(), ": the output has ",
+                output.numel(), " elements, its part of the input ", list[getRank()].numel());
+    const at::Tensor y = call.out(output);
+    const ReduceOp op = op_for(call.name(), opts.reduceOp, y.scalar_type());
+    if (equally_long(list)) {
+      const at::Tensor x = call.in(prescaled(call.in(list), opts.reduceOp));
+      const Elements elements = reduced(call.name(), y);
+      call.add(call.communicator().reduce_scatter(input_of(x), output_of(y), elements.count,
+                                                  elements.dtype, op, call.options()));
+      return call.launch(outputs);
+    }
+    for (Rank root = 0; root < getSize(); ++root) {
+      const at::Tensor x = call.in(prescaled(list[root], opts.reduceOp));
+      const Elements elements = reduced(call.name(), x);
+      call.add(call.communicator().reduce(input_of(x),
+                                          root == getRank() ? output_of(y) : Buffer{},
+                                          elements.count, elements.dtype, op, root,
+                                          call.options()));
+    }
+    return call.launch(outputs);
+  });
+}
+
+// --- all_to_all --------------------------------------------------------------------------------
+
+namespace {
+
+/// Parts of this rank's tensors, by peer.
+using Parts = std::vector<std::pair<void*, std::int64_t>>;  // address, bytes
+
+/// By messages: lengths may differ between any two ranks, and nobody knows those of the others.
+void exchange_parts(Call& call, Rank rank, const Parts& inputs, const Parts& outputs,
+                    DataType dtype, std::int64_t tag) {
+  const auto size = static_cast<Rank>(inputs.size());
+  TORCH_CHECK(inputs[rank].second == outputs[rank].second, call.name(), ": this rank sends itself ",
+              inputs[rank].second, " bytes and expects ", outputs[rank].second);
+  if (inputs[rank].second > 0) {
+    std::memmove(outputs[rank].first, inputs[rank].first,
+                 static_cast<std::size_t>(inputs[rank].second));
+  }
+  std::vector<Message> messages;
+  for (Rank step = 1; step < size; ++step) {
+    const Rank to = (rank + step) % size, from = (rank - step + size) % size;
+    Message send, receive;
+    send.peer = to;
+    send.source = {inputs[to].first, {inputs[to].second}};
+    receive.sends = false;
+    receive.peer = from;
+    receive.target = {outputs[from].first, {outputs[from].second}};
+    send.tag = receive.tag = tag;
+    send.dtype = receive.dtype = dtype;
+    if (receive.target.bytes.value > 0) messages.push_back(receive);
+    if (send.source.bytes.value > 0) messages.push_back(send);
+  }
+  call.exchange(messages);
+}
+
+/// Rows of a tensor, cut by their numbers (equally, if there are none).
+Parts cut(const char* call, const at::Tensor& tensor, const std::vector<std::int64_t>& splits,
+          int size) {
+  const std::int64_t rows = tensor.dim() == 0 ? 1 : tensor.size(0);
+  TORCH_CHECK(splits.empty() ? rows % size == 0 : splits.size() == static_cast<std::size_t>(size),
+              call, ": ", rows, " rows cannot be cut into parts for ", size, " ranks by ",
+              splits.size(), " split sizes");
+  const auto bytes = static_cast<std::int64_t>(tensor.nbytes());
+  const std::int64_t row_bytes = rows == 0 ? 0 : bytes / rows;
+  auto* at = static_cast<std::byte*>(const_cast<void*>(tensor.const_data_ptr()));
+  Parts parts;
+  std::int64_t used = 0;
+  for (int i = 0; i < size; ++i) {
+    const std::int64_t count = splits.empty() ? rows / size : splits[i];
+    TORCH_CHECK(count >= 0, call, ": split size ", count, " is negative");
+    parts.emplace_back(at, count * row_bytes);
+    at += count * row_bytes;
+    used += count;
+  }
+  TORCH_CHECK(used == rows, call, ": split sizes add up to ", used, ", the tensor has ", rows,
+              " rows");
+  return parts;
+}
+
+Parts parts_of(const Tensors& tensors) {
+  Parts parts;
+  for (const at::Tensor& tensor : tensors) {
+    parts.emplace_back(const_cast<void*>(tensor.const_data_ptr()),
+                       static_cast<std::int64_t>(tensor.nbytes()));
+  }
+  return parts;
+}
+
+}  // namespace
+
+WorkPtr ShoalBackend::alltoall_base(at::Tensor& output, at::Tensor& input,
+                                    std::vector<std::int64_t>& output_splits,
+                                    std::vector<std::int64_t>& input_splits,
+                                    const c10d::AllToAllOptions& opts) {
+  return translated([&] {
+    Call call(*this, {OpType::ALLTOALL_BASE, "shoal:all_to_all", opts.timeout, opts.asyncOp},
+              {input});
+    require_same_type(call.name(), input, output);
+    at::Tensor x = call.in(input);
+    const at::Tensor y = call.out(output);
+    if (overlap(x, y)) x = call.in(x.clone());
+    const Parts inputs = cut(call.name(), x, input_splits, getSize());
+    const Parts outputs = cut(call.name(), y, output_splits, getSize());
+    const Elements elements = moved(x);
+    if (!input_splits.empty() || !output_splits.empty()) {
+      exchange_parts(call, getRank(), inputs, outputs, elements.dtype, next_exchange_tag());
+    } else {
+      TORCH_CHECK(x.numel() == y.numel(), call.name(), ": input has ", x.numel(),
+                  " elements, output ", y.numel());
+      call.add(call.communicator().all_to_all(input_of(x), output_of(y),
+                                              block_of(elements, getSize()), elements.dtype,
+                                              call.options()));
+    }
+    return call.launch({output});
+  });
+}
+
+WorkPtr ShoalBackend::alltoall(Tensors& outputs, Tensors& inputs,
+                               const c10d::AllToAllOptions& opts) {
+  return translated([&] {
+    Call call(*this, {OpType::ALLTOALL, "shoal:all_to_all", opts.timeout, opts.asyncOp}, inputs);
+    const auto size = static_cast<std::size_t>(getSize());
+    TORCH_CHECK(inputs.size() == size && outputs.size() == size, call.name(), ": needs ", size,
+                " tensors in both lists, one for each rank; got ", inputs.size(), " and ",
+                outputs.size());
+    Tensors from, to;
+    for (std::size_t i = 0; i < size; ++i) {
+      require_same_type(call.name(), inputs[i], outputs[i]);
+      from.push_back(call.in(inputs[i]));
+      to.push_back(call.out(outputs[i]));
+    }
+    exchange_parts(call, getRank(), parts_of(from), parts_of(to), moved(from[0]).dtype,
+                   next_exchange_tag());
+    return call.launch(outputs);
+  });
+}
+
+// --- point to point ----------------------------------------------------------------------------
+
+WorkPtr ShoalBackend::message(Tensors& tensors, int peer, int tag, OpType op) {
+  return translated([&] {
+    const bool sends = op == OpType::SEND;
+    const char* title = sends ? "shoal:send" : peer == kAnySource ? "shoal:recvAnysource"
+                                                                  : "shoal:recv";
+    Call call(*this, {op, title}, tensors);
+    TORCH_CHECK(tag >= 0 && tag < kTags, call.name(), ": tag ", tag, " is not in [0, ", kTags, ")");
+    const at::Tensor& user = only(call.name(), tensors);
+    const at::Tensor x = sends ? call.in(user) : call.out(user);
+    Message message;
+    message.peer = peer;
+    message.tag = tag;
+    message.sends = sends;
+    message.dtype = moved(x).dtype;
+    if (sends) {
+      message.source = input_of(x);
+    } else {
+      message.target = output_of(x);
+    }
+    call.exchange({message});
+    return call.launch(tensors);
+  });
+}
+
+WorkPtr ShoalBackend::send(Tensors& tensors, int to, int tag) {
+  return message(tensors, to, tag, OpType::SEND);
+}
+WorkPtr ShoalBackend::recv(Tensors& tensors, int from, int tag) {
+  return message(tensors, from, tag, OpType::RECV);
+}
+WorkPtr ShoalBackend::recvAnysource(Tensors& tensors, int tag) {
+  return message(tensors, kAnySource, tag, OpType::RECVANYSOURCE);
+}
+
+// --- barriers ----------------------------------------------------------------------------------
+
+WorkPtr ShoalBackend::barrier(const c10d::BarrierOptions& opts) {
+  return translated([&] {
+    Call call(*this, {OpType::BARRIER, "shoal:barrier", opts.timeout, opts.asyncOp}, {});
+    call.add(call.communicator().barrier(call.options()));
+    return call.launch();
+  });
+}
+
+namespace {
+
+std::string listed(const std::vector<int>& ranks) {
+  std::string text;
+  for (const int rank : ranks) text += (text.empty() ? "" : ", ") + std::to_string(rank);
+  return text;
+}
+
+/// One byte, to or from somebody.
+Message signal(bool sends, Rank peer, std::int64_t tag, std::uint8_t& byte) {
+  Message message;
+  message.peer = peer;
+  message.tag = tag;
+  message.sends = sends;
+  message.source = {&byte, {1}};
+  message.target = {&byte, {1}};
+  return message;
+}
+
+}  // namespace
+
+void ShoalBackend::monitoredBarrier(const c10d::BarrierOptions& opts, bool wait_all_ranks) {
+  translated([&] {
+    const auto timeout = opts.timeout == c10d::kUnsetTimeout ? options_->timeout : opts.timeout;
+    const std::int64_t here_tag = next_exchange_tag(), leave_tag = next_exchange_tag();
+    const auto deadline = std::chrono::steady_clock::now() + timeout;
+    const auto left_ms = [&] {
+      const auto left = deadline - std::chrono::steady_clock::now();
+      return std::max<std::int64_t>(
+          0, std::chrono::duration_cast<std::chrono::milliseconds>(left).count());
+    };
+    std::vector<std::uint8_t> bytes(static_cast<std::size_t>(getSize()));
+    Communicator& comm = communicator();
+    if (getRank() != 0) {
+      const std::array<Message, 2> messages{signal(true, 0, here_tag, bytes[0]),
+                                            signal(false, 0, leave_tag, bytes[1])};
+      std::vector<shoal::Work> works = comm.batch(messages);
+      const bool let_go = works[1].wait_for(left_ms()) && works[1].code() == ErrorCode::kOk;
+      if (let_go) return;
+      const std::string why = works[1].done() ? works[1].message() : "it has not answered in time";
+      if (!works[1].done()) comm.abort("monitored_barrier: rank 0 has not answered");
+      TORCH_CHECK(false, "Rank ", getRank(),
+                  " successfully reached monitoredBarrier, but received errors while waiting for "
+                  "send/recv from rank 0. Please check rank 0 logs for faulty rank. (",
+                  why, ")");
+    }
+    std::vector<Message> receives, sends;
+    for (Rank rank = 1; rank < getSize(); ++rank) {
+      receives.push_back(signal(false, rank, here_tag, bytes[rank]));
+      sends.push_back(signal(true, rank, leave_tag, bytes[0]));
+    }
+    std::vector<shoal::Work> works = comm.batch(receives);
+    std::vector<int> late;
+    for (Rank rank = 1; rank < getSize(); ++rank) {
+      if (!late.empty() && !wait_all_ranks) break;
+      shoal::Work& work = works[rank - 1];
+      if (!work.wait_for(left_ms()) || work.code() != ErrorCode::kOk) late.push_back(rank);
+    }
+    if (late.empty()) {
+      for (shoal::Work& work : comm.batch(sends)) work.wait();
+      return;
+    }
+    const std::string text = (late.size() == 1 ? "Rank " : "Ranks ") + listed(late) +
+                             " failed to pass monitoredBarrier in " +
+                             std::to_string(timeout.count()) + " ms";
+    comm.abort("monitored_barrier: " + text);
+    TORCH_CHECK(false, "[Rank 0]: ", text);
+  });
+}
+
+// --- sparse ------------------------------------------------------------------------------------
+
+/// Everybody gets all indices and values, and adds them up. Blocking, whatever asyncOp says: how
+/// much there is to gather is known after a first exchange only.
+WorkPtr ShoalBackend::allreduce_sparse(Tensors& tensors, const c10d::AllreduceOptions& opts) {
+  const at::Tensor& user = only("all_reduce", tensors);
+  TORCH_CHECK(opts.reduceOp == c10d::ReduceOp::SUM, "all_reduce: sparse tensors have sums only");
+  const at::Tensor mine = user.coalesce().cpu();
+  const at::Tensor counts = at::empty({getSize()}, at::kLong);
+  c10d::AllgatherOptions now;
+  now.timeout = opts.timeout;
+  now.asyncOp = false;
+  at::Tensor count = at::scalar_tensor(mine._nnz(), at::kLong), all_counts = counts;
+  _allgather_base(all_counts, count, now);
+  // Rows of equal number, so that one exchange of each will do.
+  const std::int64_t most = counts.max().item<std::int64_t>();
+  const auto gathered = [&](const at::Tensor& rows) {
+    auto sizes = rows.sizes().vec();
+    sizes[0] = most;
+    at::Tensor padded = at::zeros(sizes, rows.options());
+    padded.narrow(0, 0, rows.size(0)).copy_(rows);
+    sizes[0] = most * getSize();
+    at::Tensor all = at::empty(sizes, rows.options());
+    _allgather_base(all, padded, now);
+    Tensors parts;
+    for (int rank = 0; rank < getSize(); ++rank) {
+      parts.push_back(all.narrow(0, rank * most, counts[rank].item<std::int64_t>()));
+    }
+    return at::cat(parts);
+  };
+  const at::Tensor indices = gathered(mine.indices().t().contiguous()).t();
+  const at::Tensor values = gathered(mine.values().contiguous());
+  const at::Tensor sum = at::sparse_coo_tensor(indices, values, mine.sizes()).coalesce();
+  user.detach().copy_(sum);
+  auto work = c10::make_intrusive<BackendWork>(getRank(), OpType::_ALLREDUCE_SPARSE,
+                                               "shoal:all_reduce_sparse", tensors, next_sequence());
+  work->set_outputs(tensors);
+  work->conclude();
+  return work;
+}
+
+// --- groups, and the end -----------------------------------------------------------------------
+
+c10::intrusive_ptr<ShoalBackend> ShoalBackend::make_subgroup(
+    const c10::intrusive_ptr<c10d::Store>& store, const std::vector<int>& ranks, int rank,
+    const c10::intrusive_ptr<Options>& opts) {
+  return translated([&] {
+    const GroupRequest request{store, rank, static_cast<int>(ranks.size()), opts->timeout,
+                               "group " + opts->group_name};
+    JoinedGroup group = join_subgroup(job_, communicator(), {ranks.begin(), ranks.end()}, request);
+    return c10::make_intrusive<ShoalBackend>(std::move(group), opts, ucx_directory_);
+  });
+}
+
+c10::intrusive_ptr<c10d::Backend> ShoalBackend::split(
+    const c10::intrusive_ptr<c10d::Store>& store, const std::vector<int>& ranks,
+    const c10::intrusive_ptr<Options>& opts) {
+  const auto found = std::ranges::find(ranks, getRank());
+  if (found == ranks.end()) return nullptr;
+  const auto rank = static_cast<int>(found - ranks.begin());
+  auto options = c10::make_intrusive<Options>(kBackendName, opts ? opts->timeout : options_->timeout);
+  if (opts) {
+    options->group_name = opts->group_name;
+    options->group_desc = opts->group_desc;
+    options->global_ranks_in_group = opts->global_ranks_in_group;
+  }
+  return make_subgroup(store, ranks, rank, options);
+}
+
+void ShoalBackend::abort() {
+  if (!is_shut_down_) communicator_.abort("the process group's abort() was called");
+}
+
+void ShoalBackend::shutdown() {
+  if (is_shut_down_) return;
+  is_shut_down_ = true;
+  const Communicator last = std::move(communicator_);
+  job_.reset();
+}
+
+c10d::ErrorType ShoalBackend::getError() {
+  if (is_shut_down_) return c10d::ErrorType::SUCCESS;
+  switch (communicator_.error()) {
+    case ErrorCode::kOk:
+      return c10d::ErrorType::SUCCESS;
+    case ErrorCode::kTimeout:
+      return c10d::ErrorType::TIMEOUT;
+    case ErrorCode::kPeerFailed:
+      return c10d::ErrorType::REMOTE_ERROR;
+    default:
+      return c10d::ErrorType::COMM_ERROR;
+  }
+}
+
+bool ShoalBackend::supportsTensorAlloc(c10::DeviceIndex /*device*/) { return true; }
+
+at::Tensor ShoalBackend::allocateTensor(long size, at::TensorOptions options) {
+  return pool_empty(job_, {size}, c10::typeMetaToScalarType(options.dtype()));
+}
+
+c10::intrusive_ptr<ShoalBackend> make_backend(const GroupRequest& request,
+                                              const c10::intrusive_ptr<c10d::Backend::Options>& opts,
+                                              const std::string& ucx_directory) {
+  return translated([&] {
+    return c10::make_intrusive<ShoalBackend>(join_group(request, ucx_directory), opts,
+                                             ucx_directory);
+  });
+}
+
+}  // namespace shoal::torch

@@ -1,0 +1,93 @@
+/// The extension shoal.torch._C: built with torch's own pybind11, for one version of torch. With
+/// shoal._core it shares libshoal only.
+#include <torch/csrc/utils/pybind.h>
+#include <torch/version.h>
+
+#include "torch/backend.h"
+#include "torch/pool.h"
+
+namespace py = pybind11;
+
+namespace shoal::torch {
+
+namespace {
+
+using Options = c10d::Backend::Options;
+
+c10::intrusive_ptr<Options> make_options(std::chrono::milliseconds timeout,
+                                         const std::string& group_name,
+                                         const std::vector<std::uint64_t>& global_ranks) {
+  auto options = c10::make_intrusive<Options>(kBackendName, timeout);
+  options->group_name = group_name;
+  options->global_ranks_in_group = global_ranks;
+  return options;
+}
+
+c10::intrusive_ptr<ShoalBackend> create(const c10::intrusive_ptr<c10d::Store>& store, int rank,
+                                        int size, std::chrono::milliseconds timeout,
+                                        const std::string& name,
+                                        const std::vector<std::uint64_t>& global_ranks,
+                                        const std::string& ucx_directory) {
+  return make_backend({store, rank, size, timeout, "group " + name},
+                      make_options(timeout, name, global_ranks), ucx_directory);
+}
+
+c10::intrusive_ptr<ShoalBackend> create_subgroup(
+    const c10::intrusive_ptr<ShoalBackend>& parent, const c10::intrusive_ptr<c10d::Store>& store,
+    const std::vector<int>& ranks, int rank, std::chrono::milliseconds timeout,
+    const std::string& name, const std::vector<std::uint64_t>& global_ranks) {
+  return parent->make_subgroup(store, ranks, rank, make_options(timeout, name, global_ranks));
+}
+
+py::dict statistics(ShoalBackend& backend) {
+  const Statistics job = backend.communicator().statistics();
+  const PoolStatistics pool = backend.communicator().pool();
+  py::dict result;
+  result["operations"] = job.operations;
+  result["staged"] = job.staged;
+  result["staged_bytes"] = job.staged_bytes.value;
+  result["copied_tensors"] = backend.copies().tensors.load();
+  result["copied_bytes"] = backend.copies().bytes.load();
+  result["pool_bytes"] = pool.used.value;
+  return result;
+}
+
+/// What leave_pool() needs.
+class Scope {
+ public:
+  explicit Scope(PoolScope before) : before_(std::move(before)) {}
+  void leave() { leave_pool(std::exchange(before_, {})); }
+
+ private:
+  PoolScope before_;
+};
+
+bool in_pool(ShoalBackend& backend, const at::Tensor& tensor) {
+  return tensor.is_cpu() &&
+         backend.communicator().in_pool(tensor.storage().data(),
+                                        {static_cast<std::int64_t>(tensor.storage().nbytes())});
+}
+
+}  // namespace
+
+PYBIND11_MODULE(_C, module) {
+  module.attr("torch_version") = TORCH_VERSION;
+  py::class_<ShoalBackend, c10d::Backend, c10::intrusive_ptr<ShoalBackend>>(
+      module, "ProcessGroupShoal", "A process group's backend; made by torch.distributed.")
+      .def("statistics", &statistics, "Operations of this process, and what was copied for them.")
+      .def("in_pool", &in_pool, py::arg("tensor"),
+           "True if the tensor's memory is the pool's: collectives copy nothing.")
+      .def("explain", [](ShoalBackend& self) { return self.communicator().network(); })
+      .def_property_readonly("communicator_id",
+                             [](ShoalBackend& self) { return self.communicator().id(); });
+  module.def("create", &create, py::call_guard<py::gil_scoped_release>());
+  module.def("create_subgroup", &create_subgroup, py::call_guard<py::gil_scoped_release>());
+  py::class_<Scope>(module, "PoolScope").def("leave", &Scope::leave);
+  module.def("enter_pool", [](ShoalBackend& backend, std::size_t smallest) {
+    TORCH_CHECK(backend.job() != nullptr, "pool: the process group has been shut down");
+    return Scope(enter_pool({backend.job(), smallest}));
+  });
+  module.def("leave_all_jobs", &leave_all_jobs, py::call_guard<py::gil_scoped_release>());
+}
+
+}  // namespace shoal::torch

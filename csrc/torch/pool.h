@@ -1,0 +1,26 @@
+/// torch's CPU tensors in shoal's pool: moved between the ranks of a node without a copy.
+#pragma once
+
+#include <ATen/core/Tensor.h>
+
+#include <memory>
+
+#include "torch/job.h"
+
+namespace shoal::torch {
+
+/// From here until leave_pool(), tensors that this thread makes on the CPU get their memory from
+/// the job's pool: blocks of `smallest` bytes and more; what does not fit comes from where it came
+/// before. A tensor's memory stays valid after the block, and after its process group has gone.
+/// Nests: returns what was in force before, for leave_pool().
+struct PoolScope {
+  std::shared_ptr<Job> job;
+  std::size_t smallest = 0;
+};
+PoolScope enter_pool(PoolScope scope);
+void leave_pool(PoolScope before);
+
+/// A contiguous CPU tensor in the pool; in ordinary memory where the pool is full.
+at::Tensor pool_empty(const std::shared_ptr<Job>& job, at::IntArrayRef sizes, at::ScalarType type);
+
+}  // namespace shoal::torch

@@ -1,0 +1,183 @@
+#include "torch/work.h"
+
+#include <Python.h>
+
+#include <torch/csrc/utils/pybind.h>
+
+namespace shoal::torch {
+
+namespace {
+
+/// Looks for signals (Ctrl-C) every 50 ms of waiting. Called without the GIL; in a thread that
+/// handles no signals it finds none.
+class SignalCheck {
+ public:
+  void operator()() {
+    const auto now = std::chrono::steady_clock::now();
+    if (now < next_ || Py_IsInitialized() == 0) return;
+    next_ = now + kPause;
+    const pybind11::gil_scoped_acquire gil;
+    if (PyErr_CheckSignals() != 0) throw pybind11::error_already_set();
+  }
+
+ private:
+  static constexpr std::chrono::milliseconds kPause{50};
+  std::chrono::steady_clock::time_point next_ = std::chrono::steady_clock::now() + kPause;
+};
+
+}  // namespace
+
+std::exception_ptr to_torch(ErrorCode code, const std::string& message) {
+  try {
+    const std::string text = "shoal: " + std::string(name_of(code)) + ": " + message;
+    if (code == ErrorCode::kInvalidArgument || code == ErrorCode::kBufferInUse) {
+      TORCH_CHECK(false, text);
+    }
+    TORCH_CHECK_WITH(DistBackendError, false, text);
+  } catch (...) {
+    return std::current_exception();
+  }
+}
+
+BackendWork::BackendWork(int rank, c10d::OpType op, const char* title,
+                         const std::vector<at::Tensor>& profiled_inputs, std::uint64_t sequence)
+    : Work(rank, op, title, profiled_inputs), sequence_(sequence) {}
+
+bool BackendWork::parts_done() const noexcept {
+  for (const shoal::Work& part : parts_) {
+    if (!part.done()) return false;
+  }
+  return true;
+}
+
+std::exception_ptr BackendWork::first_error() const {
+  for (const shoal::Work& part : parts_) {
+    if (part.code() != ErrorCode::kOk) return to_torch(part.code(), part.message());
+  }
+  return nullptr;
+}
+
+void BackendWork::conclude() {
+  if (concluding_.exchange(true)) {
+    std::unique_lock lock(mutex_);
+    cv_.wait(lock, [this] { return completed_; });
+    return;
+  }
+  std::exception_ptr error = first_error();
+  try {
+    for (const auto& step : steps_) {
+      if (error == nullptr) step();
+    }
+  } catch (...) {
+    error = std::current_exception();
+  }
+  steps_.clear();
+  held_.clear();
+  finish(error);
+  c10::intrusive_ptr<c10::ivalue::Future> future, result_future;
+  {
+    const std::lock_guard lock(mutex_);
+    future = future_;
+    result_future = result_future_;
+  }
+  if (future) complete_future(future);
+  if (result_future) {
+    result_future->markCompleted(static_cast<int>(error ? c10d::WorkResult::COMM_ERROR
+                                                        : c10d::WorkResult::SUCCESS));
+  }
+}
+
+bool BackendWork::isCompleted() {
+  {
+    const std::lock_guard lock(mutex_);
+    if (completed_) return true;
+  }
+  for (shoal::Work& part : parts_) {
+    if (!part.test()) return false;
+  }
+  conclude();
+  return true;
+}
+
+bool BackendWork::isSuccess() const {
+  const std::lock_guard lock(mutex_);
+  return completed_ && exception_ == nullptr;
+}
+
+std::exception_ptr BackendWork::exception() const {
+  const std::lock_guard lock(mutex_);
+  return exception_;
+}
+
+int BackendWork::sourceRank() const { return parts_.empty() ? -1 : parts_.front().peer(); }
+
+std::vector<at::Tensor> BackendWork::result() { return outputs_; }
+
+void BackendWork::wait_for_parts(std::chrono::milliseconds timeout) {
+  const auto deadline = std::chrono::steady_clock::now() + timeout;
+  for (shoal::Work& part : parts_) {
+    if (part.done()) continue;
+    if (timeout == kNoTimeout) {
+      try {
+        part.wait(SignalCheck());
+      } catch (const Error&) {  // conclude() looks at it
+      }
+      continue;
+    }
+    const auto left = std::chrono::duration_cast<std::chrono::milliseconds>(
+        deadline - std::chrono::steady_clock::now());
+    const bool is_there = part.wait_for(std::max<std::int64_t>(left.count(), 0));
+    TORCH_CHECK_WITH(DistBackendError, is_there, "Operation timed out! ",
+                     c10d::opTypeToString(opType_), " #", sequence_, " was waited for ",
+                     timeout.count(), " ms");
+  }
+}
+
+bool BackendWork::wait(std::chrono::milliseconds timeout) {
+  if (!concluding_.load(std::memory_order_acquire)) {  // else conclude() knows when it is over
+    wait_for_parts(timeout);
+  }
+  conclude();
+  if (exception_ != nullptr) std::rethrow_exception(exception_);
+  return true;
+}
+
+void BackendWork::complete_future(const c10::intrusive_ptr<c10::ivalue::Future>& future) {
+  if (exception_ != nullptr) {
+    future->setError(exception_);
+  } else {
+    future->markCompleted(at::IValue(outputs_));
+  }
+}
+
+c10::intrusive_ptr<c10::ivalue::Future> BackendWork::getFuture() {
+  std::unique_lock lock(mutex_);
+  if (!future_) {
+    future_ = c10::make_intrusive<c10::ivalue::Future>(
+        c10::ListType::create(c10::TensorType::get()));
+    if (completed_) {
+      auto future = future_;
+      lock.unlock();
+      complete_future(future);
+      return future;
+    }
+  }
+  return future_;
+}
+
+c10::intrusive_ptr<c10::ivalue::Future> BackendWork::getFutureResult() {
+  std::unique_lock lock(mutex_);
+  if (!result_future_) {
+    result_future_ = c10::make_intrusive<c10::ivalue::Future>(c10::IntType::get());
+    if (completed_) {
+      auto future = result_future_;
+      const auto result = exception_ ? c10d::WorkResult::COMM_ERROR : c10d::WorkResult::SUCCESS;
+      lock.unlock();
+      future->markCompleted(static_cast<int>(result));
+      return future;
+    }
+  }
+  return result_future_;
+}
+
+}  // namespace shoal::torch

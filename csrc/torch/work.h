@@ -1,0 +1,80 @@
+/// An operation as torch sees it: one or more of shoal's, and what is to be done after them.
+#pragma once
+
+#include <c10/util/SmallVector.h>
+
+#include <atomic>
+#include <chrono>
+#include <functional>
+#include <string>
+#include <vector>
+
+#include <torch/csrc/distributed/c10d/Work.hpp>
+
+#include "shoal/communicator.h"
+
+namespace shoal::torch {
+
+/// Any thread. Who finds all of its parts done finishes it: outputs are put where the user wants
+/// them, the error is kept, the future completed. That is once, by whoever waits or by the job's
+/// progress thread, whichever comes first.
+class BackendWork final : public c10d::Work {
+ public:
+  BackendWork(int rank, c10d::OpType op, const char* title,
+              const std::vector<at::Tensor>& profiled_inputs, std::uint64_t sequence);
+
+  // Before it is shared with other threads.
+
+  void add(shoal::Work part) { parts_.push_back(std::move(part)); }
+  /// Memory that the parts work on.
+  void hold(const at::Tensor& tensor) { held_.push_back(tensor); }
+  void set_outputs(std::vector<at::Tensor> outputs) { outputs_ = std::move(outputs); }
+  /// Runs after the parts, if none has failed.
+  void then(std::function<void()> step) { steps_.push_back(std::move(step)); }
+
+  /// Gives nobody a turn.
+  [[nodiscard]] bool parts_done() const noexcept;
+  /// All parts are done.
+  void conclude();
+
+  bool isCompleted() override;
+  bool isSuccess() const override;
+  std::exception_ptr exception() const override;
+  int sourceRank() const override;
+  std::vector<at::Tensor> result() override;
+  void synchronize() override { wait(kNoTimeout); }
+  /// Drives the operation in the calling thread. Ctrl-C ends it, and the group with it.
+  bool wait(std::chrono::milliseconds timeout = kNoTimeout) override;
+  c10::intrusive_ptr<c10::ivalue::Future> getFuture() override;
+  c10::intrusive_ptr<c10::ivalue::Future> getFutureResult() override;
+  std::uint64_t getSequencenumber() const override { return sequence_; }
+
+ private:
+  void wait_for_parts(std::chrono::milliseconds timeout);
+  [[nodiscard]] std::exception_ptr first_error() const;
+  void complete_future(const c10::intrusive_ptr<c10::ivalue::Future>& future);
+
+  c10::SmallVector<shoal::Work, 1> parts_;
+  c10::SmallVector<at::Tensor, 2> held_;
+  std::vector<at::Tensor> outputs_;
+  std::vector<std::function<void()>> steps_;
+  std::uint64_t sequence_;
+  std::atomic<bool> concluding_{false};
+  c10::intrusive_ptr<c10::ivalue::Future> future_;         // mutex_
+  c10::intrusive_ptr<c10::ivalue::Future> result_future_;  // mutex_
+};
+
+/// Shoal's error as torch's users expect it: DistBackendError, or a RuntimeError for wrong calls.
+std::exception_ptr to_torch(ErrorCode code, const std::string& message);
+
+/// Runs `call` and turns a shoal::Error that it throws into torch's.
+template <class Call>
+auto translated(Call&& call) {
+  try {
+    return call();
+  } catch (const Error& error) {
+    std::rethrow_exception(to_torch(error.code(), error.what()));
+  }
+}
+
+}  // namespace shoal::torch
