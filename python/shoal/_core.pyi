@@ -731,4 +731,4 @@ def info(ucx_directory: str = "") -> dict[str, Any]:
     """
 
 def abi_layout() -> dict[str, int]:
-    """Sizes and offsets, in bytes, of include/shoal/abi/progress_page.h as compiled."""
+    """include/shoal/abi/progress_page.h as compiled: sizes, offsets in bytes, values of names."""
