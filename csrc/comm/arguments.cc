@@ -80,7 +80,7 @@ void check_writable(const Impl& impl, std::string_view call, std::string_view wh
 }
 
 [[gnu::cold]] void refuse_key(const Impl& impl, Collective collective, Count count, DataType dtype,
-                              Rank root) {
+                              ReduceOp op, Rank root) {
   const auto ranks = static_cast<Rank>(impl.members.size());
   if (count.value < 0 || count.value > exec::kMaxCount) {
     refuse(impl, collective, "count " + std::to_string(count.value) + " is not in [0, 2^36)");
@@ -90,8 +90,9 @@ void check_writable(const Impl& impl, std::string_view call, std::string_view wh
            "root " + std::to_string(root) + " is not in [0, " + std::to_string(ranks) + ")");
   }
   refuse(impl, collective,
-         "avg of " + std::string(name_of(dtype)) +
-             " is not defined; use sum and divide, or a floating type");
+         std::string(name_of(op)) + " of " + std::string(name_of(dtype)) + " is not defined; " +
+             (op == ReduceOp::kAvg ? "use sum and divide, or a floating type"
+                                   : "use an integer type of the same size for its bits"));
 }
 
 }  // namespace shoal::comm

@@ -44,13 +44,13 @@ void check_writable(const CommunicatorImpl& impl, std::string_view call, std::st
                     const void* data, std::int64_t bytes);
 
 [[noreturn]] void refuse_key(const CommunicatorImpl& impl, Collective collective, Count count,
-                             DataType dtype, Rank root);
+                             DataType dtype, ReduceOp op, Rank root);
 inline exec::PlanKey make_key(const CommunicatorImpl& impl, Collective collective, Count count,
                               DataType dtype, ReduceOp op, Rank root, bool deterministic) {
   const auto ranks = static_cast<Rank>(impl.members.size());
   if (count.value < 0 || count.value > exec::kMaxCount || root < 0 || root >= ranks ||
-      (reduces(collective) && op == ReduceOp::kAvg && is_integer(dtype))) {
-    refuse_key(impl, collective, count, dtype, root);
+      (reduces(collective) && !supports(op, dtype))) {
+    refuse_key(impl, collective, count, dtype, op, root);
   }
   exec::PlanKey key;
   key.collective = collective;

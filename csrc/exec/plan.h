@@ -24,6 +24,7 @@ struct PlanKey {
 /// 2^36 elements in one block; what a fingerprint can hold.
 inline constexpr std::int64_t kMaxCount = (std::int64_t{1} << 36) - 1;
 
+static_assert(kCollectives <= 1 << 4 && kDataTypes <= 1 << 4 && kReduceOps <= 1 << 3);
 /// All of a key in 64 bits, so that a mismatch can name both sides:
 /// collective 4 | dtype 4 | op 3 | deterministic 1 | root 16 | count 36.
 constexpr std::uint64_t fingerprint(const PlanKey& key) noexcept {

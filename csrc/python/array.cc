@@ -11,18 +11,32 @@ namespace shoal::python {
 namespace {
 
 constexpr const char* kSupported =
-    "float32, float64, int32, int64, uint8, float16 and bfloat16 (ml_dtypes)";
+    "float32, float64, float16, bfloat16 (ml_dtypes), int8 to int64, uint8 to uint64 and bool";
+constexpr int kBool = 0;  // its type number
 
 /// numpy's stable type numbers; extension types (bfloat16) have larger ones and go by name.
 std::optional<DataType> data_type(const py::dtype& dtype) {
   switch (dtype.num()) {
+    case kBool:
+      return DataType::kUint8;
+    case 1:
+      return DataType::kInt8;
     case 2:
       return DataType::kUint8;
+    case 3:
+      return DataType::kInt16;
+    case 4:
+      return DataType::kUint16;
     case 5:
       return DataType::kInt32;
+    case 6:
+      return DataType::kUint32;
     case 7:
     case 9:
       return sizeof(long) == 8 || dtype.num() == 9 ? DataType::kInt64 : DataType::kInt32;
+    case 8:
+    case 10:
+      return sizeof(long) == 8 || dtype.num() == 10 ? DataType::kUint64 : DataType::kUint32;
     case 11:
       return DataType::kFloat32;
     case 12:
@@ -82,6 +96,7 @@ Array view(const py::object& object, std::string_view call, std::string_view nam
     invalid(what() + ": the array is read-only and would be written; pass a copy or another out=");
   }
   result.dtype = *dtype;
+  result.logical = array.dtype().num() == kBool;
   result.data = const_cast<void*>(array.data());
   result.count = array.size();
   return result;
@@ -103,7 +118,16 @@ Array empty(Communicator& comm, const std::vector<py::ssize_t>& shape, const py:
   py::capsule owner(block.release(),
                     [](void* pointer) { delete static_cast<PoolBlock*>(pointer); });
   py::array array(dtype, shape, data, owner);
-  return {.object = array, .array = array, .dtype = *type, .data = data, .count = count};
+  return {.object = array,
+          .array = array,
+          .dtype = *type,
+          .logical = dtype.num() == kBool,
+          .data = data,
+          .count = count};
+}
+
+std::string describe_dtype(const Array& array) {
+  return array.logical ? "bool" : std::string(name_of(array.dtype));
 }
 
 std::vector<py::ssize_t> shape_of(const Array& array) {

@@ -17,6 +17,7 @@ struct Array {
   py::object object;  ///< what the user gave
   py::array array;    ///< numpy's view of it; always given: by default it would be a new array
   DataType dtype = DataType::kUint8;
+  bool logical = false;  ///< numpy's bool: a byte that is 0 or 1, which travels as kUint8
   void* data = nullptr;
   std::int64_t count = 0;  ///< elements
 
@@ -33,6 +34,8 @@ Array view(const py::object& object, std::string_view call, std::string_view nam
 /// A new array in the communicator's pool.
 Array empty(Communicator& comm, const std::vector<py::ssize_t>& shape, const py::dtype& dtype);
 
+/// As numpy names it.
+std::string describe_dtype(const Array& array);
 std::vector<py::ssize_t> shape_of(const Array& array);
 std::string describe_shape(const Array& array);
 

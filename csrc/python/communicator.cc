@@ -15,11 +15,32 @@ namespace {
 
 using Shape = std::vector<py::ssize_t>;
 
-ReduceOp parse_op(const std::string& name) {
-  for (int i = 0; i < kReduceOps; ++i) {
-    if (name_of(static_cast<ReduceOp>(i)) == name) return static_cast<ReduceOp>(i);
+/// What an operation is of bytes that are 0 or 1: "or" is their largest, "and" their smallest.
+ReduceOp logical(const char* call, ReduceOp op) {
+  switch (op) {
+    case ReduceOp::kSum:
+    case ReduceOp::kMax:
+    case ReduceOp::kBor:
+      return ReduceOp::kMax;
+    case ReduceOp::kProd:
+    case ReduceOp::kMin:
+    case ReduceOp::kBand:
+      return ReduceOp::kMin;
+    case ReduceOp::kBxor:
+      return ReduceOp::kBxor;
+    case ReduceOp::kAvg:
+      break;
   }
-  invalid("op \"" + name + "\" is not known; sum, prod, min, max and avg are");
+  invalid(std::string(call) + ": avg of bool is not defined; pass x.astype('float32')");
+}
+
+ReduceOp parse_op(const char* call, const std::string& name, const Array& operand) {
+  for (int i = 0; i < kReduceOps; ++i) {
+    const auto op = static_cast<ReduceOp>(i);
+    if (name_of(op) == name) return operand.logical ? logical(call, op) : op;
+  }
+  invalid(std::string(call) + ": op \"" + name +
+          "\" is not known; sum, prod, min, max, avg, band, bor and bxor are");
 }
 
 CallOptions call_options(const std::optional<double>& timeout, bool deterministic = false) {
@@ -33,9 +54,9 @@ CallOptions call_options(const std::optional<double>& timeout, bool deterministi
 }
 
 void require_same_dtype(const char* call, const Array& input, const Array& output) {
-  if (input.dtype == output.dtype) return;
-  invalid(std::string(call) + ": x is " + std::string(name_of(input.dtype)) + ", out is " +
-          std::string(name_of(output.dtype)) + "; they must be the same");
+  if (input.dtype == output.dtype && input.logical == output.logical) return;
+  invalid(std::string(call) + ": x is " + describe_dtype(input) + ", out is " +
+          describe_dtype(output) + "; they must be the same");
 }
 
 void require_count(const char* call, const char* which, const Array& array, std::int64_t count) {
@@ -91,9 +112,10 @@ py::object all_reduce(Communicator& comm, const py::object& x, const std::string
   const Array output = out.is_none() ? input : view(out, "all_reduce", "out", true);
   require_same_dtype("all_reduce", input, output);
   require_count("all_reduce", "out", output, input.count);
-  return finish(comm.all_reduce(input.in(), output.out(), {input.count}, input.dtype, parse_op(op),
-                                call_options(timeout, deterministic)),
-                output, {input.object, output.object}, async_op);
+  return finish(
+      comm.all_reduce(input.in(), output.out(), {input.count}, input.dtype,
+                      parse_op("all_reduce", op, input), call_options(timeout, deterministic)),
+      output, {input.object, output.object}, async_op);
 }
 
 void require_plain(const char* call, const py::object& out, bool async_op) {
@@ -166,8 +188,9 @@ py::object reduce(Communicator& comm, const py::object& x, Rank root, const std:
   const Array output = !is_root || out.is_none() ? input : view(out, "reduce", "out", true);
   require_same_dtype("reduce", input, output);
   require_count("reduce", "out", output, input.count);
-  Work work = comm.reduce(input.in(), output.out(), {input.count}, input.dtype, parse_op(op), root,
-                          call_options(timeout, deterministic));
+  Work work =
+      comm.reduce(input.in(), output.out(), {input.count}, input.dtype,
+                  parse_op("reduce", op, input), root, call_options(timeout, deterministic));
   return complete(
       PyWork(std::move(work), is_root ? output.object : py::none(), {input.object, output.object}),
       async_op);
@@ -195,7 +218,8 @@ py::object reduce_scatter(Communicator& comm, const py::object& x, const std::st
   const Array output =
       output_or_new(comm, "reduce_scatter", out, shrunk(input, comm.size()), input);
   require_count("reduce_scatter", "out", output, count);
-  return finish(comm.reduce_scatter(input.in(), output.out(), {count}, input.dtype, parse_op(op),
+  return finish(comm.reduce_scatter(input.in(), output.out(), {count}, input.dtype,
+                                    parse_op("reduce_scatter", op, input),
                                     call_options(timeout, deterministic)),
                 output, {input.object, output.object}, async_op);
 }
@@ -352,6 +376,7 @@ Collective parse_collective(const char* call, const std::string& name) {
 
 DataType parse_dtype(const char* call, const py::object& dtype) {
   const auto name = py::str(dtype).cast<std::string>();
+  if (name == "bool") return DataType::kUint8;
   for (int i = 0; i < kDataTypes; ++i) {
     if (name_of(static_cast<DataType>(i)) == name) return static_cast<DataType>(i);
   }

@@ -7,6 +7,7 @@
 #include "python/module.h"
 #include "reduce/reduce.h"
 #include "shoal/abi/progress_page.h"
+#include "shoal/types.h"
 #include "transport/ucx/loader.h"
 
 namespace shoal::python {
@@ -101,6 +102,12 @@ py::dict abi_layout() {
 #undef SHOAL_OFFSET
   layout["page_offset"] = abi::kProgressPageOffset;
   layout["page_operations"] = abi::kPageOperations;
+  for (int i = 0; i < kDataTypes; ++i) {
+    layout[("DataType." + std::string(name_of(static_cast<DataType>(i)))).c_str()] = i;
+  }
+  for (int i = 0; i < kCollectives; ++i) {
+    layout[("Collective." + std::string(name_of(static_cast<Collective>(i)))).c_str()] = i;
+  }
   return layout;
 }
 

@@ -52,10 +52,6 @@ const KernelTable& best() noexcept {
   return table;
 }
 
-constexpr int kernel_of(ReduceOp op) noexcept {
-  return static_cast<int>(op == ReduceOp::kAvg ? ReduceOp::kSum : op);
-}
-
 }  // namespace
 
 std::span<const KernelTable* const> supported_tables() noexcept {
@@ -69,14 +65,15 @@ void fold(DataType dtype, ReduceOp op, std::span<void* const> targets,
           std::span<const void* const> sources, std::int64_t count, double scale,
           Stores stores) noexcept {
   SHOAL_ASSERT(!targets.empty() && !sources.empty() && count >= 0);
-  SHOAL_ASSERT(scale == 1.0 || !is_integer(dtype));
-  best().fold[static_cast<int>(dtype)][kernel_of(op)](
-      {targets.data(), static_cast<std::int64_t>(targets.size()), sources.data(),
-       static_cast<std::int64_t>(sources.size()), count, scale, stores == Stores::kStreaming});
+  SHOAL_ASSERT(supports(op, dtype) && (scale == 1.0 || !is_integer(dtype)));
+  best().of(dtype, op).fold({targets.data(), static_cast<std::int64_t>(targets.size()),
+                             sources.data(), static_cast<std::int64_t>(sources.size()), count,
+                             scale, stores == Stores::kStreaming});
 }
 
 Accumulate accumulator(DataType dtype, ReduceOp op) noexcept {
-  return best().accumulate[static_cast<int>(dtype)][kernel_of(op)];
+  SHOAL_ASSERT(supports(op, dtype));
+  return best().of(dtype, op).accumulate;
 }
 
 void copy(void* target, const void* source, std::int64_t bytes, Stores stores) noexcept {

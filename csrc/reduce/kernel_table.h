@@ -8,9 +8,6 @@
 
 namespace shoal::reduce {
 
-/// kAvg is kSum with a scale: it has no kernels of its own.
-inline constexpr int kKernelOps = 4;
-
 /// targets[*][i] = scale * (sources[0][i] op ... op sources[k - 1][i]). See fold() in reduce.h.
 struct FoldArguments {
   void* const* targets;
@@ -26,12 +23,25 @@ using FoldKernel = void (*)(const FoldArguments&) noexcept;
 using AccumulateKernel = void (*)(void* target, const void* source, std::int64_t count) noexcept;
 using CopyKernel = void (*)(void* target, const void* source, std::int64_t bytes) noexcept;
 
+/// Of one type and one operation; null where supports() says no.
+struct OpKernels {
+  FoldKernel fold;
+  AccumulateKernel accumulate;  ///< what fold does with two sources
+};
+/// Of one type, by ReduceOp. kAvg is kSum with a scale: it has no kernels of its own.
+struct KernelRow {
+  OpKernels of[kReduceOps];
+};
+
 struct KernelTable {
   const char* instruction_set;
   CopyKernel copy;
   CopyKernel stream;  ///< copies past the caches
-  FoldKernel fold[kDataTypes][kKernelOps];
-  AccumulateKernel accumulate[kDataTypes][kKernelOps];  ///< what fold does with two sources
+  KernelRow rows[kDataTypes];
+
+  [[nodiscard]] const OpKernels& of(DataType dtype, ReduceOp op) const noexcept {
+    return rows[static_cast<int>(dtype)].of[static_cast<int>(op)];
+  }
 };
 
 /// Every table this processor can run, the best one last. The first is the baseline all others are

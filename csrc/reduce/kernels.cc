@@ -27,8 +27,10 @@
 namespace shoal::reduce::SHOAL_KERNELS {
 namespace {
 
-// 512 elements: 2 KiB of float32 for each of two blocks, which leaves L1 to the sources.
-constexpr int64_t kBlock = 512;
+// Elements whose partial results are kept at a time. 512, but of narrow types as many as fill 2
+// KiB: little beside L1, which is left to the sources, and much beside what a block costs to begin.
+template <class T>
+constexpr int64_t kBlock = sizeof(T) < sizeof(float) ? 2048 / sizeof(T) : 512;
 
 template <class T>
 T load(const void* from, int64_t i) noexcept {
@@ -114,6 +116,9 @@ void stream_copy(void* target, const void* source, int64_t bytes) noexcept {
 
 // ---- operations. Signed integers are handled as unsigned ones where they wrap around.
 
+template <class T>
+constexpr bool kIsInteger = static_cast<T>(0.5) == 0;
+
 struct Sum {
   template <class T>
   static T apply(T a, T b) noexcept {
@@ -127,20 +132,19 @@ struct Prod {
     return static_cast<T>(a * b);
   }
 };
+/// As ints, which they would be promoted to, 65535 * 65535 is too large.
+template <>
+uint16_t Prod::apply(uint16_t a, uint16_t b) noexcept {
+  return static_cast<uint16_t>(static_cast<uint32_t>(a) * b);
+}
 
 // IEEE 754-2019 minimum and maximum: a NaN on either side is the result, and -0 < +0, so that the
 // result does not depend on the order of the sources. a != a: a is NaN; a NaN in b fails a < b.
 
-template <class T>
-T when_equal(T a, T, bool) noexcept {
-  return a;
-}
-template <>
 float when_equal(float a, float b, bool is_min) noexcept {
   const auto x = __builtin_bit_cast(uint32_t, a), y = __builtin_bit_cast(uint32_t, b);
   return __builtin_bit_cast(float, is_min ? x | y : x& y);  // differ in the sign of zero at most
 }
-template <>
 double when_equal(double a, double b, bool is_min) noexcept {
   const auto x = __builtin_bit_cast(uint64_t, a), y = __builtin_bit_cast(uint64_t, b);
   return __builtin_bit_cast(double, is_min ? x | y : x& y);
@@ -149,20 +153,55 @@ double when_equal(double a, double b, bool is_min) noexcept {
 struct Min {
   template <class T>
   static T apply(T a, T b) noexcept {
-    const T chosen = (a < b || a != a) ? a : b;
-    return a == b ? when_equal(a, b, true) : chosen;
+    if constexpr (kIsInteger<T>) {
+      return a < b ? a : b;  // one instruction
+    } else {
+      const T chosen = (a < b || a != a) ? a : b;
+      return a == b ? when_equal(a, b, true) : chosen;
+    }
   }
 };
 
 struct Max {
   template <class T>
   static T apply(T a, T b) noexcept {
-    const T chosen = (a > b || a != a) ? a : b;
-    return a == b ? when_equal(a, b, false) : chosen;
+    if constexpr (kIsInteger<T>) {
+      return a > b ? a : b;  // one instruction
+    } else {
+      const T chosen = (a > b || a != a) ? a : b;
+      return a == b ? when_equal(a, b, false) : chosen;
+    }
+  }
+};
+
+struct Band {
+  template <class T>
+  static T apply(T a, T b) noexcept {
+    return static_cast<T>(a & b);
+  }
+};
+
+struct Bor {
+  template <class T>
+  static T apply(T a, T b) noexcept {
+    return static_cast<T>(a | b);
+  }
+};
+
+struct Bxor {
+  template <class T>
+  static T apply(T a, T b) noexcept {
+    return static_cast<T>(a ^ b);
   }
 };
 
 // ---- float32, float64 and integers: the accumulator has the type of the elements.
+
+/// Integers never are: their kernels are smaller for it.
+template <class T>
+bool scales(const FoldArguments& f) noexcept {
+  return !kIsInteger<T> && f.scale != 1.0;
+}
 
 template <class T>
 T scaled(T value, double scale) noexcept {
@@ -196,7 +235,7 @@ void fold_two(void* dst, const void* a, const void* b, int64_t count) noexcept {
 template <class T, class Op>
 void fold_block(void* dst, const void* const* sources, int64_t k, int64_t offset,
                 int64_t count) noexcept {
-  T sums[kBlock];
+  T sums[kBlock<T>];
   fold_two<T, Op>(sums, advance(sources[0], offset), advance(sources[1], offset), count);
   int64_t s = 2;
   for (; s + 2 < k; s += 2) {
@@ -215,7 +254,7 @@ template <class T, class Op>
 void fold_part(void* dst, const FoldArguments& f, int64_t offset, int64_t n) noexcept {
   const void* const first = advance(f.sources[0], offset);
   if (f.source_count == 1) {
-    if (f.scale != 1.0) return scale_all<T>(dst, first, n, f.scale);
+    if (scales<T>(f)) return scale_all<T>(dst, first, n, f.scale);
     return static_cast<void>(memmove(dst, first, n * sizeof(T)));
   }
   if (f.source_count == 2) {
@@ -223,7 +262,7 @@ void fold_part(void* dst, const FoldArguments& f, int64_t offset, int64_t n) noe
   } else {
     fold_block<T, Op>(dst, f.sources, f.source_count, offset, n);
   }
-  if (f.scale != 1.0) scale_all<T>(dst, dst, n, f.scale);  // while the block is in L1
+  if (scales<T>(f)) scale_all<T>(dst, dst, n, f.scale);  // while the block is in L1
 }
 
 /// To each target, from a block in L1.
@@ -241,17 +280,17 @@ void store_block(const FoldArguments& f, int64_t offset, const void* block,
 
 /// Calls part(offset in bytes, elements) for one block after another. Where stores stream, the
 /// first one is so short that the others begin at a cache line of the first target.
-template <class T, class Part>
+template <class T, int64_t kElements, class Part>
 void for_blocks(const FoldArguments& f, Part&& part) noexcept {
   constexpr int64_t kSize = sizeof(T);
   const int64_t head = f.streams ? head_of(f.targets[0]) : 0;
   int64_t begin = 0;
-  int64_t next = head % kSize == 0 && head > 0 ? head / kSize : kBlock;
+  int64_t next = head % kSize == 0 && head > 0 ? head / kSize : kElements;
   while (begin < f.count) {
     if (next > f.count) next = f.count;
     part(begin * kSize, next - begin);
     begin = next;
-    next += kBlock;
+    next += kElements;
   }
 }
 
@@ -260,18 +299,18 @@ void fold_wide(const FoldArguments& f) noexcept {
   if (f.count == 0) return;  // an empty array may be at a null address, which memmove must not see
   if (f.target_count == 1 && !f.streams) {
     // Two sources and no scale need no blocks.
-    if (f.source_count <= 2 && f.scale == 1.0) {
+    if (f.source_count <= 2 && !scales<T>(f)) {
       return fold_part<T, Op>(f.targets[0], f, 0, f.count);
     }
-    return for_blocks<T>(f, [&](int64_t offset, int64_t n) noexcept {
+    return for_blocks<T, kBlock<T>>(f, [&](int64_t offset, int64_t n) noexcept {
       fold_part<T, Op>(advance(f.targets[0], offset), f, offset, n);
     });
   }
-  if (f.target_count == 2 && f.source_count == 2 && f.scale == 1.0 && !f.streams) {
+  if (f.target_count == 2 && f.source_count == 2 && !scales<T>(f) && !f.streams) {
     return fold_two_to_two<T, Op>(f.targets[0], f.targets[1], f.sources[0], f.sources[1], f.count);
   }
-  alignas(kLine) T block[kBlock];
-  for_blocks<T>(f, [&](int64_t offset, int64_t n) noexcept {
+  alignas(kLine) T block[kBlock<T>];
+  for_blocks<T, kBlock<T>>(f, [&](int64_t offset, int64_t n) noexcept {
     fold_part<T, Op>(block, f, offset, n);
     store_block(f, offset, block, n * static_cast<int64_t>(sizeof(T)));
   });
@@ -281,6 +320,20 @@ void fold_wide(const FoldArguments& f) noexcept {
 template <class T, class Op>
 void accumulate_wide(void* target, const void* source, int64_t count) noexcept {
   fold_two<T, Op>(target, target, source, count);
+}
+
+// ---- bits do not know where elements end: one kernel for all widths of integers.
+
+template <int64_t kSize, class Op>
+void fold_bits(const FoldArguments& f) noexcept {
+  FoldArguments bytes = f;
+  bytes.count *= kSize;
+  fold_wide<uint8_t, Op>(bytes);
+}
+
+template <int64_t kSize, class Op>
+void accumulate_bits(void* target, const void* source, int64_t count) noexcept {
+  accumulate_wide<uint8_t, Op>(target, source, count * kSize);
 }
 
 // ---- float16 and bfloat16: widened to float32, folded there, rounded once to nearest even.
@@ -327,10 +380,10 @@ struct Float16 {
 
 template <class Half, class Op>
 void fold_half(const FoldArguments& f) noexcept {
-  float sums[kBlock], next[kBlock];
-  alignas(kLine) uint16_t block[kBlock];
+  float sums[kBlock<float>], next[kBlock<float>];
+  alignas(kLine) uint16_t block[kBlock<float>];
   const bool direct = f.target_count == 1 && !f.streams;
-  for_blocks<uint16_t>(f, [&](int64_t offset, int64_t n) noexcept {
+  for_blocks<uint16_t, kBlock<float>>(f, [&](int64_t offset, int64_t n) noexcept {
     Half::widen(sums, advance(f.sources[0], offset), n);
     for (int64_t s = 1; s < f.source_count; ++s) {  // two loops: g++ 12 vectorises neither in one
       Half::widen(next, advance(f.sources[s], offset), n);
@@ -349,45 +402,50 @@ void accumulate_half(void* target, const void* source, int64_t count) noexcept {
   fold_half<Half, Op>({&target, 1, sources, 2, count, 1.0, false});
 }
 
+// ---- the table
+
+template <class T, class Op>
+constexpr OpKernels kWide = {fold_wide<T, Op>, accumulate_wide<T, Op>};
+template <class T, class Op>
+constexpr OpKernels kBits = {fold_bits<sizeof(T), Op>, accumulate_bits<sizeof(T), Op>};
+template <class Half, class Op>
+constexpr OpKernels kHalf = {fold_half<Half, Op>, accumulate_half<Half, Op>};
+constexpr OpKernels kNone = {nullptr, nullptr};
+
+template <class T>
+constexpr KernelRow kFloats = {{kWide<T, Sum>, kWide<T, Prod>, kWide<T, Min>, kWide<T, Max>,
+                                kWide<T, Sum>, kNone, kNone, kNone}};
+
+template <class Half>
+constexpr KernelRow kHalves = {{kHalf<Half, Sum>, kHalf<Half, Prod>, kHalf<Half, Min>,
+                                kHalf<Half, Max>, kHalf<Half, Sum>, kNone, kNone, kNone}};
+
+/// Integers of either sign share sums and products; their order differs.
+template <class T, class Unsigned>
+constexpr KernelRow kIntegers = {{kWide<Unsigned, Sum>, kWide<Unsigned, Prod>, kWide<T, Min>,
+                                  kWide<T, Max>, kNone, kBits<T, Band>, kBits<T, Bor>,
+                                  kBits<T, Bxor>}};
+
 }  // namespace
 
-// Integers of either sign have the same sums and products; their order differs.
 extern const KernelTable kTable;
 const KernelTable kTable = {
     SHOAL_INSTRUCTION_SET,
     copy_lines,
     stream_copy,
     {
-        {fold_wide<float, Sum>, fold_wide<float, Prod>, fold_wide<float, Min>,
-         fold_wide<float, Max>},
-        {fold_wide<double, Sum>, fold_wide<double, Prod>, fold_wide<double, Min>,
-         fold_wide<double, Max>},
-        {fold_wide<uint32_t, Sum>, fold_wide<uint32_t, Prod>, fold_wide<int32_t, Min>,
-         fold_wide<int32_t, Max>},
-        {fold_wide<uint64_t, Sum>, fold_wide<uint64_t, Prod>, fold_wide<int64_t, Min>,
-         fold_wide<int64_t, Max>},
-        {fold_wide<uint8_t, Sum>, fold_wide<uint8_t, Prod>, fold_wide<uint8_t, Min>,
-         fold_wide<uint8_t, Max>},
-        {fold_half<Float16, Sum>, fold_half<Float16, Prod>, fold_half<Float16, Min>,
-         fold_half<Float16, Max>},
-        {fold_half<Bfloat16, Sum>, fold_half<Bfloat16, Prod>, fold_half<Bfloat16, Min>,
-         fold_half<Bfloat16, Max>},
-    },
-    {
-        {accumulate_wide<float, Sum>, accumulate_wide<float, Prod>, accumulate_wide<float, Min>,
-         accumulate_wide<float, Max>},
-        {accumulate_wide<double, Sum>, accumulate_wide<double, Prod>, accumulate_wide<double, Min>,
-         accumulate_wide<double, Max>},
-        {accumulate_wide<uint32_t, Sum>, accumulate_wide<uint32_t, Prod>,
-         accumulate_wide<int32_t, Min>, accumulate_wide<int32_t, Max>},
-        {accumulate_wide<uint64_t, Sum>, accumulate_wide<uint64_t, Prod>,
-         accumulate_wide<int64_t, Min>, accumulate_wide<int64_t, Max>},
-        {accumulate_wide<uint8_t, Sum>, accumulate_wide<uint8_t, Prod>,
-         accumulate_wide<uint8_t, Min>, accumulate_wide<uint8_t, Max>},
-        {accumulate_half<Float16, Sum>, accumulate_half<Float16, Prod>,
-         accumulate_half<Float16, Min>, accumulate_half<Float16, Max>},
-        {accumulate_half<Bfloat16, Sum>, accumulate_half<Bfloat16, Prod>,
-         accumulate_half<Bfloat16, Min>, accumulate_half<Bfloat16, Max>},
+        kFloats<float>,
+        kFloats<double>,
+        kIntegers<int32_t, uint32_t>,
+        kIntegers<int64_t, uint64_t>,
+        kIntegers<uint8_t, uint8_t>,
+        kHalves<Float16>,
+        kHalves<Bfloat16>,
+        kIntegers<int8_t, uint8_t>,
+        kIntegers<int16_t, uint16_t>,
+        kIntegers<uint16_t, uint16_t>,
+        kIntegers<uint32_t, uint32_t>,
+        kIntegers<uint64_t, uint64_t>,
     },
 };
 

@@ -231,6 +231,7 @@ class SHOAL_API Communicator {
   ///
   /// Shapes  input [count], output [count]. In place: input == output.
   /// Units   `count` is elements of `dtype`, not bytes.
+  /// Ops     those that supports(op, dtype) says; integers wrap around.
   /// Cost    up to 24 bytes in a node: one flag round; no allocation after the first call of a
   /// shape. Source  Thakur, Rabenseifner, Gropp, IJHPCA 19(1), 2005.
   Work all_reduce(ConstBuffer input, Buffer output, Count count, DataType dtype, ReduceOp op,

@@ -33,12 +33,18 @@ enum class DataType : std::uint8_t {
   kUint8,
   kFloat16,
   kBfloat16,
+  kInt8,
+  kInt16,
+  kUint16,
+  kUint32,
+  kUint64,
 };
-inline constexpr int kDataTypes = 7;
+inline constexpr int kDataTypes = 12;
 
-/// kAvg is a sum divided once by the number of ranks; integers do not have it.
-enum class ReduceOp : std::uint8_t { kSum, kProd, kMin, kMax, kAvg };
-inline constexpr int kReduceOps = 5;
+/// kAvg is a sum divided once by the number of ranks; integers do not have it. kBand, kBor and
+/// kBxor are bitwise, of integers only: see supports().
+enum class ReduceOp : std::uint8_t { kSum, kProd, kMin, kMax, kAvg, kBand, kBor, kBxor };
+inline constexpr int kReduceOps = 8;
 
 enum class Collective : std::uint8_t {
   kBarrier,
@@ -54,22 +60,31 @@ enum class Collective : std::uint8_t {
 inline constexpr int kCollectives = 9;
 
 constexpr std::int64_t size_of(DataType dtype) noexcept {
-  constexpr std::int64_t kSizes[kDataTypes] = {4, 8, 4, 8, 1, 2, 2};
+  constexpr std::int64_t kSizes[kDataTypes] = {4, 8, 4, 8, 1, 2, 2, 1, 2, 2, 4, 8};
   return kSizes[static_cast<int>(dtype)];
 }
 
 constexpr bool is_integer(DataType dtype) noexcept {
-  return dtype == DataType::kInt32 || dtype == DataType::kInt64 || dtype == DataType::kUint8;
+  return dtype != DataType::kFloat32 && dtype != DataType::kFloat64 &&
+         dtype != DataType::kFloat16 && dtype != DataType::kBfloat16;
+}
+
+/// What is defined: sum, prod, min and max of everything; avg of floating types; band, bor and bxor
+/// of integers.
+constexpr bool supports(ReduceOp op, DataType dtype) noexcept {
+  return op <= ReduceOp::kMax || is_integer(dtype) == (op != ReduceOp::kAvg);
 }
 
 constexpr std::string_view name_of(DataType dtype) noexcept {
-  constexpr std::string_view kNames[kDataTypes] = {"float32", "float64", "int32",   "int64",
-                                                   "uint8",   "float16", "bfloat16"};
+  constexpr std::string_view kNames[kDataTypes] = {"float32", "float64", "int32",    "int64",
+                                                   "uint8",   "float16", "bfloat16", "int8",
+                                                   "int16",   "uint16",  "uint32",   "uint64"};
   return kNames[static_cast<int>(dtype)];
 }
 
 constexpr std::string_view name_of(ReduceOp op) noexcept {
-  constexpr std::string_view kNames[kReduceOps] = {"sum", "prod", "min", "max", "avg"};
+  constexpr std::string_view kNames[kReduceOps] = {"sum", "prod", "min", "max",
+                                                   "avg", "band", "bor", "bxor"};
   return kNames[static_cast<int>(op)];
 }
 

@@ -8,7 +8,8 @@
     comm.all_reduce(x)                       # in place; any other array works too
 
 Arrays are numpy arrays, or anything numpy can look at without a copy. Dtypes: float32, float64,
-int32, int64, uint8, float16, bfloat16 (ml_dtypes). Ops: sum, prod, min, max, avg.
+float16, bfloat16 (ml_dtypes), int8 to int64, uint8 to uint64, bool. Ops: sum, prod, min, max; avg
+of floats; band, bor, bxor of integers and bool.
 """
 
 from __future__ import annotations

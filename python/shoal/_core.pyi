@@ -1,8 +1,9 @@
 """shoal's C++ core (csrc/python), as type checkers and readers see it.
 
 Arrays    numpy, buffer protocol or DLPack on the CPU; C-contiguous; of dtype float32, float64,
-          int32, int64, uint8, float16 or bfloat16 (ml_dtypes). `comm.empty()` gives pool memory,
-          which is moved without a copy; any other array works too.
+          float16, bfloat16 (ml_dtypes), int8, int16, int32, int64, uint8, uint16, uint32, uint64
+          or bool (which travels as uint8: to another rank they are the same). `comm.empty()` gives
+          pool memory, which is moved without a copy; any other array works too.
 Result    the array that was written: `out` if given, else as each call says.
 Units     `timeout` is seconds; None: the communicator's.
 async_op  True: returns a Work at once. Leave the arrays alone until it is done.
@@ -31,7 +32,7 @@ _Array: TypeAlias = npt.NDArray[Any] | Buffer | _DLPack
 _A = TypeVar("_A", bound=_Array)
 _New: TypeAlias = npt.NDArray[Any]  # made by the call, in pool memory
 _View: TypeAlias = npt.NDArray[Any]  # read-only, in another rank's pool memory
-_Op: TypeAlias = Literal["sum", "prod", "min", "max", "avg"]
+_Op: TypeAlias = Literal["sum", "prod", "min", "max", "avg", "band", "bor", "bxor"]
 _Message: TypeAlias = tuple[Literal["send", "recv"], _Array, int, int]  # array, peer, tag
 
 __version__: str
@@ -159,12 +160,17 @@ class Communicator:
         """Reduces element-wise over all ranks; every rank receives the whole result.
 
         Shapes  x and out alike; without `out` in place: x is overwritten and returned.
-        Dtypes  float16 and bfloat16 accumulate in float32; NaN propagates in min and max; avg of
-                integers is an InvalidArgument. `deterministic`: the same bits for any split of
-                sizes, algorithm and order of arrival.
+        Ops     sum, prod, min and max of all dtypes; avg of floating ones; band, bor and bxor,
+                which are bitwise, of integers; of bool sum, max and bor are "or", prod, min and
+                band are "and". Any other pair is an InvalidArgument.
+        Dtypes  float16 and bfloat16 accumulate in float32; NaN propagates in min and max; integers
+                wrap around. `deterministic`: the same bits for any split of sizes, algorithm and
+                order of arrival.
 
         >>> x = np.full(3, comm.rank, "float32")
         >>> comm.all_reduce(x, op="max").tolist() == [comm.size - 1] * 3
+        True
+        >>> bool(comm.all_reduce(np.array([comm.rank == 0]), op="bor")[0])  # is it so anywhere?
         True
         """
     @overload
@@ -731,4 +737,4 @@ def info(ucx_directory: str = "") -> dict[str, Any]:
     """
 
 def abi_layout() -> dict[str, int]:
-    """Sizes and offsets, in bytes, of include/shoal/abi/progress_page.h as compiled."""
+    """include/shoal/abi/progress_page.h as compiled: sizes, offsets in bytes, values of names."""

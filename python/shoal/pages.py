@@ -30,7 +30,10 @@ COLLECTIVES = (
     "barrier", "broadcast", "reduce", "all_reduce", "all_gather", "reduce_scatter", "all_to_all",
     "gather", "scatter",
 )  # fmt: skip
-DTYPES = ("float32", "float64", "int32", "int64", "uint8", "float16", "bfloat16")
+DTYPES = (
+    "float32", "float64", "int32", "int64", "uint8", "float16", "bfloat16", "int8", "int16",
+    "uint16", "uint32", "uint64",
+)  # fmt: skip
 
 
 @dataclass(frozen=True)

@@ -404,6 +404,32 @@ TEST(Communicator, WrongArgumentsPostNothing) {
   });
 }
 
+TEST(Communicator, RefusesWhatIsNotDefinedOfAType) {
+  run_ranks(2, [](Communicator& comm) {
+    Values x(10, 1), y(10, 1);
+    for (int d = 0; d < kDataTypes; ++d)
+      for (int o = 0; o < kReduceOps; ++o) {
+        const auto dtype = static_cast<DataType>(d);
+        const auto op = static_cast<ReduceOp>(o);
+        const Bytes bytes{10 * size_of(dtype)};
+        std::string text;
+        const ErrorCode code = outcome(
+            [&] { comm.all_reduce({x.data(), bytes}, {y.data(), bytes}, {10}, dtype, op).wait(); },
+            &text);
+        if (supports(op, dtype)) {
+          EXPECT_EQ(code, ErrorCode::kOk) << text;
+          continue;
+        }
+        EXPECT_EQ(code, ErrorCode::kInvalidArgument);
+        const std::string pair = std::string(name_of(op)) + " of " + std::string(name_of(dtype));
+        EXPECT_NE(text.find(pair + " is not defined; use"), std::string::npos) << text;
+      }
+    EXPECT_TRUE(supports(ReduceOp::kAvg, DataType::kBfloat16));
+    EXPECT_FALSE(supports(ReduceOp::kBxor, DataType::kFloat16));
+    EXPECT_FALSE(supports(ReduceOp::kAvg, DataType::kUint64));
+  });
+}
+
 // Slots and control memory go back to the pool when all ranks have let a communicator go.
 TEST(Communicator, GroupsThatAreGoneLeaveNoMemoryBehind) {
   run_ranks(3, [](Communicator& comm) {

@@ -9,24 +9,69 @@ EVERY_DTYPE = """
     import ml_dtypes
     comm = shoal.init(timeout=30)
     P, r = comm.size, comm.rank
-    OPS = {"sum": np.add, "prod": np.multiply, "min": np.minimum, "max": np.maximum}
-    for dtype in ("float32", "float64", "int32", "int64", "uint8", "float16", ml_dtypes.bfloat16):
-        for op, function in OPS.items():
+    EVERY = {"sum": np.add, "prod": np.multiply, "min": np.minimum, "max": np.maximum}
+    BITS = EVERY | {"band": np.bitwise_and, "bor": np.bitwise_or, "bxor": np.bitwise_xor}
+    FLOATS = ("float32", "float64", "float16", ml_dtypes.bfloat16)
+    INTEGERS = [f"{sign}int{bits}" for sign in ("", "u") for bits in (8, 16, 32, 64)]
+
+    def array(values):
+        x = (comm.empty if len(values) % 2 else np.empty)(len(values), values.dtype)
+        x[:] = values
+        return x
+
+    def data(q, n, dtype):  # of integers all bits, so that they wrap around
+        if dtype in FLOATS:
+            return ((np.arange(n) + q) % 3 + 1).astype(dtype)
+        if dtype == "bool":
+            return (np.arange(n) >> q) % 2 == 1
+        limits, random = np.iinfo(dtype), np.random.default_rng(n * 10 + q)
+        return random.integers(limits.min, limits.max, n, dtype, endpoint=True)
+
+    def same(got, want):
+        assert got.dtype == want.dtype and (got == want).all(), (dtype, op, n, got, want)
+
+    for dtype in (*FLOATS, *INTEGERS, "bool"):
+        for op, function in (EVERY if dtype in FLOATS else BITS).items():
             for n in (1, 5, 4099):
-                data = [((np.arange(n) + q) % 3 + 1).astype(dtype) for q in range(P)]
-                want = data[0]
-                for q in range(1, P):
-                    want = function(want, data[q])
-                x = comm.empty(n, dtype) if n % 2 else np.empty(n, dtype)
-                x[:] = data[r]
-                got = comm.all_reduce(x, op=op, out=comm.empty(n, dtype), deterministic=n == 5)
-                assert got.dtype == want.dtype and (got == want).all(), (dtype, op, n, got, want)
-                assert (x == data[r]).all()
+                all_data = [data(q, n * P, dtype) for q in range(P)]
+                want = all_data[0]
+                for one in all_data[1:]:
+                    want = function(want, one)
+                x = array(all_data[r])
+                out = comm.empty(n * P, dtype)
+                same(comm.all_reduce(x, op=op, out=out, deterministic=n == 5), want)
+                same(x, all_data[r])
+                same(comm.reduce_scatter(x, op=op), want[r * n : r * n + n])
+                got = comm.reduce(x, op=op, root=P - 1)
+                assert (got is not None) == (r == P - 1)
+                if got is not None:
+                    same(got, want)
+
+        op, n = "moved", 33
+        wide, root = [data(q, n * P, dtype) for q in range(P)], P // 2
+        x, mine = array(wide[r]), slice(r * n, r * n + n)
+        same(comm.broadcast(x.copy(), root=root), wide[root])
+        same(comm.all_gather(x), np.concatenate(wide))
+        same(comm.all_to_all(x), np.concatenate([one[mine] for one in wide]))
+        same(comm.scatter(x, root=root, out=comm.empty(n, dtype)), wide[root][mine])
+        got = comm.gather(x, root=root)
+        if got is not None:
+            same(got, np.concatenate(wide))
+        sent = ("send", x, (r + 1) % P, 3), ("recv", np.empty_like(x), (r - 1) % P, 3)
+        same(comm.batch(sent)[1], wide[(r - 1) % P])
+        shown = comm.empty(n * P, dtype)
+        shown[:] = wide[r]
+        for q, part in enumerate(comm.all_gather(shown, view=True)):
+            same(part, wide[q])
+        comm.barrier()
     mean = comm.all_reduce(np.full(7, float(r), "float32"), op="avg")
     assert np.allclose(mean, (P - 1) / 2)
     x = np.array([1.0, np.nan if r == 1 else 2.0, 3.0], "float32")
     low = comm.all_reduce(x.copy(), op="min")
     assert (P == 1 or np.isnan(low[1])) and low[0] == 1 and low[2] == 3
+    for op in ("sum", "bor"):  # two trues are true, and not 2
+        assert comm.all_reduce(np.ones(3, "?"), op=op).view("uint8").tolist() == [1, 1, 1]
+    assert "all_reduce" in comm.explain("all_reduce", 8, "bool")
     print("fine")
 """
 
@@ -41,7 +86,10 @@ SOAK = """
     shared, own = np.random.default_rng(5), np.random.default_rng(100 + r)
     KINDS = ("all_reduce", "broadcast", "reduce", "all_gather", "reduce_scatter", "all_to_all",
              "gather", "scatter", "barrier", "exchange")
-    DTYPES = ("float32", "float64", "int32", "int64", "uint8")
+    DTYPES = (
+        "float32", "float64", "int8", "int16", "int32", "int64", "uint8", "uint16", "uint32",
+        "uint64",
+    )
 
     def array(values):
         if own.integers(2):

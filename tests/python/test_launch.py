@@ -154,6 +154,9 @@ def test_pages_have_the_layout_of_the_compiler() -> None:
     assert layout["page_operations"] == pages.OPERATIONS
     assert layout["ProgressPage.heartbeat_ns"] == 88 and layout["ProgressPage.posted"] == 104
     assert layout["OperationRecord.count"] == 32 and layout["OperationRecord.awaited_peer"] == 52
+    for enumeration, names in (("DataType", pages.DTYPES), ("Collective", pages.COLLECTIVES)):
+        values = {f"{enumeration}.{name}": i for i, name in enumerate(names)}
+        assert {k: v for k, v in layout.items() if k.startswith(enumeration + ".")} == values
 
 
 def test_ps_shows_running_and_stopped_ranks(job: Runner) -> None:

@@ -18,14 +18,33 @@ namespace {
 
 using Array = std::vector<unsigned char>;  // elements as bytes: may be looked at from odd addresses
 
-constexpr DataType kAllTypes[] = {DataType::kFloat32, DataType::kFloat64, DataType::kInt32,
-                                  DataType::kInt64,   DataType::kUint8,   DataType::kFloat16,
-                                  DataType::kBfloat16};
-constexpr DataType kFloats[] = {DataType::kFloat32, DataType::kFloat64, DataType::kFloat16,
-                                DataType::kBfloat16};
-constexpr ReduceOp kOps[] = {ReduceOp::kSum, ReduceOp::kProd, ReduceOp::kMin, ReduceOp::kMax};
+// Whatever is in the enumerations is tested: there are no lists to forget a new one in.
+std::vector<DataType> all_types() {
+  std::vector<DataType> types;
+  for (int i = 0; i < kDataTypes; ++i) types.push_back(static_cast<DataType>(i));
+  return types;
+}
 
-__extension__ using Wide = __int128;  // holds every sum and product of two elements
+std::vector<DataType> floats() {
+  std::vector<DataType> types = all_types();
+  std::erase_if(types, is_integer);
+  return types;
+}
+
+std::vector<ReduceOp> all_ops() {
+  std::vector<ReduceOp> ops;
+  for (int i = 0; i < kReduceOps; ++i) ops.push_back(static_cast<ReduceOp>(i));
+  return ops;
+}
+
+std::vector<ReduceOp> ops_of(DataType dtype) {
+  std::vector<ReduceOp> ops = all_ops();
+  std::erase_if(ops, [dtype](ReduceOp op) { return !supports(op, dtype); });
+  return ops;
+}
+
+__extension__ using Wide = __int128;  // holds every element, and every sum of two
+__extension__ using UnsignedWide = unsigned __int128;
 
 // ---- the reference: formats
 
@@ -113,15 +132,40 @@ void put_float(DataType dtype, Array& a, std::size_t i, double x) {
 }
 
 Wide get_integer(DataType dtype, const Array& a, std::size_t i) {
-  if (dtype == DataType::kInt32) return element<std::int32_t>(a, i);
-  if (dtype == DataType::kInt64) return element<std::int64_t>(a, i);
-  return element<std::uint8_t>(a, i);
+  switch (dtype) {
+    case DataType::kInt8:
+      return element<std::int8_t>(a, i);
+    case DataType::kInt16:
+      return element<std::int16_t>(a, i);
+    case DataType::kInt32:
+      return element<std::int32_t>(a, i);
+    case DataType::kInt64:
+      return element<std::int64_t>(a, i);
+    case DataType::kUint8:
+      return element<std::uint8_t>(a, i);
+    case DataType::kUint16:
+      return element<std::uint16_t>(a, i);
+    case DataType::kUint32:
+      return element<std::uint32_t>(a, i);
+    case DataType::kUint64:
+      return element<std::uint64_t>(a, i);
+    default:
+      ADD_FAILURE() << name_of(dtype) << " is no integer";
+      return 0;
+  }
 }
 
 void put_integer(DataType dtype, Array& a, std::size_t i, Wide x) {
-  if (dtype == DataType::kInt32) return put(a, i, static_cast<std::uint32_t>(x));
-  if (dtype == DataType::kInt64) return put(a, i, static_cast<std::uint64_t>(x));
-  put(a, i, static_cast<std::uint8_t>(x));
+  switch (size_of(dtype)) {  // the low bits, whatever the sign
+    case 1:
+      return put(a, i, static_cast<std::uint8_t>(x));
+    case 2:
+      return put(a, i, static_cast<std::uint16_t>(x));
+    case 4:
+      return put(a, i, static_cast<std::uint32_t>(x));
+    default:
+      return put(a, i, static_cast<std::uint64_t>(x));
+  }
 }
 
 // ---- the reference: operations
@@ -135,13 +179,17 @@ double minimum(double a, double b) {
 double apply(ReduceOp op, double a, double b) {
   switch (op) {
     case ReduceOp::kSum:
+    case ReduceOp::kAvg:  // scaled at the end
       return a + b;
     case ReduceOp::kProd:
       return a * b;
     case ReduceOp::kMin:
       return minimum(a, b);
-    default:
+    case ReduceOp::kMax:
       return -minimum(-a, -b);
+    default:
+      ADD_FAILURE() << name_of(op) << " of floats";
+      return 0;
   }
 }
 
@@ -150,11 +198,20 @@ Wide apply(ReduceOp op, Wide a, Wide b) {
     case ReduceOp::kSum:
       return a + b;
     case ReduceOp::kProd:
-      return a * b;
+      return static_cast<Wide>(static_cast<UnsignedWide>(a) * static_cast<UnsignedWide>(b));
     case ReduceOp::kMin:
       return a < b ? a : b;
-    default:
+    case ReduceOp::kMax:
       return a < b ? b : a;
+    case ReduceOp::kBand:
+      return a & b;
+    case ReduceOp::kBor:
+      return a | b;
+    case ReduceOp::kBxor:
+      return a ^ b;
+    default:
+      ADD_FAILURE() << name_of(op) << " of integers";
+      return 0;
   }
 }
 
@@ -197,6 +254,7 @@ bool same(DataType dtype, const Array& a, const Array& b, std::size_t i) {
 }
 
 std::string text(DataType dtype, const Array& a, std::size_t i) {
+  if (dtype == DataType::kUint64) return std::to_string(element<std::uint64_t>(a, i));
   if (is_integer(dtype)) return std::to_string(static_cast<std::int64_t>(get_integer(dtype, a, i)));
   return std::to_string(get_float(dtype, a, i));
 }
@@ -242,17 +300,16 @@ std::vector<const void*> pointers(const std::vector<Array>& arrays) {
 
 void run(const KernelTable& table, DataType dtype, ReduceOp op, void* dst,
          const std::vector<const void*>& sources, std::size_t count, double scale = 1.0) {
-  table.fold[static_cast<int>(dtype)][static_cast<int>(op)](
-      {&dst, 1, sources.data(), static_cast<std::int64_t>(sources.size()),
-       static_cast<std::int64_t>(count), scale, false});
+  table.of(dtype, op).fold({&dst, 1, sources.data(), static_cast<std::int64_t>(sources.size()),
+                            static_cast<std::int64_t>(count), scale, false});
 }
 
 void run_to_all(const KernelTable& table, DataType dtype, ReduceOp op,
                 const std::vector<void*>& targets, const std::vector<const void*>& sources,
                 std::size_t count, bool streams) {
-  table.fold[static_cast<int>(dtype)][static_cast<int>(op)](
-      {targets.data(), static_cast<std::int64_t>(targets.size()), sources.data(),
-       static_cast<std::int64_t>(sources.size()), static_cast<std::int64_t>(count), 1.0, streams});
+  table.of(dtype, op).fold({targets.data(), static_cast<std::int64_t>(targets.size()),
+                            sources.data(), static_cast<std::int64_t>(sources.size()),
+                            static_cast<std::int64_t>(count), 1.0, streams});
 }
 
 class Kernels : public ::testing::TestWithParam<const KernelTable*> {
@@ -260,10 +317,24 @@ class Kernels : public ::testing::TestWithParam<const KernelTable*> {
   const KernelTable& table() const { return *GetParam(); }
 };
 
-// The blocks' borders (512), vector tails and the special cases of one and two sources.
+// What a call is allowed to ask for is there, and nothing else.
+TEST_P(Kernels, AreThereForEverySupportedPair) {
+  int pairs = 0;
+  for (DataType dtype : all_types())
+    for (ReduceOp op : all_ops()) {
+      const OpKernels& kernels = table().of(dtype, op);
+      EXPECT_EQ(kernels.fold != nullptr, supports(op, dtype)) << name_of(op) << name_of(dtype);
+      EXPECT_EQ(kernels.accumulate != nullptr, supports(op, dtype)) << name_of(op);
+      pairs += supports(op, dtype);
+    }
+  EXPECT_EQ(pairs, 4 * 5 + 8 * 7) << "4 floating types with avg, 8 integers with band, bor, bxor";
+}
+
+// The blocks' borders (512 elements, 2 KiB of narrow ones), vector tails and the special cases of
+// one and two sources.
 TEST_P(Kernels, EqualTheReference) {
-  for (DataType dtype : kAllTypes)
-    for (ReduceOp op : kOps)
+  for (DataType dtype : all_types())
+    for (ReduceOp op : ops_of(dtype))
       for (std::size_t count : {0, 1, 3, 16, 17, 1000, 4099})
         for (int k : {1, 2, 3, 5, 8, 64}) {
           const std::vector<Array> sources = random_arrays(dtype, count, k);
@@ -277,60 +348,83 @@ TEST_P(Kernels, EqualTheReference) {
 }
 
 TEST_P(Kernels, DestinationMayBeAnySource) {
-  for (DataType dtype : kAllTypes)
-    for (ReduceOp op : kOps)
+  for (DataType dtype : all_types())
+    for (ReduceOp op : ops_of(dtype))
       for (std::size_t count : {7, 1000, 4099})
-        for (int k : {1, 2, 3, 4, 5, 8})
+        for (int k : {1, 2, 3, 4, 5, 8}) {
+          const std::vector<Array> originals = random_arrays(dtype, count, k);
+          const Array wanted = reference(dtype, op, originals, count);
           for (int alias = 0; alias < k; ++alias) {
-            std::vector<Array> sources = random_arrays(dtype, count, k);
-            const Array wanted = reference(dtype, op, sources, count);
+            std::vector<Array> sources = originals;
             Array& dst = sources[static_cast<std::size_t>(alias)];
             run(table(), dtype, op, dst.data(), pointers(sources), count);
             ASSERT_TRUE(equal(dtype, dst, wanted, count))
                 << name_of(op) << " of " << k << ", dst is source " << alias;
           }
+        }
 }
 
 TEST_P(Kernels, AccumulateIsAFoldOfTwo) {
-  for (DataType dtype : kAllTypes)
-    for (ReduceOp op : kOps)
+  for (DataType dtype : all_types())
+    for (ReduceOp op : ops_of(dtype))
       for (std::size_t count : {0, 1, 7, 1000, 4099}) {
         std::vector<Array> sources = random_arrays(dtype, count, 2);
         const Array wanted = reference(dtype, op, sources, count);
-        table().accumulate[static_cast<int>(dtype)][static_cast<int>(op)](
-            sources[0].data(), sources[1].data(), static_cast<std::int64_t>(count));
+        table().of(dtype, op).accumulate(sources[0].data(), sources[1].data(),
+                                         static_cast<std::int64_t>(count));
         ASSERT_TRUE(equal(dtype, sources[0], wanted, count)) << name_of(op);
       }
 }
 
 // Each target at another distance from a cache line, so that streamed heads, lines and tails
 // differ; the last target is the first source.
+void expect_targets(const KernelTable& table, DataType dtype, ReduceOp op, std::size_t count, int k,
+                    bool streams, std::size_t shift) {
+  std::vector<Array> sources = random_arrays(dtype, count, k);
+  const std::vector<const void*> at = pointers(sources);
+  const Array wanted = reference(dtype, op, sources, count);
+  const std::size_t bytes = sources[0].size();
+  Array first(bytes + 192, 0xa5), second(bytes + 192, 0xa5);
+  run_to_all(table, dtype, op, {first.data() + 64, second.data() + 64 + shift, sources[0].data()},
+             at, count, streams);
+  for (const Array* target : {&first, &second}) {
+    const std::size_t begin = 64 + (target == &second ? shift : 0);
+    ASSERT_TRUE(equal(dtype, Array(target->begin() + begin, target->end()), wanted, count))
+        << name_of(op) << " of " << k << ", streams " << streams << ", shift " << shift;
+    for (std::size_t i = 0; i < target->size(); ++i) {
+      if (i == begin) i += bytes;
+      ASSERT_EQ((*target)[i], 0xa5) << "wrote outside, at " << i << " of " << bytes;
+    }
+  }
+  ASSERT_TRUE(equal(dtype, sources[0], wanted, count))
+      << name_of(op) << ": the target that is a source";
+}
+
 TEST_P(Kernels, SeveralTargets) {
-  for (DataType dtype : kAllTypes)
+  for (DataType dtype : all_types())
     for (std::size_t count : {0, 1, 15, 100, 1000, 4099})
       for (int k : {1, 2, 3, 5})
-        for (bool streams : {false, true})
-          for (std::size_t shift : {0, 1, 4, 32, 60}) {
-            std::vector<Array> sources = random_arrays(dtype, count, k);
-            const std::vector<const void*> at = pointers(sources);
-            const Array wanted = reference(dtype, ReduceOp::kSum, sources, count);
-            const std::size_t bytes = sources[0].size();
-            Array first(bytes + 192, 0xa5), second(bytes + 192, 0xa5);
-            run_to_all(table(), dtype, ReduceOp::kSum,
-                       {first.data() + 64, second.data() + 64 + shift, sources[0].data()}, at,
-                       count, streams);
-            for (const Array* target : {&first, &second}) {
-              const std::size_t begin = 64 + (target == &second ? shift : 0);
-              ASSERT_TRUE(
-                  equal(dtype, Array(target->begin() + begin, target->end()), wanted, count))
-                  << "of " << k << ", streams " << streams << ", shift " << shift;
-              for (std::size_t i = 0; i < target->size(); ++i) {
-                if (i == begin) i += bytes;
-                ASSERT_EQ((*target)[i], 0xa5) << "wrote outside, at " << i << " of " << bytes;
-              }
-            }
-            ASSERT_TRUE(equal(dtype, sources[0], wanted, count)) << "the target that is a source";
-          }
+        for (bool streams : {false, true}) {
+          for (std::size_t shift : {0, 1, 4, 32, 60})  // places are the same to all operations
+            expect_targets(table(), dtype, ReduceOp::kSum, count, k, streams, shift);
+          for (ReduceOp op : ops_of(dtype))
+            expect_targets(table(), dtype, op, count, k, streams, 4);
+        }
+}
+
+// A case of its own, without blocks: one of two ranks of a node reduces to both.
+TEST_P(Kernels, TwoTargetsOfTwoSources) {
+  for (DataType dtype : all_types())
+    for (ReduceOp op : ops_of(dtype))
+      for (std::size_t count : {0, 1, 17, 1000, 4099}) {
+        std::vector<Array> sources = random_arrays(dtype, count, 2);
+        const Array wanted = reference(dtype, op, sources, count);
+        Array out(sources[0].size());
+        run_to_all(table(), dtype, op, {out.data(), sources[1].data()}, pointers(sources), count,
+                   false);
+        ASSERT_TRUE(equal(dtype, out, wanted, count)) << name_of(op);
+        ASSERT_TRUE(equal(dtype, sources[1], wanted, count)) << name_of(op);
+      }
 }
 
 TEST_P(Kernels, Copies) {
@@ -350,26 +444,28 @@ TEST_P(Kernels, Copies) {
 // Slices of a user's array begin anywhere; UBSan watches the loads.
 TEST_P(Kernels, UnalignedArrays) {
   constexpr std::size_t kCount = 1003;
-  for (DataType dtype : kAllTypes)
-    for (int k : {1, 2, 3}) {
-      const std::vector<Array> sources = random_arrays(dtype, kCount, k);
-      std::vector<Array> shifted;
-      std::vector<const void*> at;
-      for (const Array& s : sources) {
-        shifted.emplace_back(s.size() + 8);
-        std::memcpy(shifted.back().data() + 1, s.data(), s.size());
-        at.push_back(shifted.back().data() + 1);
+  for (DataType dtype : all_types())
+    for (ReduceOp op : ops_of(dtype))
+      for (int k : {1, 2, 3}) {
+        const std::vector<Array> sources = random_arrays(dtype, kCount, k);
+        std::vector<Array> shifted;
+        std::vector<const void*> at;
+        for (const Array& s : sources) {
+          shifted.emplace_back(s.size() + 8);
+          std::memcpy(shifted.back().data() + 1, s.data(), s.size());
+          at.push_back(shifted.back().data() + 1);
+        }
+        Array out(sources[0].size() + 8);
+        run(table(), dtype, op, out.data() + 3, at, kCount);
+        out.erase(out.begin(), out.begin() + 3);
+        ASSERT_TRUE(equal(dtype, out, reference(dtype, op, sources, kCount), kCount))
+            << name_of(op);
       }
-      Array out(sources[0].size() + 8);
-      run(table(), dtype, ReduceOp::kSum, out.data() + 3, at, kCount);
-      out.erase(out.begin(), out.begin() + 3);
-      ASSERT_TRUE(equal(dtype, out, reference(dtype, ReduceOp::kSum, sources, kCount), kCount));
-    }
 }
 
 // All pairs and triples of NaN, infinities, zeros of both signs, subnormals, the largest numbers.
 TEST_P(Kernels, SpecialValues) {
-  for (DataType dtype : kFloats) {
+  for (DataType dtype : floats()) {
     const double largest = dtype == DataType::kFloat16   ? 65504
                            : dtype == DataType::kFloat64 ? std::numeric_limits<double>::max()
                                                          : 0x1.fep127;
@@ -383,7 +479,7 @@ TEST_P(Kernels, SpecialValues) {
       put_float(dtype, sources[1], i, values[i / kValues % kValues]);
       put_float(dtype, sources[2], i, values[i / kValues / kValues]);
     }
-    for (ReduceOp op : kOps)
+    for (ReduceOp op : ops_of(dtype))
       for (std::size_t k : {3, 2, 1}) {
         const std::vector<Array> some(sources.begin(), sources.begin() + static_cast<long>(k));
         Array got(sources[0].size());
@@ -424,7 +520,7 @@ TEST_P(Kernels, HalvesAccumulateInFloat32) {
 }
 
 TEST_P(Kernels, ScaledSum) {
-  for (DataType dtype : kFloats)
+  for (DataType dtype : floats())
     for (std::size_t count : {1, 17, 1000, 4099})
       for (int k : {1, 2, 3, 7}) {
         const std::vector<Array> sources = random_arrays(dtype, count, k);
@@ -439,8 +535,8 @@ TEST_P(Kernels, ScaledSum) {
 // Ranks on unlike processors must hold the same parameters.
 TEST_P(Kernels, SameBitsAsTheBaseline) {
   const KernelTable& baseline = *supported_tables().front();
-  for (DataType dtype : kAllTypes)
-    for (ReduceOp op : kOps)
+  for (DataType dtype : all_types())
+    for (ReduceOp op : ops_of(dtype))
       for (int k : {2, 3, 8}) {
         const std::vector<Array> sources = random_arrays(dtype, 4099, k);
         const double scale = is_integer(dtype) ? 1.0 : 1.0 / 3;
