@@ -71,6 +71,8 @@ class CMakeBuild(build_ext):
             stdout=subprocess.PIPE, text=True, check=True,
         )  # fmt: skip
         arguments.append(f"-Dpybind11_DIR={pybind11.stdout.strip()}")
+        has_torch = importlib.util.find_spec("torch") is not None
+        arguments.append(f"-DSHOAL_TORCH={'ON' if has_torch else 'OFF'}")
         ucx = importlib.util.find_spec("libucx")
         if ucx is not None and ucx.submodule_search_locations:
             arguments.append(f"-DUCX_WHEEL_ROOT={ucx.submodule_search_locations[0]}")

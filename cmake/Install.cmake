@@ -41,6 +41,16 @@ if(TARGET shoal_python)
   install(TARGETS shoal_python LIBRARY DESTINATION . COMPONENT python EXCLUDE_FROM_ALL)
 endif()
 
+# torch's backend, and its sources for who has another torch.
+if(TARGET shoal_torch)
+  add_dependencies(shoal_package shoal_torch)
+  install(TARGETS shoal_torch LIBRARY DESTINATION torch COMPONENT python EXCLUDE_FROM_ALL)
+  install(FILES ${CMAKE_BINARY_DIR}/csrc/torch/built_for.txt DESTINATION torch
+    COMPONENT python EXCLUDE_FROM_ALL)
+endif()
+install(DIRECTORY ${PROJECT_SOURCE_DIR}/csrc/torch/ DESTINATION torch/source
+  COMPONENT python EXCLUDE_FROM_ALL FILES_MATCHING PATTERN "*.h" PATTERN "*.cc" PATTERN "CMakeLists.txt")
+
 include(CMakePackageConfigHelpers)
 set(package_dir ${CMAKE_INSTALL_LIBDIR}/cmake/shoal)
 install(EXPORT shoal NAMESPACE shoal:: FILE shoalConfig.cmake DESTINATION ${package_dir})

@@ -103,6 +103,7 @@ class ShoalBackend final : public c10d::Backend {
   at::Tensor allocateTensor(long size, at::TensorOptions options) override;
 
   [[nodiscard]] const std::shared_ptr<Job>& job() const { return job_; }
+  [[nodiscard]] bool is_shut_down() const noexcept { return is_shut_down_; }
   [[nodiscard]] Communicator& communicator();
   [[nodiscard]] const Copies& copies() const noexcept { return copies_; }
 

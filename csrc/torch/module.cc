@@ -78,6 +78,7 @@ PYBIND11_MODULE(_C, module) {
       .def("in_pool", &in_pool, py::arg("tensor"),
            "True if the tensor's memory is the pool's: collectives copy nothing.")
       .def("explain", [](ShoalBackend& self) { return self.communicator().network(); })
+      .def_property_readonly("is_shut_down", &ShoalBackend::is_shut_down)
       .def_property_readonly("communicator_id",
                              [](ShoalBackend& self) { return self.communicator().id(); });
   module.def("create", &create, py::call_guard<py::gil_scoped_release>());
