@@ -69,6 +69,7 @@ class Engine {
   std::vector<Task*> active_;
   TaskPool<Run> runs_;
   TaskPool<Transfer> transfers_;
+  TransferLines transfer_lines_;
   std::atomic<int> waiters_{0};
   std::atomic<bool> stopping_{false};
   std::thread progress_thread_;
