@@ -75,6 +75,10 @@ const std::string& Work::message() const noexcept {
   return task_ == nullptr ? kNone : task_->text();
 }
 
+Rank Work::peer() const noexcept {
+  return task_ == nullptr || !task_->done() ? kAnySource : task_->source();
+}
+
 // --- PoolBlock ---------------------------------------------------------------------------------
 
 struct PoolBlock::State {
@@ -268,7 +272,8 @@ std::vector<Work> Communicator::batch(std::span<const Message> messages,
   const std::int64_t deadline_ns = Deadline::after_ms(comm::timeout_ms(*impl_, options)).at_ns();
   for (const Message& message : messages) {
     const char* what = message.sends ? "send" : "recv";
-    if (message.peer < 0 || message.peer >= size()) {
+    const bool from_any = !message.sends && message.peer == kAnySource;
+    if (!from_any && (message.peer < 0 || message.peer >= size())) {
       throw Error(ErrorCode::kInvalidArgument,
                   std::string(what) + ": rank " + std::to_string(message.peer) + " is not in [0, " +
                       std::to_string(size()) + ")" + impl_->describe_self());

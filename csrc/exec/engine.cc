@@ -104,10 +104,14 @@ void Engine::start(Group& group, std::span<const TransferCall> calls,
                    std::span<Transfer*> transfers) {
   const std::lock_guard lock(turn_);
   active_.reserve(active_.size() + calls.size());
+  // By what has come from all of them, or whoever is a message ahead would be served for long.
+  const bool looks_around =
+      std::ranges::any_of(calls, [](const TransferCall& call) { return call.peer == kAnySource; });
+  for (std::size_t i = 0; looks_around && i < transports_.size(); ++i) transports_[i]->progress();
   for (std::size_t i = 0; i < calls.size(); ++i) {
     Transfer& transfer = transfers_.acquire();
     transfers[i] = &transfer;
-    transfer.start(group, calls[i]);
+    transfer.start(group, calls[i], transfer_lines_);
     transfer.poll(0);
     if (!transfer.done()) active_.push_back(&transfer);
   }

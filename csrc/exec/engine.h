@@ -77,6 +77,7 @@ class Engine {
   std::vector<Task*> active_;
   TaskPool<Run> runs_;
   TaskPool<Transfer> transfers_;
+  TransferLines transfer_lines_;
   std::atomic<int> waiters_{0};  ///< threads in wait() ...
   std::atomic<int> drivers_{0};  ///< ... and in drive()
   std::atomic<bool> stopping_{false};

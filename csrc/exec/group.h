@@ -128,6 +128,11 @@ class Group {
   /// Of those who read what this rank stages.
   [[nodiscard]] Distance& distance() noexcept { return distance_; }
 
+  /// Whose message a receive from any source got last; tags may share one.
+  [[nodiscard]] Rank& last_source(std::uint32_t tag) noexcept {
+    return last_sources_[tag % last_sources_.size()];
+  }
+
   /// Ends the communicator: no run executes a step any more. The first call counts.
   void fail(Status status, const Run* run, std::string text, bool announce) noexcept;
   /// Any thread. True: failure() and failure_text() are final and may be read without the lock.
@@ -162,6 +167,7 @@ class Group {
   std::array<std::uint64_t, kHistory> history_{};
   memory::Offset slots_ = memory::kNoOffset;
   Distance distance_;
+  std::array<Rank, 64> last_sources_{};
   std::uint32_t seen_changes_ = 0;
   Status failure_{};
   std::string failure_text_;

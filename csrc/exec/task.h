@@ -8,6 +8,7 @@
 
 #include "core/status.h"
 #include "memory/pool.h"
+#include "shoal/types.h"
 
 namespace shoal::exec {
 
@@ -30,8 +31,10 @@ class Task {
   /// Valid when done.
   [[nodiscard]] Status status() const noexcept { return status_; }
   [[nodiscard]] const std::string& text() const noexcept { return text_; }
-  /// The next event it needs can only come from this node (so that the doorbell wakes it).
+  /// The next event it needs may come from another node, so that the doorbell alone does not do.
   [[nodiscard]] virtual bool waits_for_network() const noexcept = 0;
+  /// When done, of a receive: the rank whose message it got; kAnySource: it got none.
+  [[nodiscard]] virtual Rank source() const noexcept { return kAnySource; }
 
  protected:
   void restart() noexcept {

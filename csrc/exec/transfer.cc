@@ -26,27 +26,80 @@ std::string describe_mismatch(const TransferCall& call, const transport::Operati
   return text;
 }
 
+std::string describe_timeout(const TransferCall& call) {
+  const bool from_any = call.peer == kAnySource;
+  const std::string whom = from_any ? "any source" : "rank " + std::to_string(call.peer);
+  return std::string(call.sends ? "send to " : "recv from ") + whom + ", tag " +
+         std::to_string(call.tag) + ": the deadline passed; " +
+         (from_any ? "no rank" : "the other side") + " has " + (from_any ? "" : "not ") +
+         (call.sends ? "received" : "sent") + " a matching message";
+}
+
 }  // namespace
 
-void Transfer::start(Group& group, const TransferCall& call) noexcept {
+void Transfer::start(Group& group, const TransferCall& call, TransferLines& lines) noexcept {
   restart();
   group_ = &group;
+  lines_ = &lines;
   call_ = call;
   operation_ = {};
   posted_ = false;
+  in_line_ = false;
   lost_ns_ = 0;
+  key = transport::p2p_key(group.binding().communicator, call.tag);
+  peer = call.sends ? call.peer : kAnySource;
+  if (lines.size() > 0 && lines.find(peer, key) != nullptr) enter_line();
 }
 
 bool Transfer::post() noexcept {
-  const Binding& binding = group_->binding();
-  const Route& route = binding.routes[call_.peer];
-  const transport::Match match{transport::p2p_key(binding.communicator, call_.tag),
-                               dtype_fingerprint(call_.dtype)};
-  posted_ =
+  if (in_line_ && lines_->find(peer, key) != this) return false;
+  posted_ = offer();
+  if (posted_ && in_line_) leave_line();
+  if (!posted_ && !in_line_) enter_line();
+  return posted_;
+}
+
+/// To the transport of its peer; a receive from any source, once some peer has a message for it.
+bool Transfer::offer() noexcept {
+  const transport::Match match{key, dtype_fingerprint(call_.dtype)};
+  const bool from_any = call_.peer == kAnySource;
+  const Rank other = from_any ? find_source(match) : call_.peer;
+  if (other == kAnySource) return false;
+  const Route& route = group_->binding().routes[other];
+  const bool taken =
       call_.sends
           ? route.transport->send(route.peer, match, call_.source, call_.bytes, operation_)
           : route.transport->receive(route.peer, match, call_.target, call_.bytes, operation_);
-  return posted_;
+  if (taken && from_any) call_.peer = group_->last_source(call_.tag) = other;
+  return taken;
+}
+
+/// Begins behind the rank that was served last, so that none that sends is passed over for ever.
+Rank Transfer::find_source(transport::Match match) const noexcept {
+  const Binding& binding = group_->binding();
+  const Rank last = group_->last_source(call_.tag);
+  for (Rank i = 1; i <= binding.ranks; ++i) {
+    const Rank rank = (last + i) % binding.ranks;
+    const Route& route = binding.routes[rank];
+    if (route.transport->probe(route.peer, match)) return rank;
+  }
+  return kAnySource;
+}
+
+Rank Transfer::source() const noexcept {
+  const ErrorCode code = operation_.status.code;
+  const bool came = operation_.done() && (code == ErrorCode::kOk || code == ErrorCode::kMismatch);
+  return came && !call_.sends ? call_.peer : kAnySource;
+}
+
+void Transfer::enter_line() noexcept {
+  in_line_ = true;
+  lines_->push(this);
+}
+
+void Transfer::leave_line() noexcept {
+  in_line_ = false;
+  lines_->remove(this);
 }
 
 bool Transfer::poll(std::int64_t now_ns) noexcept {
@@ -62,11 +115,7 @@ bool Transfer::poll(std::int64_t now_ns) noexcept {
     return true;
   }
   if (now_ns != 0 && call_.deadline_ns != 0 && now_ns >= call_.deadline_ns) {
-    const std::string text = std::string(call_.sends ? "send to" : "recv from") + " rank " +
-                             std::to_string(call_.peer) + ", tag " + std::to_string(call_.tag) +
-                             ": the deadline passed; the other side has not " +
-                             (call_.sends ? "received" : "sent") + " a matching message";
-    group_->fail({ErrorCode::kTimeout, call_.peer, 0}, nullptr, text, true);
+    group_->fail({ErrorCode::kTimeout, call_.peer, 0}, nullptr, describe_timeout(call_), true);
     stop();
     return true;
   }
@@ -99,6 +148,7 @@ void Transfer::end() noexcept {
 
 /// The communicator has failed: end, leaving the buffer alone.
 void Transfer::stop() noexcept {
+  if (in_line_) leave_line();
   if (posted_ && !operation_.done()) {
     group_->binding().routes[call_.peer].transport->cancel(operation_);
   }

@@ -283,9 +283,14 @@ Message send_message(const Array& array, Rank to, std::int64_t tag) {
   return message;
 }
 
-Message recv_message(const Array& array, Rank from, std::int64_t tag) {
+/// `from`: none is whoever sends. -1 is not, since it may be a rank that was computed.
+Message recv_message(const Array& array, std::optional<Rank> from, std::int64_t tag) {
+  if (from.has_value() && *from < 0) {
+    invalid("recv: rank " + std::to_string(*from) +
+            " is negative; to receive from whoever sends, give None");
+  }
   Message message;
-  message.peer = from;
+  message.peer = from.value_or(kAnySource);
   message.tag = tag;
   message.target = array.out();
   message.dtype = array.dtype;
@@ -305,13 +310,13 @@ py::object send(Communicator& comm, const py::object& x, Rank to, std::int64_t t
   return transfer(comm, send_message(array, to, tag), array, async_op, timeout);
 }
 
-py::object recv(Communicator& comm, const py::object& out, Rank from, std::int64_t tag,
-                bool async_op, std::optional<double> timeout) {
+py::object recv(Communicator& comm, const py::object& out, std::optional<Rank> from,
+                std::int64_t tag, bool async_op, std::optional<double> timeout) {
   const Array array = view(out, "recv", "out", true);
   return transfer(comm, recv_message(array, from, tag), array, async_op, timeout);
 }
 
-/// Items are ("send" | "recv", array, peer, tag).
+/// Items are ("send" | "recv", array, peer, tag); the peer of a recv may be None.
 py::list batch(Communicator& comm, const py::iterable& items, bool async_op,
                std::optional<double> timeout) {
   std::vector<Array> arrays;
@@ -324,9 +329,10 @@ py::list batch(Communicator& comm, const py::iterable& items, bool async_op,
       invalid("batch: \"" + kind + "\" is neither send nor recv");
     const bool sends = kind == "send";
     arrays.push_back(view(parts[1], "batch", kind, !sends));
-    const auto peer = parts[2].cast<Rank>();
+    const auto peer = parts[2].cast<std::optional<Rank>>();
     const auto tag = parts[3].cast<std::int64_t>();
-    messages.push_back(sends ? send_message(arrays.back(), peer, tag)
+    if (sends && !peer.has_value()) invalid("batch: a send needs the rank it goes to, not None");
+    messages.push_back(sends ? send_message(arrays.back(), *peer, tag)
                              : recv_message(arrays.back(), peer, tag));
   }
   std::vector<Work> works = comm.batch(messages, call_options(timeout));
@@ -478,7 +484,7 @@ void register_communicator(py::module_& module) {
            arg("async_op") = false, arg("timeout") = none)
       .def("send", &send, arg("x"), arg("to"), arg("tag") = 0, arg("async_op") = false,
            arg("timeout") = none)
-      .def("recv", &recv, arg("out"), arg("source"), arg("tag") = 0, arg("async_op") = false,
+      .def("recv", &recv, arg("out"), arg("source") = none, arg("tag") = 0, arg("async_op") = false,
            arg("timeout") = none)
       .def("batch", &batch, arg("items"), arg("async_op") = false, arg("timeout") = none)
       .def("empty", &empty_array, arg("shape"), arg("dtype") = "float32")

@@ -1,5 +1,7 @@
 #include "python/work.h"
 
+#include <pybind11/stl.h>
+
 #include "core/clock.h"
 #include "python/errors.h"
 
@@ -69,7 +71,9 @@ void register_work(py::module_& module) {
            "released; Ctrl-C aborts the communicator and raises KeyboardInterrupt.")
       .def("test", &PyWork::test, "True when done, also by an error. Never blocks.")
       .def("exception", &PyWork::exception,
-           "The error the operation ended with, or None (also while it is under way).");
+           "The error the operation ended with, or None (also while it is under way).")
+      .def_property_readonly("source", &PyWork::source,
+                             "Of a recv that is done: the rank whose message it got; else None.");
 }
 
 }  // namespace shoal::python

@@ -1,6 +1,7 @@
 #pragma once
 
 #include <array>
+#include <optional>
 
 #include "python/module.h"
 #include "shoal/communicator.h"
@@ -23,6 +24,11 @@ class PyWork {
   py::object wait();
   bool test();
   py::object exception();
+  /// Whose message it received; none if there is none (yet).
+  [[nodiscard]] std::optional<Rank> source() const noexcept {
+    const Rank rank = work_.peer();
+    return rank == kAnySource ? std::nullopt : std::optional(rank);
+  }
 
  private:
   Work work_;

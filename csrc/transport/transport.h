@@ -3,7 +3,7 @@
 /// Peers are numbered 0..peers-1 by whoever makes the transport (the world's ranks).
 /// A message is matched by (peer, match): between one pair of peers, messages with the same
 /// `match` are received in the order in which they were sent; different `match`es are independent.
-/// There is no wildcard.
+/// There is no wildcard: who receives from anybody probes each peer.
 #pragma once
 
 #include <cstddef>
@@ -71,6 +71,12 @@ class Transport {
   /// writes nothing past `capacity`. False as in send().
   virtual bool receive(int peer, Match match, void* data, std::int64_t capacity,
                        Operation& operation) noexcept = 0;
+
+  /// True if a message of this peer and match has come, or announced itself, and no receive that
+  /// has been started takes it: a receive(peer, match) started now, before any other call, gets it.
+  /// Until the next progress() a peer that was probed in vain counts as waited for: what it sends
+  /// ends a sleep on arm()'s fd.
+  [[nodiscard]] virtual bool probe(int peer, Match match) noexcept = 0;
 
   /// Gives every active operation a chance. True if anything moved.
   virtual bool progress() noexcept = 0;

@@ -99,6 +99,9 @@ class SHOAL_API Work {
   /// After test() was true or wait() returned or threw: the error's code and text, kOk if none.
   [[nodiscard]] ErrorCode code() const noexcept;
   [[nodiscard]] const std::string& message() const noexcept;
+  /// Then, too, of a receive: the rank of the communicator whose message it got, above all where
+  /// that was kAnySource. kAnySource: it is not done, got no message, or is no receive.
+  [[nodiscard]] Rank peer() const noexcept;
 
   Work(std::shared_ptr<CommunicatorImpl> impl, exec::Task& task) noexcept;  ///< shoal's own
 
@@ -170,7 +173,7 @@ using Exchange = std::function<std::vector<std::string>(const std::string& mine)
 
 /// One message of a batch: a send (`source`) or a receive (`target`).
 struct Message {
-  Rank peer = 0;
+  Rank peer = 0;         ///< of a receive also kAnySource: Work::peer() tells who it was
   std::int64_t tag = 0;  ///< 0 <= tag < 2^24
   ConstBuffer source{};
   Buffer target{};
@@ -283,6 +286,11 @@ class SHOAL_API Communicator {
 
   /// Starts all messages before it waits for any. Between one pair of ranks, messages of one tag
   /// arrive in order. A receive of another size or dtype than was sent ends with Mismatch.
+  ///
+  /// A message belongs to the receive of its tag that was started first, of those from its sender
+  /// and from kAnySource. What other ranks send at the same time comes in no certain order, but
+  /// none of them is passed over for ever. While a receive from kAnySource has no message, receives
+  /// of its tag that were started later have none either.
   std::vector<Work> batch(std::span<const Message> messages, const CallOptions& options = {});
 
   /// Ranks of one colour form a communicator, ordered by (key, rank). A negative colour joins none:

@@ -12,6 +12,8 @@ namespace shoal {
 
 /// Position of a process (or thread) in a communicator, 0 <= rank < size.
 using Rank = std::int32_t;
+/// In the place of a receive's rank: whoever sends.
+inline constexpr Rank kAnySource = -1;
 
 /// A number of elements, never of bytes.
 struct Count {

@@ -33,7 +33,7 @@ _A = TypeVar("_A", bound=_Array)
 _New: TypeAlias = npt.NDArray[Any]  # made by the call, in pool memory
 _View: TypeAlias = npt.NDArray[Any]  # read-only, in another rank's pool memory
 _Op: TypeAlias = Literal["sum", "prod", "min", "max", "avg", "band", "bor", "bxor"]
-_Message: TypeAlias = tuple[Literal["send", "recv"], _Array, int, int]  # array, peer, tag
+_Message: TypeAlias = tuple[Literal["send", "recv"], _Array, int | None, int]  # array, peer, tag
 
 __version__: str
 
@@ -90,6 +90,9 @@ class Work:
         """True when done, also by an error. Never blocks; gives pending operations a turn."""
     def exception(self) -> Error | None:
         """The error the operation ended with; None if there is none, or none yet."""
+    @property
+    def source(self) -> int | None:
+        """Of a recv that is done: the rank whose message it got. Else None."""
     def __await__(self) -> Generator[Any, None, Any]:
         """`await work` gives what wait() gives, and lets the event loop run meanwhile."""
 
@@ -511,7 +514,7 @@ class Communicator:
     def recv(
         self,
         out: _A,
-        source: int,
+        source: int | None = None,
         tag: int = 0,
         async_op: Literal[False] = False,
         timeout: float | None = None,
@@ -520,13 +523,26 @@ class Communicator:
     def recv(
         self,
         out: _Array,
-        source: int,
+        source: int | None = None,
         tag: int = 0,
         *,
         async_op: Literal[True],
         timeout: float | None = None,
     ) -> Work:
-        """Receives from one rank into out. Another size or dtype than was sent: MismatchError."""
+        """Receives into out. Another size or dtype than was sent: MismatchError.
+
+        source  None: whoever sends; Work.source tells who it was. A message belongs to the recv of
+                its tag that was called first, of those with source=None and those that name its
+                sender: one that is called later waits. None of several senders is passed over for
+                ever; their messages come in no certain order.
+
+        >>> if comm.rank == 0:
+        ...     for _ in range(comm.size - 1):
+        ...         work = comm.recv(np.empty(1, "int64"), tag=8, async_op=True)
+        ...         assert work.wait().tolist() == [work.source]
+        ... else:
+        ...     _ = comm.send(np.array([comm.rank]), to=0, tag=8)
+        """
     @overload
     def batch(
         self,
@@ -542,6 +558,8 @@ class Communicator:
         timeout: float | None = None,
     ) -> list[Work]:
         """Starts all messages before it waits for any; a result for each, in order.
+
+        items  ("send", array, to, tag) or ("recv", array, source, tag), with source as for recv().
 
         >>> right, left = (comm.rank + 1) % comm.size, (comm.rank - 1) % comm.size
         >>> got = np.empty(1, "int64")

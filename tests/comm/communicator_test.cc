@@ -361,6 +361,122 @@ TEST(Communicator, MessagesOfOneTagArriveInOrderAndExchangesDoNotDeadlock) {
   });
 }
 
+Message send_to(Rank peer, const Values& values, std::int64_t tag = 0) {
+  Message message;
+  message.peer = peer, message.tag = tag, message.source = in(values);
+  message.dtype = DataType::kInt64;
+  return message;
+}
+
+Message receive_from(Rank peer, Values& values, std::int64_t tag = 0) {
+  Message message;
+  message.peer = peer, message.tag = tag, message.target = out(values);
+  message.dtype = DataType::kInt64, message.sends = false;
+  return message;
+}
+
+Work start(Communicator& comm, const Message& message, const CallOptions& options = {}) {
+  return std::move(comm.batch({&message, 1}, options)[0]);
+}
+
+// Short and long messages of three ranks, at their own pace, to receives of both ways of calling:
+// all come, each once, those of one rank in order, and each receive knows whose it is.
+TEST(Communicator, ReceivesFromAnySourceGetEveryMessageAndTellWhoseItIs) {
+  constexpr int kMessages = 60, kAtOnce = 5;
+  for (const std::int64_t n : {1, 700, 40'000}) {
+    run_ranks(4, [&](Communicator& comm) {
+      if (comm.rank() != 0) {
+        for (int i = 0; i < kMessages; ++i) {
+          if (i % 20 == comm.rank()) std::this_thread::yield();
+          start(comm, send_to(0, Values(n, comm.rank() * 1000 + i))).wait();
+        }
+        return;
+      }
+      std::vector<int> next(comm.size());
+      for (int i = 0; i < 3 * kMessages; i += kAtOnce) {
+        std::vector<Values> got(kAtOnce, Values(n));
+        std::vector<Message> messages;
+        for (Values& values : got) messages.push_back(receive_from(kAnySource, values));
+        std::vector<Work> works = comm.batch(messages);
+        for (int k = 0; k < kAtOnce; ++k) {
+          works[k].wait();
+          const Rank source = works[k].peer();
+          ASSERT_TRUE(source >= 1 && source <= 3) << source;
+          ASSERT_EQ(got[k], Values(n, source * 1000 + next[source]++));
+        }
+      }
+    });
+  }
+}
+
+// By the order of posting, whichever kind of receive it is.
+TEST(Communicator, AReceiveFromAnySourceTakesItsPlaceAmongTheOthersOfItsTag) {
+  run_ranks(3, [](Communicator& comm) {
+    constexpr std::int64_t kGo = 9;
+    Values first(1), any(1), last(1), go(1);
+    if (comm.rank() != 0) {
+      start(comm, receive_from(0, go, kGo)).wait();
+      for (int i = 0; i < (comm.rank() == 1 ? 3 : 0); ++i) start(comm, send_to(0, {i})).wait();
+      comm.barrier().wait();
+      return;
+    }
+    const Message receives[] = {receive_from(1, first), receive_from(kAnySource, any),
+                                receive_from(1, last)};
+    std::vector<Work> works = comm.batch(receives);
+    EXPECT_FALSE(works[1].test());
+    EXPECT_EQ(works[1].peer(), kAnySource);
+    for (const Rank r : {1, 2}) start(comm, send_to(r, go, kGo)).wait();
+    for (Work& work : works) work.wait();
+    EXPECT_EQ(first[0], 0);
+    EXPECT_EQ(any[0], 1);
+    EXPECT_EQ(last[0], 2);
+    for (const Work& work : works) EXPECT_EQ(work.peer(), 1);
+    Work barrier = comm.barrier();
+    barrier.wait();
+    EXPECT_EQ(barrier.peer(), kAnySource);
+  });
+}
+
+// A rank of a communicator gets nothing of another one, and its peers have that one's numbers.
+TEST(Communicator, AReceiveFromAnySourceKeepsToItsCommunicator) {
+  run_ranks(4, [](Communicator& comm) {
+    Communicator part = comm.split(comm.rank() % 2, -comm.rank());  // {2, 0} and {3, 1}
+    Values in_part(1), in_all(1);
+    if (comm.rank() == 2) {
+      Work all = start(comm, receive_from(kAnySource, in_all));
+      Work own = start(part, receive_from(kAnySource, in_part));
+      comm.barrier().wait();
+      own.wait();
+      EXPECT_EQ(in_part[0], 7);
+      EXPECT_EQ(own.peer(), 1);
+      all.wait();
+      EXPECT_EQ(in_all[0], 8);
+      EXPECT_EQ(all.peer(), 3);
+      return;
+    }
+    comm.barrier().wait();
+    if (comm.rank() == 0) start(part, send_to(0, {7})).wait();
+    if (comm.rank() == 3) start(comm, send_to(2, {8})).wait();
+  });
+}
+
+TEST(Communicator, AReceiveFromAnySourceEndsWithItsCommunicatorAndSaysWhatItWas) {
+  run_ranks(3, [](Communicator& comm) {
+    std::string text;
+    Values any(1), later(1);
+    CallOptions options;
+    options.timeout_ms = comm.rank() == 0 ? 200 : 20'000;
+    const Message receives[] = {receive_from(kAnySource, any, 5), receive_from(1, later, 5)};
+    std::vector<Work> works = comm.batch(receives, options);
+    for (Work& work : works) {
+      EXPECT_EQ(outcome([&] { work.wait(); }, &text), ErrorCode::kTimeout);
+      EXPECT_NE(text.find("recv from any source, tag 5"), std::string::npos) << text;
+      EXPECT_EQ(work.peer(), kAnySource);
+    }
+    EXPECT_EQ(any, Values(1));
+  });
+}
+
 TEST(Communicator, AReceiveOfAnotherSizeOrTypeNamesBoth) {
   run_ranks(2, [](Communicator& comm) {
     Values x(10, 1);
@@ -399,6 +515,9 @@ TEST(Communicator, WrongArgumentsPostNothing) {
                                  ReduceOp::kSum);
         },
         "overlap");
+    refused([&] { return start(comm, send_to(kAnySource, x)); }, "send: rank -1");
+    refused([&] { return start(comm, receive_from(-2, x)); }, "recv: rank -2");
+    refused([&] { return start(comm, receive_from(kAnySource, x, -1)); }, "tag -1");
     refused([&] { return comm.all_to_all(in(x), out(x), {5}, DataType::kInt64); }, "in-place");
     comm.barrier().wait();
   });

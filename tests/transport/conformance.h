@@ -292,6 +292,110 @@ TEST_P(TransportConformance, ALongerMessageIsAMismatchAndWritesNothingPastTheCap
   }
 }
 
+constexpr std::int64_t kProbedSizes[] = {0, 8, 5'000, 200'000};
+
+TEST_P(TransportConformance, AProbeSeesAMessageThatNoReceiveHasTaken) {
+  ASSERT_NO_FATAL_FAILURE(connect(3));
+  std::uint32_t tag = 0;
+  for (const std::int64_t bytes : kProbedSizes) {
+    SCOPED_TRACE(bytes);
+    const Match match{p2p_key(1, ++tag), 3}, other{p2p_key(1, ++tag), 3};
+    const auto probe = [&] { return at(1).probe(0, match); };
+    for (int i = 0; i < 50; ++i) {
+      ASSERT_FALSE(probe());
+      progress_all();
+    }
+    const auto sent = message(bytes, 1);
+    std::vector<std::byte> received(sent.size());
+    Operation out, in;
+    ASSERT_NO_FATAL_FAILURE(send(0, 1, match, sent, out));
+    ASSERT_TRUE(progress_until(probe)) << "the message was never seen";
+    for (int i = 0; i < 50; ++i) {
+      ASSERT_TRUE(probe()) << "a probe takes nothing away";
+      ASSERT_TRUE(at(1).probe(0, {match.key, 7})) << "the fingerprint is not matched";
+      ASSERT_FALSE(at(1).probe(0, other));
+      ASSERT_FALSE(at(1).probe(2, match));
+      ASSERT_FALSE(at(2).probe(0, match));
+      progress_all();
+    }
+    ASSERT_NO_FATAL_FAILURE(receive(1, 0, match, received, in));
+    ASSERT_FALSE(probe());
+    ASSERT_NO_FATAL_FAILURE(await({&in, &out}));
+    EXPECT_TRUE(in.status.ok() && out.status.ok());
+    EXPECT_EQ(in.bytes, bytes);
+    EXPECT_TRUE(received == sent);
+    ASSERT_FALSE(probe());
+  }
+}
+
+// Of two messages with one match, the first belongs to the receive that waits for it.
+TEST_P(TransportConformance, AProbeDoesNotSeeAMessageThatAReceiveWaitsFor) {
+  ASSERT_NO_FATAL_FAILURE(connect(2));
+  std::uint32_t tag = 0;
+  for (const std::int64_t bytes : kProbedSizes) {
+    SCOPED_TRACE(bytes);
+    const Match match{p2p_key(0, ++tag), 0};
+    const std::vector<std::byte> sent[] = {message(bytes, 1), message(bytes, 2)};
+    std::vector<std::byte> received[] = {sent[1], sent[0]};
+    Operation out[2], in[2];
+    ASSERT_NO_FATAL_FAILURE(receive(1, 0, match, received[0], in[0]));
+    ASSERT_NO_FATAL_FAILURE(send(0, 1, match, sent[0], out[0]));
+    for (int i = 0; i < 200 || !in[0].done(); ++i) {
+      ASSERT_FALSE(at(1).probe(0, match));
+      ASSERT_LT(i, 50'000'000);
+      progress_all();
+    }
+    ASSERT_NO_FATAL_FAILURE(send(0, 1, match, sent[1], out[1]));
+    ASSERT_TRUE(progress_until([&] { return at(1).probe(0, match); }));
+    ASSERT_NO_FATAL_FAILURE(receive(1, 0, match, received[1], in[1]));
+    ASSERT_NO_FATAL_FAILURE(await({&in[0], &in[1], &out[0], &out[1]}));
+    EXPECT_TRUE(received[0] == sent[0] && received[1] == sent[1]);
+  }
+}
+
+TEST_P(TransportConformance, AProbeSeesBehindMessagesThatNobodyAsksFor) {
+  ASSERT_NO_FATAL_FAILURE(connect(2));
+  constexpr std::uint32_t kTags = 8;
+  std::vector<std::vector<std::byte>> sent, received;
+  std::deque<Operation> out(kTags), in(kTags);
+  for (std::uint32_t i = 0; i < kTags; ++i) {
+    sent.push_back(message(kProbedSizes[i % std::size(kProbedSizes)], static_cast<int>(i)));
+    received.emplace_back(sent.back().size());
+    ASSERT_NO_FATAL_FAILURE(send(0, 1, {p2p_key(0, i), 0}, sent[i], out[i]));
+  }
+  for (std::uint32_t i = kTags; i-- > 0;) {
+    const Match match{p2p_key(0, i), 0};
+    ASSERT_TRUE(progress_until([&] { return at(1).probe(0, match); })) << "tag " << i;
+    ASSERT_NO_FATAL_FAILURE(receive(1, 0, match, received[i], in[i]));
+  }
+  for (std::uint32_t i = 0; i < kTags; ++i) {
+    ASSERT_NO_FATAL_FAILURE(await({&in[i], &out[i]}));
+    EXPECT_TRUE(received[i] == sent[i]) << "tag " << i;
+  }
+}
+
+TEST_P(TransportConformance, AProbedMessageLongerThanTheCapacityIsAMismatch) {
+  ASSERT_NO_FATAL_FAILURE(connect(2));
+  std::uint32_t tag = 0;
+  for (const std::int64_t bytes : {64, 5'000, 200'000}) {
+    SCOPED_TRACE(bytes);
+    const Match match{p2p_key(0, ++tag), 0};
+    const auto sent = message(bytes, 1);
+    std::vector<std::byte> received(sent.size(), std::byte{0xee});
+    Operation out, in;
+    ASSERT_NO_FATAL_FAILURE(send(0, 1, match, sent, out));
+    ASSERT_TRUE(progress_until([&] { return at(1).probe(0, match); }));
+    ASSERT_TRUE(
+        progress_until([&] { return at(1).receive(0, match, received.data(), bytes / 2, in); }));
+    ASSERT_NO_FATAL_FAILURE(await({&in, &out}));
+    EXPECT_EQ(in.status.code, ErrorCode::kMismatch);
+    EXPECT_EQ(std::count(received.begin() + bytes / 2, received.end(), std::byte{0xee}),
+              bytes - bytes / 2);
+    ASSERT_FALSE(at(1).probe(0, match));
+    ASSERT_NO_FATAL_FAILURE(round_trip(0, 1, match, 100, 3));
+  }
+}
+
 TEST_P(TransportConformance, ACancelledReceiveEndsAtOnceAndItsMemoryIsLeftAlone) {
   ASSERT_NO_FATAL_FAILURE(connect(2));
   ASSERT_NO_FATAL_FAILURE(round_trip(0, 1, {collective_key(0, 1), 0}, 64, 1));
@@ -377,6 +481,37 @@ TEST_P(TransportConformance, AnArmedFdBecomesReadableOnAMessage) {
   ASSERT_TRUE(in.done()) << "the fd was not readable though a message had come";
   EXPECT_TRUE(received == sent);
   ASSERT_NO_FATAL_FAILURE(await({&out}));
+}
+
+// Who looks for a message in vain may sleep until one comes, also before anything has connected.
+TEST_P(TransportConformance, AnArmedFdBecomesReadableOnAMessageThatIsProbedFor) {
+  ASSERT_NO_FATAL_FAILURE(connect(2));
+  for (const std::uint32_t tag : {1u, 2u}) {
+    const Match match{p2p_key(0, tag), 0};
+    const auto sent = message(64, 2);
+    std::vector<std::byte> received(64);
+    Operation in, out;
+    int fd = -1;
+    const auto found = [&] { return at(1).probe(0, match); };
+    ASSERT_TRUE(progress_until([&] { return !found() && (fd = at(1).arm()) != -1; }))
+        << "arm() never let us sleep";
+    if (fd == -2) GTEST_SKIP() << "no fd to wait for";
+    ASSERT_NO_FATAL_FAILURE(send(0, 1, match, sent, out));
+    const Deadline deadline = Deadline::after_ms(kPatienceMs);
+    while (!found() && !deadline.passed()) {
+      at(0).progress();
+      pollfd waiting{fd, POLLIN, 0};
+      if (::poll(&waiting, 1, 100) <= 0) continue;
+      for (int i = 0; i < 1000; ++i) {
+        at(1).progress();
+        if (found() || (fd = at(1).arm()) != -1) break;
+      }
+    }
+    ASSERT_TRUE(found()) << "the fd was not readable though a message had come";
+    ASSERT_NO_FATAL_FAILURE(receive(1, 0, match, received, in));
+    ASSERT_NO_FATAL_FAILURE(await({&in, &out}));
+    EXPECT_TRUE(received == sent);
+  }
 }
 
 TEST_P(TransportConformance, ItSaysWhatItIs) {

@@ -313,6 +313,38 @@ TEST_P(NetworkPeer, WhatWasSentBeforeTheTransportClosedArrives) {
   });
 }
 
+// Who receives from anybody looks at all peers, also at those that have finished and gone.
+TEST_P(NetworkPeer, ProbesFindWhatAPeerHadSentBeforeItLeft) {
+  constexpr int kMessages = 50;
+  constexpr std::int64_t kBytes = 2 << 10;
+  in_new_process([&] {
+    Pair pair(GetParam().make, [](Network& peer) {
+      const std::vector<std::byte> data(kBytes, kSent);
+      std::vector<Operation> out(kMessages);
+      for (Operation& send : out) peer.send(0, {1, 0}, data.data(), kBytes, send);
+      const Deadline deadline = Deadline::after_ms(kPeerPatienceMs);
+      const auto done = [](const Operation& send) { return send.done(); };
+      while (!std::all_of(out.begin(), out.end(), done) && !deadline.passed()) peer.progress();
+    });
+    std::vector<std::byte> received(kBytes);
+    for (int i = 0; i < kMessages; ++i) {
+      Operation in;
+      std::fill(received.begin(), received.end(), kRefilled);
+      ASSERT_TRUE(pair.progress_until([&] {
+        EXPECT_FALSE(pair.transport().probe(1, {2, 0}));
+        return pair.transport().probe(1, {1, 0});
+      })) << "message "
+          << i;
+      ASSERT_TRUE(pair.transport().receive(1, {1, 0}, received.data(), kBytes, in));
+      ASSERT_TRUE(pair.progress_until([&] { return in.done(); })) << "message " << i;
+      ASSERT_TRUE(in.status.ok()) << "message " << i << ": " << static_cast<int>(in.status.code);
+      ASSERT_EQ(received.back(), kSent);
+    }
+    pair.progress_until([&] { return pair.transport().probe(1, {1, 0}); }, 200);
+    EXPECT_FALSE(pair.transport().probe(1, {1, 0}));
+  });
+}
+
 // No network reports a stopped peer.
 TEST_P(NetworkPeer, AStoppedPeerDoesNotHoldACancel) {
   in_new_process([&] {

@@ -16,6 +16,7 @@ TEST(NullTransport, EverythingIsDoneAtOnceAndNothingIsTouched) {
   EXPECT_EQ(in.bytes, 4);
   EXPECT_EQ(in.fingerprint, 0x123);
   EXPECT_STREQ(data, "abc");
+  EXPECT_TRUE(transport.probe(1, {7, 0x123}));  // a receive would have its message at once
   EXPECT_FALSE(transport.progress());
   EXPECT_LT(transport.arm(), 0);
 }

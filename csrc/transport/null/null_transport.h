@@ -27,6 +27,7 @@ class NullTransport final : public Transport {
     return true;
   }
 
+  bool probe(int, Match) noexcept override { return true; }
   bool progress() noexcept override { return false; }
   void cancel(Operation&) noexcept override {}
   [[nodiscard]] std::string describe() const override { return "null"; }

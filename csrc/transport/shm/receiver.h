@@ -24,6 +24,10 @@ class Receiver {
 
   void receive(int peer, Match match, void* data, std::int64_t capacity,
                Operation& operation) noexcept;
+  /// What no receive has taken: a receive that waits would have, when the message was announced.
+  [[nodiscard]] bool has_unexpected(int peer, Match match) noexcept {
+    return unexpected_.find(peer, match.key) != nullptr;
+  }
   bool progress() noexcept;
   void cancel(Operation& operation) noexcept;
 

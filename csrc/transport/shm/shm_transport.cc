@@ -51,6 +51,10 @@ bool ShmTransport::receive(int peer, Match match, void* data, std::int64_t capac
   return true;
 }
 
+bool ShmTransport::probe(int peer, Match match) noexcept {
+  return state_->receiver.has_unexpected(peer, match);
+}
+
 bool ShmTransport::progress() noexcept {
   const bool received = state_->receiver.progress();
   return state_->sender.progress() || received;

@@ -23,6 +23,7 @@ class ShmTransport final : public Transport {
             Operation& operation) noexcept override;
   bool receive(int peer, Match match, void* data, std::int64_t capacity,
                Operation& operation) noexcept override;
+  bool probe(int peer, Match match) noexcept override;
   bool progress() noexcept override;
   void cancel(Operation& operation) noexcept override;
   [[nodiscard]] std::string describe() const override;

@@ -217,6 +217,16 @@ bool SimTransport::receive(int peer, Match match, void* data, std::int64_t capac
   return true;
 }
 
+/// The first messages of the channel are those of the receives that wait.
+bool SimTransport::probe(int peer, Match match) noexcept {
+  SimFabric::State& fabric = *fabric_.state_;
+  const auto found = fabric.channels.find({peer, self_, match.key});
+  if (found == fabric.channels.end() || fabric.dead(self_)) return false;
+  const Channel& channel = found->second;
+  const std::size_t claimed = channel.receives.size();
+  return channel.messages.size() > claimed && channel.messages[claimed].due <= fabric.now;
+}
+
 bool SimTransport::progress() noexcept { return fabric_.state_->tick(); }
 
 void SimTransport::cancel(Operation& operation) noexcept {

@@ -63,6 +63,7 @@ class SimTransport : public Transport {
             Operation& operation) noexcept override;
   bool receive(int peer, Match match, void* data, std::int64_t capacity,
                Operation& operation) noexcept override;
+  bool probe(int peer, Match match) noexcept override;
   bool progress() noexcept override;
   void cancel(Operation& operation) noexcept override;
   [[nodiscard]] std::string describe() const override;

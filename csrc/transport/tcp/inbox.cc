@@ -21,9 +21,7 @@ iovec space(void* begin, std::int64_t bytes) noexcept {
 void Inbox::receive(Match match, void* data, std::int64_t capacity, Operation& operation) noexcept {
   const Receive receive{&operation, key_of(header_of(match, 0)), static_cast<std::byte*>(data),
                         capacity};
-  const auto kept = std::find_if(unexpected_.begin(), unexpected_.end(), [&](const Kept& message) {
-    return key_of(message.header) == receive.key;
-  });
+  const Place kept = find_kept(receive.key);
   if (kept != unexpected_.end()) {
     const std::int64_t bytes = kept->header.bytes;
     operation.bytes = bytes;
@@ -37,6 +35,19 @@ void Inbox::receive(Match match, void* data, std::int64_t capacity, Operation& o
   }
   if (sink_ == Sink::kNobody && key_of(beginning_.header) == receive.key) return assign(receive);
   posted_.push_back(receive);
+}
+
+Inbox::Place Inbox::find_kept(std::uint64_t key) noexcept {
+  return std::find_if(unexpected_.begin(), unexpected_.end(),
+                      [&](const Kept& message) { return key_of(message.header) == key; });
+}
+
+bool Inbox::seek(Match match) noexcept {
+  const std::uint64_t key = key_of(header_of(match, 0));
+  const bool is_coming = sink_ == Sink::kNobody && key_of(beginning_.header) == key;
+  if (is_coming || find_kept(key) != unexpected_.end()) return true;
+  seeks_ = true;
+  return false;
 }
 
 bool Inbox::cancel(const Operation& operation) noexcept {
@@ -153,9 +164,10 @@ bool Inbox::begin_message() noexcept {
     const Receive receive = *found;
     posted_.erase(found);
     assign(receive);
-  } else if (beginning_.header.bytes == 0) {
-    end_message();
+    return true;
   }
+  seeks_ = false;
+  if (beginning_.header.bytes == 0) end_message();
   return true;
 }
 

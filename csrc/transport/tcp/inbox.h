@@ -7,6 +7,7 @@
 /// done. A small message is copied once instead: two pieces of memory cost more than that.
 /// A message nobody has asked for stays where it is, in the kernel, and holds the sender
 /// back, unless a receive is posted that may be waiting for one behind it: then it is kept aside.
+/// Of a message that is sought, the header is read; its content waits for a receive like any other.
 #pragma once
 
 #include <sys/uio.h>
@@ -30,6 +31,10 @@ class Inbox {
 
   /// Ends at once if the message is here.
   void receive(Match match, void* data, std::int64_t capacity, Operation& operation) noexcept;
+  /// The message is here, or its header. If not, the inbox wants the next headers, up to the first
+  /// of a message that nobody has asked for: it may be the one.
+  [[nodiscard]] bool seek(Match match) noexcept;
+  void stop_seeking() noexcept { seeks_ = false; }
   /// False: it is none of this inbox's. Nothing is written to its memory any more.
   bool cancel(const Operation& operation) noexcept;
   /// Every receive that is waiting ends with this status.
@@ -37,7 +42,7 @@ class Inbox {
 
   /// Something is waiting for bytes. Otherwise they had better stay in the kernel.
   [[nodiscard]] bool wants() const noexcept {
-    return !posted_.empty() || sink_ == Sink::kReceive || sink_ == Sink::kDropped;
+    return !posted_.empty() || sink_ == Sink::kReceive || sink_ == Sink::kDropped || seeks_;
   }
   /// Where the next bytes go, in this order; how many spaces. 0: out of memory.
   int spaces(Spaces& spaces) noexcept;
@@ -63,6 +68,8 @@ class Inbox {
     kDropped,
   };
 
+  using Place = std::vector<Kept>::iterator;
+  [[nodiscard]] Place find_kept(std::uint64_t key) noexcept;
   [[nodiscard]] bool is_receiving() const noexcept { return sink_ == Sink::kReceive; }
   /// Of bytes that lie at `from`, e.g. in the memory of the receive that was guessed.
   bool feed(const std::byte* from, std::int64_t bytes) noexcept;
@@ -76,6 +83,7 @@ class Inbox {
   std::vector<Receive> posted_;   ///< in the order of their calls
   std::vector<Kept> unexpected_;  ///< whole messages, in the order of their coming
   Sink sink_ = Sink::kNone;
+  bool seeks_ = false;
   /// The header of the message that is coming and, if it is small, what came with it.
   struct Beginning {
     Header header;

@@ -80,6 +80,7 @@ class Tcp final : public Network {
             Operation& operation) noexcept override;
   bool receive(int peer, Match match, void* data, std::int64_t capacity,
                Operation& operation) noexcept override;
+  bool probe(int peer, Match match) noexcept override;
   bool progress() noexcept override;
   void cancel(Operation& operation) noexcept override;
   int arm() noexcept override;
@@ -215,6 +216,18 @@ bool Tcp::receive(int peer, Match match, void* data, std::int64_t capacity,
   return true;
 }
 
+bool Tcp::probe(int peer, Match match) noexcept {
+  Link& link = link_to(peer);
+  if (link.inbox.seek(match)) return true;
+  if (link.lost()) {
+    link.inbox.stop_seeking();
+  } else {
+    activate(link);
+  }
+  return false;
+}
+
+/// Who still seeks will probe again.
 bool Tcp::progress() noexcept {
   if (active_.empty()) return false;
   bool moved = active_.size() > kTriedPeers && move_ready();
@@ -224,6 +237,7 @@ bool Tcp::progress() noexcept {
   for (std::size_t i = 0; i < active_.size(); ++i) {
     Link& link = *active_[i];
     if (try_each && link.connected()) moved = move(link) || moved;
+    link.inbox.stop_seeking();
     awaits_connection = awaits_connection || !link.connected();
     link.active = link.busy();
     if (link.active) active_[kept++] = &link;

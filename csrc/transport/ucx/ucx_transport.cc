@@ -74,6 +74,7 @@ class Module final : public UcxTransport {
             Operation& operation) noexcept override;
   bool receive(int peer, Match match, void* data, std::int64_t capacity,
                Operation& operation) noexcept override;
+  bool probe(int peer, Match match) noexcept override;
   bool progress() noexcept override;
   void cancel(Operation& operation) noexcept override;
   int arm() noexcept override;
@@ -271,6 +272,13 @@ bool Module::receive(int peer, Match match, void* data, std::int64_t capacity,
   // What a failed peer had sent may still be received; more will not come.
   if (peer_at(peer).failed && !operation.done()) ucp_request_cancel(worker_, operation.request);
   return true;
+}
+
+bool Module::probe(int peer, Match match) noexcept {
+  if (worker_ == nullptr) return true;  // a receive ends at once and says so
+  constexpr int kLeaveIt = 0;
+  ucp_tag_recv_info_t info{};
+  return ucp_tag_probe_nb(worker_, wire_tag(peer, match), kMatchedBits, kLeaveIt, &info) != nullptr;
 }
 
 void Module::on_sent(void* request, ucs_status_t status, void* user_data) noexcept {
