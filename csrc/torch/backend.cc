@@ -24,11 +24,15 @@ const at::Tensor& only(const char* call, const Tensors& tensors) {
   return tensors[0];
 }
 
+const Tensors& one_each(const char* call, const Tensors& list, int size) {
+  TORCH_CHECK(list.size() == static_cast<std::size_t>(size), call, ": the list has ", list.size(),
+              " tensors, needs one for each of ", size, " ranks");
+  return list;
+}
+
 const Tensors& only(const char* call, const std::vector<Tensors>& lists, int size) {
   TORCH_CHECK(lists.size() == 1, call, ": needs one list of tensors, got ", lists.size());
-  TORCH_CHECK(lists[0].size() == static_cast<std::size_t>(size), call, ": the list has ",
-              lists[0].size(), " tensors, needs one for each of ", size, " ranks");
-  return lists[0];
+  return one_each(call, lists[0], size);
 }
 
 void require_same_type(const char* call, const at::Tensor& a, const at::Tensor& b) {
@@ -200,7 +204,7 @@ WorkPtr ShoalBackend::allgather_coalesced(std::vector<Tensors>& outputs, Tensors
     TORCH_CHECK(outputs.size() == inputs.size(), call.name(), ": ", inputs.size(),
                 " inputs need as many lists of outputs, got ", outputs.size());
     for (std::size_t i = 0; i < inputs.size(); ++i) {
-      const Tensors& list = only(call.name(), {outputs[i]}, getSize());
+      const Tensors& list = one_each(call.name(), outputs[i], getSize());
       require_same_type(call.name(), list, inputs[i]);
       TORCH_CHECK(list[getRank()].numel() == inputs[i].numel(), call.name(), ": the input has ",
                   inputs[i].numel(), " elements, its place among the outputs ",

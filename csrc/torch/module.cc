@@ -1,5 +1,6 @@
 /// The extension shoal.torch._C: built with torch's own pybind11, for one version of torch. With
 /// shoal._core it shares libshoal only.
+#include <pybind11/chrono.h>
 #include <torch/csrc/utils/pybind.h>
 #include <torch/version.h>
 
