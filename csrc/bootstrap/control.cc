@@ -170,7 +170,7 @@ void Control::handle(const Frame& frame) {
       const Rank rank = reader.number<Rank>();
       suspects_.erase(rank);
       processes_.erase(rank);
-      settled_.emplace(rank, std::string());
+      settle_left(rank);
       return;
     }
     case FrameType::kMessage: {
@@ -191,7 +191,7 @@ void Control::handle(const Frame& frame) {
 
 void Control::store_is_gone() {
   if (store_closing_) {  // in order: whoever served it has left
-    if (rank_0_is_store_) settled_.emplace(0, std::string());
+    if (rank_0_is_store_) settle_left(0);
     return;
   }
   if (!rank_0_is_store_ || rank_ == 0) {
@@ -257,7 +257,7 @@ void Control::look_at_suspects() {
     entry = suspects_.erase(entry);
     // The store would have said so by now, had this one not left before it ended.
     if (cause == kExitedWell) {
-      settled_.emplace(rank, std::string());
+      settle_left(rank);
     } else {
       lose(rank, cause);
     }
@@ -281,10 +281,17 @@ void Control::lose(Rank rank, const std::string& cause) {
   raise_event(lost_event_.get());
 }
 
+void Control::settle_left(Rank rank) {
+  if (settled_.emplace(rank, std::string()).second) undelivered_left_.push_back(rank);
+}
+
 void Control::deliver() {
   if (!listener_) return;
   for (const Loss& loss : std::exchange(undelivered_, {})) {
     if (listener_->failed) listener_->failed(loss.rank, loss.cause);
+  }
+  for (const Rank rank : std::exchange(undelivered_left_, {})) {
+    if (listener_->left) listener_->left(rank);
   }
   for (const auto& [from, message] : std::exchange(messages_, {})) {
     if (listener_->message) listener_->message(from, message);

@@ -68,6 +68,7 @@ class Control {
   void look_at_suspects();
   void tell_store(Rank rank, const std::string& cause);
   void lose(Rank rank, const std::string& cause);
+  void settle_left(Rank rank);
   void deliver();
   void tick();
   bool finished();
@@ -87,6 +88,7 @@ class Control {
   std::map<Rank, Suspect> suspects_;
   std::map<Rank, std::string> settled_;  ///< failed, with the cause, or left: empty
   std::vector<Loss> undelivered_;
+  std::vector<Rank> undelivered_left_;
   std::vector<std::pair<Rank, std::string>> messages_;
   std::optional<Listener> listener_;
   std::int64_t next_tick_ns_ = 0;

@@ -32,6 +32,9 @@ struct Listener {
   /// A rank is gone, e.g. "killed by signal 9" or "exited with code 1"; once per rank. Our own
   /// rank: the store, and with it the launcher, is gone.
   std::function<void(Rank, const std::string& cause)> failed;
+  /// A rank of this node has left in order, and its process has ended; of rank 0, that it serves no
+  /// store any more. Once per rank.
+  std::function<void(Rank)> left;
   /// What another rank has published to this one.
   std::function<void(Rank from, const std::string& message)> message;
 };

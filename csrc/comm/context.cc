@@ -325,6 +325,7 @@ void Context::listen() {
     engine_->tick();
   };
   listener.failed = [this](Rank world, const std::string& cause) { on_failed(world, cause); };
+  listener.left = [this](Rank world) { on_left(world); };
   listener.message = [this](Rank from, const std::string& message) { on_message(from, message); };
   session_->listen(std::move(listener));
 }
@@ -336,6 +337,16 @@ void Context::on_failed(Rank world, const std::string& cause) {
     causes_.emplace(world, cause);
   }
   health_.set_failed(world);
+  engine_->wake();
+}
+
+void Context::on_left(Rank world) {
+  if (world < 0 || world >= identity_.ranks || world == identity_.rank) return;
+  {
+    const std::lock_guard lock(causes_mutex_);
+    causes_.emplace(world, "has left the job");
+  }
+  health_.set_left(world);
   engine_->wake();
 }
 

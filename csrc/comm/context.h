@@ -93,6 +93,7 @@ class Context {
   void free_departed() noexcept;
   void listen();
   void on_failed(Rank world, const std::string& cause);
+  void on_left(Rank world);
   void on_message(Rank from, const std::string& message);
   void write_page();
   void connect(Deadline deadline);

@@ -10,7 +10,9 @@ namespace shoal::exec {
 /// Which ranks of the world are gone. Any thread: the control thread writes, the engine reads.
 class Health {
  public:
-  explicit Health(Rank ranks) : failed_(new std::atomic<bool>[static_cast<std::size_t>(ranks)]()) {}
+  explicit Health(Rank ranks)
+      : failed_(new std::atomic<bool>[static_cast<std::size_t>(ranks)]()),
+        left_(new std::atomic<bool>[static_cast<std::size_t>(ranks)]()) {}
 
   void set_failed(Rank world) noexcept {
     failed_[world].store(true, std::memory_order_relaxed);
@@ -20,6 +22,11 @@ class Health {
   [[nodiscard]] bool failed(Rank world) const noexcept {
     return failed_[world].load(std::memory_order_relaxed);
   }
+  /// It has left in order: what it has done before still counts, but it does nothing more.
+  void set_left(Rank world) noexcept { left_[world].store(true, std::memory_order_relaxed); }
+  [[nodiscard]] bool left(Rank world) const noexcept {
+    return left_[world].load(std::memory_order_relaxed);
+  }
   /// Grows with every failure; a reader that sees it also sees which rank failed.
   [[nodiscard]] std::uint32_t changes() const noexcept {
     // acquire: pairs with the release in set_failed()
@@ -27,7 +34,7 @@ class Health {
   }
 
  private:
-  std::unique_ptr<std::atomic<bool>[]> failed_;
+  std::unique_ptr<std::atomic<bool>[]> failed_, left_;
   std::atomic<std::uint32_t> changes_{0};
 };
 

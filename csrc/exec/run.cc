@@ -33,7 +33,7 @@ constexpr std::int64_t kFenceNs = 250 * kNsPerMs;
 constexpr std::int64_t kFirstAskNs = 100 * kNsPerMs;
 constexpr std::int64_t kLastAskNs = 1000 * kNsPerMs;
 /// The network notices a death before the control connection brings its cause: so long it is
-/// awaited.
+/// awaited. And so long a rank that has left in order may still have something under way.
 constexpr std::int64_t kLostNs = 1000 * kNsPerMs;
 
 /// Ended by the transport, and not because the sender runs another collective.
@@ -60,7 +60,7 @@ void Run::start(Group& group, const Call& call, std::uint64_t sequence) noexcept
   step_ = steps_end_ = nullptr;
   element_bytes_ = call.plan->element_bytes;
   suspect_ = asked_ = false;
-  lost_ns_ = 0;
+  lost_ns_ = left_ns_ = 0;
   is_private_ = stage_input_ = stage_output_ = false;
   posts_late_ = false;
   cursor_ = 0;
@@ -674,7 +674,16 @@ void Run::watch(std::int64_t now_ns) noexcept {
     fail({ErrorCode::kTimeout, awaited(), now_ns - begin_ns_});
     return;
   }
-  record_->awaited_peer.store(awaited_world(), std::memory_order_relaxed);
+  const Rank awaited_rank = awaited_world();
+  record_->awaited_peer.store(awaited_rank, std::memory_order_relaxed);
+  if (moved_ || awaited_rank < 0 || !group_->binding().health->left(awaited_rank)) {
+    left_ns_ = 0;
+  } else if (left_ns_ == 0) {
+    left_ns_ = now_ns;
+  } else if (now_ns >= left_ns_ + kLostNs) {
+    fail({ErrorCode::kPeerFailed, awaited(), 0});
+    return;
+  }
   for (int slot = 0; slot < schedule::kMaxSlots; ++slot) {
     if ((active_slots_ >> slot & 1) == 0 || !broken(slots_[slot].operation)) continue;
     if (lost_ns_ == 0) lost_ns_ = now_ns;

@@ -168,6 +168,7 @@ class Run final : public Task {
   std::int64_t ask_after_ns_ = 0;  ///< silence before that
   bool suspect_ = false;           ///< a message of another collective came
   std::int64_t lost_ns_ = 0;       ///< when a transport's error was seen; its cause is awaited
+  std::int64_t left_ns_ = 0;       ///< when nothing was to come any more from a rank that had left
   bool asked_ = false;             ///< the others have been asked at least once
   abi::OperationRecord* record_ = nullptr;
 };

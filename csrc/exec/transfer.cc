@@ -8,6 +8,8 @@ namespace shoal::exec {
 
 namespace {
 
+constexpr std::int64_t kGraceNs = 1000 * kNsPerMs;
+
 /// What a message says of its elements: the dtype, so that a mismatch can be named.
 std::uint16_t dtype_fingerprint(DataType dtype) noexcept {
   return static_cast<std::uint16_t>(static_cast<int>(dtype) + 1);
@@ -45,7 +47,7 @@ void Transfer::start(Group& group, const TransferCall& call, TransferLines& line
   operation_ = {};
   posted_ = false;
   in_line_ = false;
-  lost_ns_ = 0;
+  lost_ns_ = left_ns_ = 0;
   key = transport::p2p_key(group.binding().communicator, call.tag);
   peer = call.sends ? call.peer : kAnySource;
   if (lines.size() > 0 && lines.find(peer, key) != nullptr) enter_line();
@@ -119,7 +121,21 @@ bool Transfer::poll(std::int64_t now_ns) noexcept {
     stop();
     return true;
   }
+  if (is_abandoned(now_ns)) {
+    group_->fail({ErrorCode::kPeerFailed, call_.peer, 0}, nullptr, {}, true);
+    stop();
+    return true;
+  }
   return moved;
+}
+
+/// Its peer has left, and for a second nothing has come that was still under way.
+bool Transfer::is_abandoned(std::int64_t now_ns) noexcept {
+  if (now_ns == 0 || call_.peer == kAnySource) return false;
+  const Binding& binding = group_->binding();
+  if (!binding.health->left(binding.routes[call_.peer].world)) return false;
+  if (left_ns_ == 0) left_ns_ = now_ns;
+  return now_ns >= left_ns_ + kGraceNs;
 }
 
 /// The network notices a death before the control connection brings its cause, for which a second
@@ -128,7 +144,7 @@ bool Transfer::awaits_cause(std::int64_t now_ns) noexcept {
   const ErrorCode code = operation_.status.code;
   if (code == ErrorCode::kOk || code == ErrorCode::kMismatch) return false;
   if (lost_ns_ == 0) lost_ns_ = now_ns;
-  return now_ns == 0 || now_ns < lost_ns_ + 1000 * kNsPerMs;
+  return now_ns == 0 || now_ns < lost_ns_ + kGraceNs;
 }
 
 void Transfer::end() noexcept {

@@ -60,6 +60,7 @@ class Transfer final : public Task, public transport::shm::Element<Transfer> {
   void enter_line() noexcept;
   void leave_line() noexcept;
   bool awaits_cause(std::int64_t now_ns) noexcept;
+  bool is_abandoned(std::int64_t now_ns) noexcept;
   void end() noexcept;
   void stop() noexcept;
 
@@ -69,6 +70,7 @@ class Transfer final : public Task, public transport::shm::Element<Transfer> {
   TransferCall call_{};
   bool posted_ = false;  ///< a transport has it
   bool in_line_ = false;
+  std::int64_t left_ns_ = 0;  ///< when the peer was seen to have left
   std::int64_t lost_ns_ = 0;  ///< when the transport's error was seen
   transport::Operation operation_;
 };

@@ -45,7 +45,8 @@ void require_same_type(const char* call, const Tensors& list, const at::Tensor& 
 }
 
 bool equally_long(const Tensors& list) {
-  return std::ranges::all_of(list, [&](const at::Tensor& t) { return t.numel() == list[0].numel(); });
+  return std::ranges::all_of(list,
+                             [&](const at::Tensor& t) { return t.numel() == list[0].numel(); });
 }
 
 /// One of `blocks` equal parts of a tensor's elements.
@@ -154,10 +155,10 @@ WorkPtr ShoalBackend::reduce(Tensors& tensors, const c10d::ReduceOptions& opts) 
     const at::Tensor y = is_root ? call.in_out(user) : call.in(user);
     const at::Tensor x = call.in(prescaled(y, opts.reduceOp));
     const Elements elements = reduced(call.name(), x);
-    call.add(call.communicator().reduce(
-        input_of(x), is_root ? output_of(y) : Buffer{}, elements.count, elements.dtype,
-        op_for(call.name(), opts.reduceOp, x.scalar_type()), static_cast<Rank>(opts.rootRank),
-        call.options()));
+    call.add(call.communicator().reduce(input_of(x), is_root ? output_of(y) : Buffer{},
+                                        elements.count, elements.dtype,
+                                        op_for(call.name(), opts.reduceOp, x.scalar_type()),
+                                        static_cast<Rank>(opts.rootRank), call.options()));
     return call.launch(tensors);
   });
 }
@@ -173,7 +174,8 @@ WorkPtr ShoalBackend::_allgather_base(at::Tensor& output, at::Tensor& input,
 WorkPtr ShoalBackend::allgather_into_tensor_coalesced(Tensors& outputs, Tensors& inputs,
                                                       const c10d::AllgatherOptions& opts) {
   return translated([&] {
-    Call call(*this, {OpType::_ALLGATHER_BASE, "shoal:_all_gather_base", opts.timeout, opts.asyncOp},
+    Call call(*this,
+              {OpType::_ALLGATHER_BASE, "shoal:_all_gather_base", opts.timeout, opts.asyncOp},
               inputs);
     TORCH_CHECK(outputs.size() == inputs.size(), call.name(), ": ", inputs.size(),
                 " inputs need as many outputs, got ", outputs.size());
@@ -192,13 +194,27 @@ WorkPtr ShoalBackend::allgather_into_tensor_coalesced(Tensors& outputs, Tensors&
 WorkPtr ShoalBackend::allgather(std::vector<Tensors>& outputs, Tensors& inputs,
                                 const c10d::AllgatherOptions& opts) {
   only("all_gather", inputs);
-  return allgather_coalesced(outputs, inputs, opts);
+  return allgather_lists(outputs, inputs, opts);
+}
+
+/// `by_rank`: one list for each rank, of the outputs of all inputs.
+WorkPtr ShoalBackend::allgather_coalesced(std::vector<Tensors>& by_rank, Tensors& inputs,
+                                          const c10d::AllgatherOptions& opts) {
+  TORCH_CHECK(by_rank.size() == static_cast<std::size_t>(getSize()), "all_gather: ", by_rank.size(),
+              " lists of outputs, needs one for each of ", getSize(), " ranks");
+  std::vector<Tensors> by_input(inputs.size());
+  for (const Tensors& list : by_rank) {
+    TORCH_CHECK(list.size() == inputs.size(), "all_gather: ", inputs.size(),
+                " inputs need as many outputs of each rank, got ", list.size());
+    for (std::size_t i = 0; i < inputs.size(); ++i) by_input[i].push_back(list[i]);
+  }
+  return allgather_lists(by_input, inputs, opts);
 }
 
 /// `outputs`: for each input, one tensor of each rank. All ranks know the lengths of all of them,
 /// so they agree on whether they differ.
-WorkPtr ShoalBackend::allgather_coalesced(std::vector<Tensors>& outputs, Tensors& inputs,
-                                          const c10d::AllgatherOptions& opts) {
+WorkPtr ShoalBackend::allgather_lists(const std::vector<Tensors>& outputs, const Tensors& inputs,
+                                      const c10d::AllgatherOptions& opts) {
   return translated([&] {
     Call call(*this, {OpType::ALLGATHER, "shoal:all_gather", opts.timeout, opts.asyncOp}, inputs);
     TORCH_CHECK(outputs.size() == inputs.size(), call.name(), ": ", inputs.size(),
@@ -245,8 +261,8 @@ WorkPtr ShoalBackend::gather(std::vector<Tensors>& outputs, Tensors& inputs,
       const Tensors& list = only(call.name(), outputs, getSize());
       require_same_type(call.name(), list, x);
       for (const at::Tensor& tensor : list) {
-        TORCH_CHECK(tensor.numel() == x.numel(), call.name(), ": outputs must have the ",
-                    x.numel(), " elements of the input; one has ", tensor.numel());
+        TORCH_CHECK(tensor.numel() == x.numel(), call.name(), ": outputs must have the ", x.numel(),
+                    " elements of the input; one has ", tensor.numel());
       }
       y = call.out(list);
     }
@@ -294,10 +310,10 @@ WorkPtr ShoalBackend::_reduce_scatter_base(at::Tensor& output, at::Tensor& input
 WorkPtr ShoalBackend::reduce_scatter_tensor_coalesced(Tensors& outputs, Tensors& inputs,
                                                       const c10d::ReduceScatterOptions& opts) {
   return translated([&] {
-    Call call(*this,
-              {OpType::_REDUCE_SCATTER_BASE, "shoal:_reduce_scatter_base", opts.timeout,
-               opts.asyncOp},
-              inputs);
+    Call call(
+        *this,
+        {OpType::_REDUCE_SCATTER_BASE, "shoal:_reduce_scatter_base", opts.timeout, opts.asyncOp},
+        inputs);
     TORCH_CHECK(outputs.size() == inputs.size(), call.name(), ": ", inputs.size(),
                 " inputs need as many outputs, got ", outputs.size());
     for (std::size_t i = 0; i < inputs.size(); ++i) {
@@ -336,8 +352,7 @@ WorkPtr ShoalBackend::reduce_scatter(Tensors& outputs, std::vector<Tensors>& inp
     for (Rank root = 0; root < getSize(); ++root) {
       const at::Tensor x = call.in(prescaled(list[root], opts.reduceOp));
       const Elements elements = reduced(call.name(), x);
-      call.add(call.communicator().reduce(input_of(x),
-                                          root == getRank() ? output_of(y) : Buffer{},
+      call.add(call.communicator().reduce(input_of(x), root == getRank() ? output_of(y) : Buffer{},
                                           elements.count, elements.dtype, op, root,
                                           call.options()));
     }
@@ -466,8 +481,9 @@ WorkPtr ShoalBackend::alltoall(Tensors& outputs, Tensors& inputs,
 WorkPtr ShoalBackend::message(Tensors& tensors, int peer, int tag, OpType op) {
   return translated([&] {
     const bool sends = op == OpType::SEND;
-    const char* title = sends ? "shoal:send" : peer == kAnySource ? "shoal:recvAnysource"
-                                                                  : "shoal:recv";
+    const char* title = sends                ? "shoal:send"
+                        : peer == kAnySource ? "shoal:recvAnysource"
+                                             : "shoal:recv";
     Call call(*this, {op, title}, tensors);
     TORCH_CHECK(tag >= 0 && tag < kTags, call.name(), ": tag ", tag, " is not in [0, ", kTags, ")");
     const at::Tensor& user = only(call.name(), tensors);
@@ -582,7 +598,8 @@ void ShoalBackend::monitoredBarrier(const c10d::BarrierOptions& opts, bool wait_
 /// Everybody gets all indices and values, and adds them up. Blocking, whatever asyncOp says: how
 /// much there is to gather is known after a first exchange only.
 WorkPtr ShoalBackend::allreduce_sparse(Tensors& tensors, const c10d::AllreduceOptions& opts) {
-  const at::Tensor& user = only("all_reduce", tensors);
+  const at::NoGradGuard no_grad;
+  at::Tensor user = only("all_reduce", tensors);
   TORCH_CHECK(opts.reduceOp == c10d::ReduceOp::SUM, "all_reduce: sparse tensors have sums only");
   const at::Tensor mine = user.coalesce().cpu();
   const at::Tensor counts = at::empty({getSize()}, at::kLong);
@@ -610,7 +627,7 @@ WorkPtr ShoalBackend::allreduce_sparse(Tensors& tensors, const c10d::AllreduceOp
   const at::Tensor indices = gathered(mine.indices().t().contiguous()).t();
   const at::Tensor values = gathered(mine.values().contiguous());
   const at::Tensor sum = at::sparse_coo_tensor(indices, values, mine.sizes()).coalesce();
-  user.detach().copy_(sum);
+  user.copy_(sum);
   auto work = c10::make_intrusive<BackendWork>(getRank(), OpType::_ALLREDUCE_SPARSE,
                                                "shoal:all_reduce_sparse", tensors, next_sequence());
   work->set_outputs(tensors);
@@ -631,13 +648,14 @@ c10::intrusive_ptr<ShoalBackend> ShoalBackend::make_subgroup(
   });
 }
 
-c10::intrusive_ptr<c10d::Backend> ShoalBackend::split(
-    const c10::intrusive_ptr<c10d::Store>& store, const std::vector<int>& ranks,
-    const c10::intrusive_ptr<Options>& opts) {
+c10::intrusive_ptr<c10d::Backend> ShoalBackend::split(const c10::intrusive_ptr<c10d::Store>& store,
+                                                      const std::vector<int>& ranks,
+                                                      const c10::intrusive_ptr<Options>& opts) {
   const auto found = std::ranges::find(ranks, getRank());
   if (found == ranks.end()) return nullptr;
   const auto rank = static_cast<int>(found - ranks.begin());
-  auto options = c10::make_intrusive<Options>(kBackendName, opts ? opts->timeout : options_->timeout);
+  auto options =
+      c10::make_intrusive<Options>(kBackendName, opts ? opts->timeout : options_->timeout);
   if (opts) {
     options->group_name = opts->group_name;
     options->group_desc = opts->group_desc;
@@ -677,9 +695,9 @@ at::Tensor ShoalBackend::allocateTensor(long size, at::TensorOptions options) {
   return pool_empty(job_, {size}, c10::typeMetaToScalarType(options.dtype()));
 }
 
-c10::intrusive_ptr<ShoalBackend> make_backend(const GroupRequest& request,
-                                              const c10::intrusive_ptr<c10d::Backend::Options>& opts,
-                                              const std::string& ucx_directory) {
+c10::intrusive_ptr<ShoalBackend> make_backend(
+    const GroupRequest& request, const c10::intrusive_ptr<c10d::Backend::Options>& opts,
+    const std::string& ucx_directory) {
   return translated([&] {
     return c10::make_intrusive<ShoalBackend>(join_group(request, ucx_directory), opts,
                                              ucx_directory);

@@ -10,10 +10,9 @@
 #include <memory>
 #include <mutex>
 #include <string>
+#include <torch/csrc/distributed/c10d/Backend.hpp>
 #include <unordered_map>
 #include <vector>
-
-#include <torch/csrc/distributed/c10d/Backend.hpp>
 
 #include "shoal/communicator.h"
 #include "torch/job.h"
@@ -113,6 +112,8 @@ class ShoalBackend final : public c10d::Backend {
   /// Collective number, for reports. Uneven exchanges take their tags from a count of their own.
   std::uint64_t next_sequence() noexcept { return ++sequence_; }
   std::int64_t next_exchange_tag() noexcept { return kTags + exchanges_++ % kTags; }
+  WorkPtr allgather_lists(const std::vector<Tensors>& outputs, const Tensors& inputs,
+                          const c10d::AllgatherOptions& opts);
   WorkPtr message(Tensors& tensors, int peer, int tag, c10d::OpType op);
 
   std::shared_ptr<Job> job_;
@@ -128,8 +129,8 @@ class ShoalBackend final : public c10d::Backend {
 };
 
 /// Called by torch on every rank of a group.
-c10::intrusive_ptr<ShoalBackend> make_backend(const GroupRequest& request,
-                                              const c10::intrusive_ptr<c10d::Backend::Options>& opts,
-                                              const std::string& ucx_directory);
+c10::intrusive_ptr<ShoalBackend> make_backend(
+    const GroupRequest& request, const c10::intrusive_ptr<c10d::Backend::Options>& opts,
+    const std::string& ucx_directory);
 
 }  // namespace shoal::torch

@@ -22,8 +22,7 @@ at::Tensor adjacent(const Call::Tensors& list) {
   std::int64_t total = 0;
   for (const at::Tensor& tensor : list) {
     const bool follows = tensor.is_cpu() && tensor.is_contiguous() &&
-                         tensor.dtype() == list[0].dtype() &&
-                         tensor.is_alias_of(list[0]) &&
+                         tensor.dtype() == list[0].dtype() && tensor.is_alias_of(list[0]) &&
                          tensor.storage_offset() == list[0].storage_offset() + total;
     if (!follows) return {};
     total += tensor.numel();
@@ -98,8 +97,7 @@ at::Tensor Call::in(const Tensors& list) {
     work_->hold(tensor);
   }
   if (const at::Tensor whole = adjacent(list); whole.defined()) return whole;
-  const at::Tensor flat =
-      pool_empty(backend_.job_, {elements_in(list)}, list[0].scalar_type());
+  const at::Tensor flat = pool_empty(backend_.job_, {elements_in(list)}, list[0].scalar_type());
   work_->hold(flat);
   std::int64_t at = 0;
   for (const at::Tensor& tensor : list) {
@@ -117,8 +115,7 @@ at::Tensor Call::out(const Tensors& list) {
     work_->hold(tensor);
   }
   if (const at::Tensor whole = adjacent(list); whole.defined()) return whole;
-  const at::Tensor flat =
-      pool_empty(backend_.job_, {elements_in(list)}, list[0].scalar_type());
+  const at::Tensor flat = pool_empty(backend_.job_, {elements_in(list)}, list[0].scalar_type());
   for (const at::Tensor& tensor : list) {
     finish_queued(tensor);
     count_copy(tensor);

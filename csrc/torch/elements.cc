@@ -75,12 +75,12 @@ Elements reduced(const char* call, const at::Tensor& tensor) {
 
 ReduceOp op_for(const char* call, const c10d::ReduceOp& op, at::ScalarType type) {
   if (type == at::kBool) return op_of_bools(call, op);
-  const bool is_linear = op == c10d::ReduceOp::SUM || op == c10d::ReduceOp::AVG ||
-                         op == c10d::ReduceOp::PREMUL_SUM;
+  const bool is_linear =
+      op == c10d::ReduceOp::SUM || op == c10d::ReduceOp::AVG || op == c10d::ReduceOp::PREMUL_SUM;
   TORCH_CHECK(!at::isComplexType(type) || is_linear, call,
               ": complex numbers have sums and averages only");
-  const bool is_bitwise = op == c10d::ReduceOp::BAND || op == c10d::ReduceOp::BOR ||
-                          op == c10d::ReduceOp::BXOR;
+  const bool is_bitwise =
+      op == c10d::ReduceOp::BAND || op == c10d::ReduceOp::BOR || op == c10d::ReduceOp::BXOR;
   TORCH_CHECK(!is_bitwise || at::isIntegralType(type, /*includeBool=*/true), call,
               ": bitwise operations are for integers and bools; the tensor is ", type);
   switch (op) {
@@ -110,10 +110,14 @@ ReduceOp op_for(const char* call, const c10d::ReduceOp& op, at::ScalarType type)
 
 at::Tensor prescaled(const at::Tensor& tensor, const c10d::ReduceOp& op) {
   if (op != c10d::ReduceOp::PREMUL_SUM) return tensor;
+  TORCH_CHECK(at::isFloatingType(tensor.scalar_type()) || at::isComplexType(tensor.scalar_type()),
+              "PREMUL_SUM is for floating types; the tensor is ", tensor.scalar_type());
   const auto* factor = static_cast<c10d::PreMulSumSupplement*>(op.supplement_.get());
   TORCH_CHECK(factor != nullptr, "PREMUL_SUM without its factor: use _make_nccl_premul_sum");
-  return factor->tensor_factor.defined() ? at::mul(tensor, factor->tensor_factor.to(tensor.device()))
-                                         : at::mul(tensor, factor->double_factor);
+  const at::Tensor scaled = factor->tensor_factor.defined()
+                                ? at::mul(tensor, factor->tensor_factor.to(tensor.device()))
+                                : at::mul(tensor, factor->double_factor);
+  return scaled.to(tensor.scalar_type());
 }
 
 }  // namespace shoal::torch

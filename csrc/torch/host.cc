@@ -40,11 +40,10 @@ std::string address_towards(const std::string& host) {
   sockaddr_storage own{};
   socklen_t length = sizeof own;
   std::array<char, 256> text{};
-  const bool known =
-      ::connect(fd, found->ai_addr, found->ai_addrlen) == 0 &&
-      ::getsockname(fd, reinterpret_cast<sockaddr*>(&own), &length) == 0 &&
-      ::getnameinfo(reinterpret_cast<sockaddr*>(&own), length, text.data(), text.size(), nullptr, 0,
-                    NI_NUMERICHOST) == 0;
+  const bool known = ::connect(fd, found->ai_addr, found->ai_addrlen) == 0 &&
+                     ::getsockname(fd, reinterpret_cast<sockaddr*>(&own), &length) == 0 &&
+                     ::getnameinfo(reinterpret_cast<sockaddr*>(&own), length, text.data(),
+                                   text.size(), nullptr, 0, NI_NUMERICHOST) == 0;
   ::close(fd);
   return known ? text.data() : "";
 }

@@ -143,7 +143,8 @@ JoinedGroup whole(const std::shared_ptr<Job>& job) { return {job, job->world}; }
 
 Communicator make_group(Communicator& parent, const std::vector<Rank>& ranks,
                         StoreChannel& channel) {
-  return parent.group(ranks, [&](const std::string& mine) { return channel.exchange("group", mine); });
+  return parent.group(ranks,
+                      [&](const std::string& mine) { return channel.exchange("group", mine); });
 }
 
 /// Of a job that this rank is in.

@@ -33,10 +33,12 @@ c10::intrusive_ptr<ShoalBackend> create(const c10::intrusive_ptr<c10d::Store>& s
                       make_options(timeout, name, global_ranks), ucx_directory);
 }
 
-c10::intrusive_ptr<ShoalBackend> create_subgroup(
-    const c10::intrusive_ptr<ShoalBackend>& parent, const c10::intrusive_ptr<c10d::Store>& store,
-    const std::vector<int>& ranks, int rank, std::chrono::milliseconds timeout,
-    const std::string& name, const std::vector<std::uint64_t>& global_ranks) {
+c10::intrusive_ptr<ShoalBackend> create_subgroup(const c10::intrusive_ptr<ShoalBackend>& parent,
+                                                 const c10::intrusive_ptr<c10d::Store>& store,
+                                                 const std::vector<int>& ranks, int rank,
+                                                 std::chrono::milliseconds timeout,
+                                                 const std::string& name,
+                                                 const std::vector<std::uint64_t>& global_ranks) {
   return parent->make_subgroup(store, ranks, rank, make_options(timeout, name, global_ranks));
 }
 

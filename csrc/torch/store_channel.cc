@@ -2,7 +2,6 @@
 
 #include <cstdint>
 #include <cstring>
-
 #include <torch/csrc/distributed/c10d/PrefixStore.hpp>
 #include <torch/csrc/distributed/c10d/TCPStore.hpp>
 
@@ -42,7 +41,10 @@ std::vector<std::string> parted(const std::string& all) {
 
 StoreChannel::StoreChannel(c10::intrusive_ptr<c10d::Store> store, std::string what, int rank,
                            int size, std::chrono::milliseconds timeout)
-    : store_(std::move(store)), what_(std::move(what)), rank_(rank), size_(size),
+    : store_(std::move(store)),
+      what_(std::move(what)),
+      rank_(rank),
+      size_(size),
       timeout_(timeout) {
   const std::string mine = "shoal/" + std::to_string(rank);
   prefix_ = "shoal/" + std::to_string(store_->add(mine, 1)) + "/";

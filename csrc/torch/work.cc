@@ -1,7 +1,6 @@
 #include "torch/work.h"
 
 #include <Python.h>
-
 #include <torch/csrc/utils/pybind.h>
 
 namespace shoal::torch {
@@ -82,8 +81,8 @@ void BackendWork::conclude() {
   }
   if (future) complete_future(future);
   if (result_future) {
-    result_future->markCompleted(static_cast<int>(error ? c10d::WorkResult::COMM_ERROR
-                                                        : c10d::WorkResult::SUCCESS));
+    result_future->markCompleted(
+        static_cast<int>(error ? c10d::WorkResult::COMM_ERROR : c10d::WorkResult::SUCCESS));
   }
 }
 
@@ -153,8 +152,8 @@ void BackendWork::complete_future(const c10::intrusive_ptr<c10::ivalue::Future>&
 c10::intrusive_ptr<c10::ivalue::Future> BackendWork::getFuture() {
   std::unique_lock lock(mutex_);
   if (!future_) {
-    future_ = c10::make_intrusive<c10::ivalue::Future>(
-        c10::ListType::create(c10::TensorType::get()));
+    future_ =
+        c10::make_intrusive<c10::ivalue::Future>(c10::ListType::create(c10::TensorType::get()));
     if (completed_) {
       auto future = future_;
       lock.unlock();

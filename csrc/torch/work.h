@@ -7,9 +7,8 @@
 #include <chrono>
 #include <functional>
 #include <string>
-#include <vector>
-
 #include <torch/csrc/distributed/c10d/Work.hpp>
+#include <vector>
 
 #include "shoal/communicator.h"
 

@@ -33,12 +33,20 @@ class HostJob:
     ranks: list[int]  # local rank = index
     world_size: int
     store: str  # host:port
+    master: str  # host:port at rank 0's host, for programs that rendezvous by themselves (torch)
     secret: str = field(repr=False)
     bind: bool = True
     relay: bool = True  # False: the rank writes to our own standard output and error
 
     def environment_of(self, local_rank: int) -> dict[str, str]:
+        master_host, _, master_port = self.master.rpartition(":")
         return {
+            "RANK": str(self.ranks[local_rank]),
+            "WORLD_SIZE": str(self.world_size),
+            "LOCAL_RANK": str(local_rank),
+            "LOCAL_WORLD_SIZE": str(len(self.ranks)),
+            "MASTER_ADDR": master_host.strip("[]"),
+            "MASTER_PORT": master_port,
             **self.environment,
             "SHOAL_RANK": str(self.ranks[local_rank]),
             "SHOAL_WORLD_SIZE": str(self.world_size),

@@ -4,6 +4,10 @@ Each rank gets SHOAL_RANK, SHOAL_WORLD_SIZE, SHOAL_LOCAL_RANK, SHOAL_LOCAL_SIZE,
 (host:port of the rendezvous store in this process), SHOAL_JOB and SHOAL_SECRET_FD: the number of an
 inherited descriptor, a memory file of its own, with the job's secret at offset 0. The secret stands
 on no command line and in no environment; other hosts get it through their agent's standard input.
+
+And what torchrun sets, for programs that rendezvous by themselves: RANK, WORLD_SIZE, LOCAL_RANK,
+LOCAL_WORLD_SIZE, MASTER_ADDR (the first host by its name in --hosts, else --address) and
+MASTER_PORT, a free one. --env MASTER_ADDR=... gives another.
 """
 
 from __future__ import annotations
@@ -97,6 +101,8 @@ def run(arguments: argparse.Namespace, screen: Console | None = None) -> JobRepo
     job = arguments.job or f"{program_name(command)[:24]}-{secrets.token_hex(4)}"
     secret = secrets.token_hex(32)
     store = make_store(address, ranks, job, secret)
+    first = placed[0][0]
+    master = _endpoint(address if first == LOCAL else first, _free_port(address))
 
     def part(taken: list[int], environment: dict[str, str]) -> HostJob:
         return HostJob(
@@ -107,6 +113,7 @@ def run(arguments: argparse.Namespace, screen: Console | None = None) -> JobRepo
             ranks=taken,
             world_size=ranks,
             store=_endpoint(address, store.port),
+            master=master,
             secret=secret,
             bind=not arguments.no_bind,
             relay=remote or ranks > 1 or arguments.tag_output,
@@ -174,6 +181,14 @@ def _settings(words: Sequence[str]) -> dict[str, str]:
 
 def _endpoint(address: str, port: int) -> str:
     return f"[{address}]:{port}" if ":" in address else f"{address}:{port}"
+
+
+def _free_port(address: str) -> int:
+    """One that nobody listens on now, for rank 0 to serve a store of its own."""
+    family = socket.AF_INET6 if ":" in address else socket.AF_INET
+    with socket.socket(family) as probe:
+        probe.bind((address, 0))
+        return int(probe.getsockname()[1])
 
 
 def _shown(host: str) -> str:
