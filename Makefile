@@ -27,7 +27,8 @@ WITH_CXX = CXX="$$(scripts/find-cxx.sh)"
 CONFIGURE = $(WITH_CXX) cmake --log-level=WARNING
 CTEST = ctest --no-tests=error --timeout 300 -j $(JOBS)
 
-.PHONY: help demo test bench bench-quick build package baseline format lint clean test-cpp test-python test-asan test-tsan
+.PHONY: help demo test bench bench-quick bench-torch build package baseline format lint clean \
+  test-cpp test-python test-torch test-torch-full test-asan test-tsan
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -47,6 +48,11 @@ bench: package $(VENV)/.ready-for-bench ## shoal beside other libraries and floo
 bench-quick: package ## the same with two ranks and fewer sizes, in under 3 minutes
 	@mkdir -p build/bench
 	$(BENCH) --quick --rows build/bench/quick.json
+
+bench-torch: package $(VENV)/.ready-for-test ## the torch backend beside gloo, with a report
+	@mkdir -p build/bench
+	$(VENV)/bin/python -m shoal.bench.torch --json build/bench/torch.json \
+	  --report $(or $(REPORT),build/bench/performance-torch.md)
 
 build: $(VENV)/.ready-for-test configure ## the C++ libraries and tests, in build/release
 	cmake --build $(BUILD)
@@ -78,6 +84,17 @@ test-cpp: build ## C++ tests, release build
 test-python: package ## Python tests against the installed package
 	timeout --kill-after=10 900 $(VENV)/bin/python -m pytest tests/python --junitxml=$(REPORTS)/python.xml
 
+# The torch backend: our tests, and a sample of torch's own (tests/torch/README.md).
+test-torch: package ## the torch backend: our tests, a sample of torch's own suites
+	timeout --kill-after=10 900 $(VENV)/bin/python -m pytest tests/torch --junitxml=$(REPORTS)/torch.xml
+	timeout --kill-after=10 600 $(VENV)/bin/python -m tests.torch.suites --backend gloo --backend shoal \
+	  --sample --minutes 8 --junit $(REPORTS)/torch-suites.xml
+
+test-torch-full: package $(VENV)/.ready-for-test ## torch's own suites, all of them, beside gloo
+	@mkdir -p $(REPORTS)
+	$(VENV)/bin/python -m tests.torch.suites --backend gloo --backend shoal --minutes 60 \
+	  --json $(REPORTS)/torch-full.json --junit $(REPORTS)/torch-full.xml
+
 # Not under a sanitizer: tests that measure (slow), and the installed library (install).
 test-asan: $(VENV)/.ready-for-test ## C++ tests with address and undefined-behaviour sanitizers
 	$(CONFIGURE) --preset asan
@@ -94,6 +111,7 @@ test-tsan: $(VENV)/.ready-for-test ## C++ tests with the thread sanitizer (ranks
 .PHONY: configure
 configure: $(VENV)/.ready-for-test
 	$(CONFIGURE) --preset release -DSHOAL_TESTS=ON -DSHOAL_PYTHON=ON \
+	  -DSHOAL_TORCH=$$($(VENV)/bin/python -c 'import importlib.util as u; print(bool(u.find_spec("torch")))') \
 	  -DPython_EXECUTABLE=$(CURDIR)/$(VENV)/bin/python
 
 # Set-up: once, and again when what it installs has changed.

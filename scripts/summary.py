@@ -9,7 +9,7 @@ import sys
 import xml.etree.ElementTree as ET
 from pathlib import Path
 
-EXPECTED = ("cpp.xml", "python.xml", "asan.xml", "tsan.xml")
+EXPECTED = ("cpp.xml", "python.xml", "torch.xml", "torch-suites.xml", "asan.xml", "tsan.xml")
 
 
 def count(report: Path) -> tuple[int, int, int]:
@@ -38,7 +38,7 @@ def main(folder: Path) -> int:
             continue
         broken |= counts[0] == 0
         totals = [total + one for total, one in zip(totals, counts, strict=True)]
-        print("    {:<12} {} passed, {} failed, {} skipped".format(name, *counts))
+        print("    {:<16} {} passed, {} failed, {} skipped".format(name, *counts))
     print("{} passed, {} failed, {} skipped".format(*totals))
     return 1 if broken or totals[1] else 0
 

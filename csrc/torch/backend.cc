@@ -86,14 +86,17 @@ Communicator& ShoalBackend::communicator() {
 }
 
 void ShoalBackend::startCoalescing() {
-  TORCH_CHECK(coalescing_ == nullptr, "shoal: coalescing has been started already");
+  // A call that throws in a block is its end: torch does not say so.
+  if (coalescing_ != nullptr) endCoalescing();
   coalescing_ = c10::make_intrusive<BackendWork>(getRank(), OpType::COALESCED, "shoal:coalesced",
                                                  Tensors{}, next_sequence());
+  coalescing_->set_open(true);
 }
 
 WorkPtr ShoalBackend::endCoalescing() {
   TORCH_CHECK(coalescing_ != nullptr, "shoal: endCoalescing without startCoalescing");
   auto work = std::exchange(coalescing_, nullptr);
+  work->set_open(false);
   if (work->parts_done()) {
     work->conclude();
   } else {
@@ -482,7 +485,7 @@ WorkPtr ShoalBackend::message(Tensors& tensors, int peer, int tag, OpType op) {
   return translated([&] {
     const bool sends = op == OpType::SEND;
     const char* title = sends                ? "shoal:send"
-                        : peer == kAnySource ? "shoal:recvAnysource"
+                        : peer == kAnySource ? "shoal:recvAnySource"
                                              : "shoal:recv";
     Call call(*this, {op, title}, tensors);
     TORCH_CHECK(tag >= 0 && tag < kTags, call.name(), ": tag ", tag, " is not in [0, ", kTags, ")");
@@ -569,6 +572,8 @@ void ShoalBackend::monitoredBarrier(const c10d::BarrierOptions& opts, bool wait_
                   "send/recv from rank 0. Please check rank 0 logs for faulty rank. (",
                   why, ")");
     }
+    TORCH_CHECK(timeout.count() > 0, "Rank 0 timed out in monitoredBarrier after ", timeout.count(),
+                " ms; give the others time to come");
     std::vector<Message> receives, sends;
     for (Rank rank = 1; rank < getSize(); ++rank) {
       receives.push_back(signal(false, rank, here_tag, bytes[rank]));

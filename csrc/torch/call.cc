@@ -135,7 +135,8 @@ void Call::exchange(const std::vector<Message>& messages) {
 }
 
 c10::intrusive_ptr<c10d::Work> Call::launch(Tensors outputs) {
-  if (backend_.coalescing_ != nullptr) return work_;
+  // torch waits for what a blocking call returns; in a block that is for its end to do.
+  if (backend_.coalescing_ != nullptr) return what_.async ? work_ : nullptr;
   work_->set_outputs(std::move(outputs));
   if (work_->parts_done()) {
     work_->conclude();

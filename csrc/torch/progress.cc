@@ -1,8 +1,10 @@
 #include "torch/progress.h"
 
+#include <torch/csrc/utils/pybind.h>
 #include <unistd.h>
 
 #include <algorithm>
+#include <optional>
 
 namespace shoal::torch {
 
@@ -10,6 +12,10 @@ Progress::Progress(Communicator world) : world_(std::move(world)), pid_(::getpid
 
 void Progress::stop() {
   if (thread_ == nullptr) return;
+  // The last reference to a process group is often dropped by Python, with the GIL held; the thread
+  // may need it to drop a tensor.
+  std::optional<pybind11::gil_scoped_release> released;
+  if (Py_IsInitialized() != 0 && PyGILState_Check() != 0) released.emplace();
   if (pid_ != ::getpid()) {
     (void)thread_.release();
     return;

@@ -28,7 +28,9 @@ class SignalCheck {
 
 std::exception_ptr to_torch(ErrorCode code, const std::string& message) {
   try {
-    const std::string text = "shoal: " + std::string(name_of(code)) + ": " + message;
+    // "Timed out": what programs look for in the texts of other backends.
+    const std::string text = "shoal: " + std::string(name_of(code)) + ": " +
+                             (code == ErrorCode::kTimeout ? "Timed out in " : "") + message;
     if (code == ErrorCode::kInvalidArgument || code == ErrorCode::kBufferInUse) {
       TORCH_CHECK(false, text);
     }
@@ -91,6 +93,7 @@ bool BackendWork::isCompleted() {
     const std::lock_guard lock(mutex_);
     if (completed_) return true;
   }
+  if (open_) return false;
   for (shoal::Work& part : parts_) {
     if (!part.test()) return false;
   }
@@ -133,6 +136,7 @@ void BackendWork::wait_for_parts(std::chrono::milliseconds timeout) {
 }
 
 bool BackendWork::wait(std::chrono::milliseconds timeout) {
+  TORCH_CHECK(!open_, "shoal: wait() inside of a coalescing block; its operations end with it");
   if (!concluding_.load(std::memory_order_acquire)) {  // else conclude() knows when it is over
     wait_for_parts(timeout);
   }

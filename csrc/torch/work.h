@@ -31,6 +31,9 @@ class BackendWork final : public c10d::Work {
   /// Runs after the parts, if none has failed.
   void then(std::function<void()> step) { steps_.push_back(std::move(step)); }
 
+  /// It is one of a coalescing block that is still open (or is not any more): more parts may come.
+  void set_open(bool open) noexcept { open_ = open; }
+
   /// Gives nobody a turn.
   [[nodiscard]] bool parts_done() const noexcept;
   /// All parts are done.
@@ -59,6 +62,7 @@ class BackendWork final : public c10d::Work {
   std::vector<std::function<void()>> steps_;
   std::uint64_t sequence_;
   std::atomic<bool> concluding_{false};
+  std::atomic<bool> open_{false};
   c10::intrusive_ptr<c10::ivalue::Future> future_;         // mutex_
   c10::intrusive_ptr<c10::ivalue::Future> result_future_;  // mutex_
 };
