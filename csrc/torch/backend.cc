@@ -73,8 +73,10 @@ ShoalBackend::ShoalBackend(JoinedGroup group, c10::intrusive_ptr<Options> option
     : Backend(group.communicator.rank(), group.communicator.size()),
       job_(std::move(group.job)),
       communicator_(std::move(group.communicator)),
+      communicator_id_(communicator_.id()),
       options_(std::move(options)),
-      ucx_directory_(std::move(ucx_directory)) {
+      ucx_directory_(std::move(ucx_directory)),
+      recorder_(job_->recorder) {
   init();
 }
 
@@ -108,7 +110,7 @@ WorkPtr ShoalBackend::endCoalescing() {
 // --- one tensor --------------------------------------------------------------------------------
 
 WorkPtr ShoalBackend::broadcast(Tensors& tensors, const c10d::BroadcastOptions& opts) {
-  return translated([&] {
+  return guarded([&] {
     Call call(*this, {OpType::BROADCAST, "shoal:broadcast", opts.timeout, opts.asyncOp}, tensors);
     const at::Tensor& user = only(call.name(), tensors);
     const at::Tensor x = getRank() == opts.rootRank ? call.in(user) : call.out(user);
@@ -130,7 +132,7 @@ WorkPtr ShoalBackend::allreduce(Tensors& tensors, const c10d::AllreduceOptions& 
 
 WorkPtr ShoalBackend::allreduce_coalesced(Tensors& tensors,
                                           const c10d::AllreduceCoalescedOptions& opts) {
-  return translated([&] {
+  return guarded([&] {
     const bool is_one = tensors.size() == 1;
     Call call(*this,
               {is_one ? OpType::ALLREDUCE : OpType::ALLREDUCE_COALESCED, "shoal:all_reduce",
@@ -151,7 +153,7 @@ WorkPtr ShoalBackend::allreduce_coalesced(Tensors& tensors,
 }
 
 WorkPtr ShoalBackend::reduce(Tensors& tensors, const c10d::ReduceOptions& opts) {
-  return translated([&] {
+  return guarded([&] {
     Call call(*this, {OpType::REDUCE, "shoal:reduce", opts.timeout, opts.asyncOp}, tensors);
     const at::Tensor& user = only(call.name(), tensors);
     const bool is_root = getRank() == opts.rootRank;
@@ -176,7 +178,7 @@ WorkPtr ShoalBackend::_allgather_base(at::Tensor& output, at::Tensor& input,
 
 WorkPtr ShoalBackend::allgather_into_tensor_coalesced(Tensors& outputs, Tensors& inputs,
                                                       const c10d::AllgatherOptions& opts) {
-  return translated([&] {
+  return guarded([&] {
     Call call(*this,
               {OpType::_ALLGATHER_BASE, "shoal:_all_gather_base", opts.timeout, opts.asyncOp},
               inputs);
@@ -218,7 +220,7 @@ WorkPtr ShoalBackend::allgather_coalesced(std::vector<Tensors>& by_rank, Tensors
 /// so they agree on whether they differ.
 WorkPtr ShoalBackend::allgather_lists(const std::vector<Tensors>& outputs, const Tensors& inputs,
                                       const c10d::AllgatherOptions& opts) {
-  return translated([&] {
+  return guarded([&] {
     Call call(*this, {OpType::ALLGATHER, "shoal:all_gather", opts.timeout, opts.asyncOp}, inputs);
     TORCH_CHECK(outputs.size() == inputs.size(), call.name(), ": ", inputs.size(),
                 " inputs need as many lists of outputs, got ", outputs.size());
@@ -252,7 +254,7 @@ WorkPtr ShoalBackend::allgather_lists(const std::vector<Tensors>& outputs, const
 
 WorkPtr ShoalBackend::gather(std::vector<Tensors>& outputs, Tensors& inputs,
                              const c10d::GatherOptions& opts) {
-  return translated([&] {
+  return guarded([&] {
     Call call(*this, {OpType::GATHER, "shoal:gather", opts.timeout, opts.asyncOp}, inputs);
     const at::Tensor x = call.in(only(call.name(), inputs));
     const bool is_root = getRank() == opts.rootRank;
@@ -278,7 +280,7 @@ WorkPtr ShoalBackend::gather(std::vector<Tensors>& outputs, Tensors& inputs,
 
 WorkPtr ShoalBackend::scatter(Tensors& outputs, std::vector<Tensors>& inputs,
                               const c10d::ScatterOptions& opts) {
-  return translated([&] {
+  return guarded([&] {
     Call call(*this, {OpType::SCATTER, "shoal:scatter", opts.timeout, opts.asyncOp}, outputs);
     const at::Tensor y = call.out(only(call.name(), outputs));
     const bool is_root = getRank() == opts.rootRank;
@@ -312,7 +314,7 @@ WorkPtr ShoalBackend::_reduce_scatter_base(at::Tensor& output, at::Tensor& input
 
 WorkPtr ShoalBackend::reduce_scatter_tensor_coalesced(Tensors& outputs, Tensors& inputs,
                                                       const c10d::ReduceScatterOptions& opts) {
-  return translated([&] {
+  return guarded([&] {
     Call call(
         *this,
         {OpType::_REDUCE_SCATTER_BASE, "shoal:_reduce_scatter_base", opts.timeout, opts.asyncOp},
@@ -335,7 +337,7 @@ WorkPtr ShoalBackend::reduce_scatter_tensor_coalesced(Tensors& outputs, Tensors&
 /// All ranks know the lengths of all parts, as in allgather_coalesced().
 WorkPtr ShoalBackend::reduce_scatter(Tensors& outputs, std::vector<Tensors>& inputs,
                                      const c10d::ReduceScatterOptions& opts) {
-  return translated([&] {
+  return guarded([&] {
     Call call(*this, {OpType::REDUCE_SCATTER, "shoal:reduce_scatter", opts.timeout, opts.asyncOp},
               inputs.empty() ? Tensors{} : inputs[0]);
     const Tensors& list = only(call.name(), inputs, getSize());
@@ -436,7 +438,7 @@ WorkPtr ShoalBackend::alltoall_base(at::Tensor& output, at::Tensor& input,
                                     std::vector<std::int64_t>& output_splits,
                                     std::vector<std::int64_t>& input_splits,
                                     const c10d::AllToAllOptions& opts) {
-  return translated([&] {
+  return guarded([&] {
     Call call(*this, {OpType::ALLTOALL_BASE, "shoal:all_to_all", opts.timeout, opts.asyncOp},
               {input});
     require_same_type(call.name(), input, output);
@@ -461,7 +463,7 @@ WorkPtr ShoalBackend::alltoall_base(at::Tensor& output, at::Tensor& input,
 
 WorkPtr ShoalBackend::alltoall(Tensors& outputs, Tensors& inputs,
                                const c10d::AllToAllOptions& opts) {
-  return translated([&] {
+  return guarded([&] {
     Call call(*this, {OpType::ALLTOALL, "shoal:all_to_all", opts.timeout, opts.asyncOp}, inputs);
     const auto size = static_cast<std::size_t>(getSize());
     TORCH_CHECK(inputs.size() == size && outputs.size() == size, call.name(), ": needs ", size,
@@ -482,7 +484,7 @@ WorkPtr ShoalBackend::alltoall(Tensors& outputs, Tensors& inputs,
 // --- point to point ----------------------------------------------------------------------------
 
 WorkPtr ShoalBackend::message(Tensors& tensors, int peer, int tag, OpType op) {
-  return translated([&] {
+  return guarded([&] {
     const bool sends = op == OpType::SEND;
     const char* title = sends                ? "shoal:send"
                         : peer == kAnySource ? "shoal:recvAnySource"
@@ -519,7 +521,7 @@ WorkPtr ShoalBackend::recvAnysource(Tensors& tensors, int tag) {
 // --- barriers ----------------------------------------------------------------------------------
 
 WorkPtr ShoalBackend::barrier(const c10d::BarrierOptions& opts) {
-  return translated([&] {
+  return guarded([&] {
     Call call(*this, {OpType::BARRIER, "shoal:barrier", opts.timeout, opts.asyncOp}, {});
     call.add(call.communicator().barrier(call.options()));
     return call.launch();

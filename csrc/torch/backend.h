@@ -104,6 +104,7 @@ class ShoalBackend final : public c10d::Backend {
   [[nodiscard]] const std::shared_ptr<Job>& job() const { return job_; }
   [[nodiscard]] bool is_shut_down() const noexcept { return is_shut_down_; }
   [[nodiscard]] Communicator& communicator();
+  [[nodiscard]] const Recorder& recorder() const noexcept { return *recorder_; }
   [[nodiscard]] const Copies& copies() const noexcept { return copies_; }
 
  private:
@@ -114,15 +115,26 @@ class ShoalBackend final : public c10d::Backend {
   std::int64_t next_exchange_tag() noexcept { return kTags + exchanges_++ % kTags; }
   WorkPtr allgather_lists(const std::vector<Tensors>& outputs, const Tensors& inputs,
                           const c10d::AllgatherOptions& opts);
+  /// Runs a call; its errors become torch's.
+  template <class Body>
+  WorkPtr guarded(Body&& body) {
+    try {
+      return body();
+    } catch (const Error& error) {
+      std::rethrow_exception(to_torch(error.code(), error.what(), recorder_.get()));
+    }
+  }
   WorkPtr message(Tensors& tensors, int peer, int tag, c10d::OpType op);
 
   std::shared_ptr<Job> job_;
   Communicator communicator_;
+  std::uint32_t communicator_id_;
   bool is_shut_down_ = false;
   c10::intrusive_ptr<Options> options_;
   std::string ucx_directory_;
   std::atomic<std::uint64_t> sequence_{0};
   std::int64_t exchanges_ = 0;
+  std::shared_ptr<Recorder> recorder_;  // the job's, also after shutdown()
   Copies copies_;
   /// Between startCoalescing() and endCoalescing(): takes the parts of all calls.
   c10::intrusive_ptr<BackendWork> coalescing_;

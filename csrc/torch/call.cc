@@ -50,6 +50,22 @@ Call::Call(ShoalBackend& backend, What what, const Tensors& profiled)
     work_ = c10::make_intrusive<BackendWork>(backend.getRank(), what.op, what.title, profiled,
                                              backend.next_sequence());
   }
+  record(profiled);
+}
+
+void Call::record(const Tensors& tensors) {
+  Recorder::Entry entry;
+  entry.group = backend_.communicator_id_;
+  entry.sequence = work_->getSequencenumber();
+  entry.operation = what_.title;
+  entry.timeout_ms = options_.timeout_ms;
+  if (!tensors.empty()) {
+    entry.elements = elements_in(tensors);
+    entry.dtype = c10::toString(tensors[0].scalar_type());
+  }
+  const std::uint64_t number = backend_.recorder_->begin(entry);
+  // Of a coalescing block, the first: it ends when the block does.
+  if (!work_->is_recorded()) work_->record_in(backend_.recorder_, number);
 }
 
 void Call::require_dense(const at::Tensor& tensor) const {

@@ -11,6 +11,7 @@
 
 #include "shoal/communicator.h"
 #include "torch/progress.h"
+#include "torch/recorder.h"
 
 namespace shoal::torch {
 
@@ -31,6 +32,8 @@ class Job {
 
   Communicator world;
   const std::string id;  ///< the same on all ranks, and no other job's
+  /// shared_ptr: works may be held longer than their group
+  const std::shared_ptr<Recorder> recorder = std::make_shared<Recorder>(world.rank(), world.size());
   Progress progress;
 };
 

@@ -55,6 +55,25 @@ py::dict statistics(ShoalBackend& backend) {
   return result;
 }
 
+py::list last_operations(const ShoalBackend& backend) {
+  py::list result;
+  for (const Recorder::Entry& entry : backend.recorder().entries()) {
+    py::dict one;
+    one["number"] = entry.number;
+    one["group"] = entry.group;
+    one["sequence"] = entry.sequence;
+    one["operation"] = entry.operation;
+    one["elements"] = entry.elements;
+    one["dtype"] = entry.dtype;
+    one["timeout_ms"] = entry.timeout_ms;
+    one["begin_ns"] = entry.begin_ns;
+    one["end_ns"] = entry.end_ns;
+    one["state"] = name_of(entry.state);
+    result.append(one);
+  }
+  return result;
+}
+
 /// What leave_pool() needs.
 class Scope {
  public:
@@ -80,6 +99,7 @@ PYBIND11_MODULE(_C, module) {
       .def("statistics", &statistics, "Operations of this process, and what was copied for them.")
       .def("in_pool", &in_pool, py::arg("tensor"),
            "True if the tensor's memory is the pool's: collectives copy nothing.")
+      .def("last_operations", &last_operations)
       .def("explain", [](ShoalBackend& self) { return self.communicator().network(); })
       .def_property_readonly("is_shut_down", &ShoalBackend::is_shut_down)
       .def_property_readonly("communicator_id",

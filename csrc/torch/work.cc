@@ -26,11 +26,15 @@ class SignalCheck {
 
 }  // namespace
 
-std::exception_ptr to_torch(ErrorCode code, const std::string& message) {
+std::exception_ptr to_torch(ErrorCode code, const std::string& message, Recorder* recorder) {
   try {
     // "Timed out": what programs look for in the texts of other backends.
-    const std::string text = "shoal: " + std::string(name_of(code)) + ": " +
-                             (code == ErrorCode::kTimeout ? "Timed out in " : "") + message;
+    std::string text = "shoal: " + std::string(name_of(code)) + ": " +
+                       (code == ErrorCode::kTimeout ? "Timed out in " : "") + message;
+    if (code == ErrorCode::kTimeout && recorder != nullptr) {
+      const std::string file = recorder->dump(message);
+      if (!file.empty()) text += "; this process's last operations: " + file;
+    }
     if (code == ErrorCode::kInvalidArgument || code == ErrorCode::kBufferInUse) {
       TORCH_CHECK(false, text);
     }
@@ -53,7 +57,9 @@ bool BackendWork::parts_done() const noexcept {
 
 std::exception_ptr BackendWork::first_error() const {
   for (const shoal::Work& part : parts_) {
-    if (part.code() != ErrorCode::kOk) return to_torch(part.code(), part.message());
+    if (part.code() != ErrorCode::kOk) {
+      return to_torch(part.code(), part.message(), recorder_.get());
+    }
   }
   return nullptr;
 }
@@ -72,6 +78,7 @@ void BackendWork::conclude() {
   } catch (...) {
     error = std::current_exception();
   }
+  if (recorder_ != nullptr) recorder_->end(record_, error != nullptr);
   steps_.clear();
   held_.clear();
   finish(error);

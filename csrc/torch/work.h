@@ -6,11 +6,13 @@
 #include <atomic>
 #include <chrono>
 #include <functional>
+#include <memory>
 #include <string>
 #include <torch/csrc/distributed/c10d/Work.hpp>
 #include <vector>
 
 #include "shoal/communicator.h"
+#include "torch/recorder.h"
 
 namespace shoal::torch {
 
@@ -21,6 +23,14 @@ class BackendWork final : public c10d::Work {
  public:
   BackendWork(int rank, c10d::OpType op, const char* title,
               const std::vector<at::Tensor>& profiled_inputs, std::uint64_t sequence);
+
+  /// Who is to be told of the end of operation `number`.
+  void record_in(std::shared_ptr<Recorder> recorder, std::uint64_t number) {
+    recorder_ = std::move(recorder);
+    record_ = number;
+  }
+
+  [[nodiscard]] bool is_recorded() const noexcept { return recorder_ != nullptr; }
 
   // Before it is shared with other threads.
 
@@ -61,14 +71,18 @@ class BackendWork final : public c10d::Work {
   std::vector<at::Tensor> outputs_;
   std::vector<std::function<void()>> steps_;
   std::uint64_t sequence_;
+  std::shared_ptr<Recorder> recorder_;  // the job's; shared_ptr: a work may be held longer
+  std::uint64_t record_ = 0;
   std::atomic<bool> concluding_{false};
   std::atomic<bool> open_{false};
   c10::intrusive_ptr<c10::ivalue::Future> future_;         // mutex_
   c10::intrusive_ptr<c10::ivalue::Future> result_future_;  // mutex_
 };
 
-/// Shoal's error as torch's users expect it: DistBackendError, or a RuntimeError for wrong calls.
-std::exception_ptr to_torch(ErrorCode code, const std::string& message);
+/// Shoal's error as torch's users expect it: DistBackendError, or a RuntimeError for wrong calls. A
+/// time-out makes the recorder write down what this process did before, and names the file.
+std::exception_ptr to_torch(ErrorCode code, const std::string& message,
+                            Recorder* recorder = nullptr);
 
 /// Runs `call` and turns a shoal::Error that it throws into torch's.
 template <class Call>

@@ -21,9 +21,9 @@ from __future__ import annotations
 import torch
 
 import _shoal_torch
-from shoal.torch.groups import backend, in_pool, pool, statistics
+from shoal.torch.groups import backend, in_pool, last_operations, pool, statistics
 
-__all__ = ["backend", "in_pool", "pool", "statistics"]
+__all__ = ["backend", "in_pool", "last_operations", "pool", "statistics"]
 
 _shoal_torch.register()
 del torch

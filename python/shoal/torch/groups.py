@@ -107,5 +107,20 @@ def statistics(group: dist.ProcessGroup | None = None) -> dict[str, int]:
     return result
 
 
+def last_operations(group: dist.ProcessGroup | None = None) -> list[dict[str, Any]]:
+    """The last 256 operations that this process has begun, of all groups of the job, in order.
+
+    group       number of the communicator, the same on all its ranks; 0: all ranks
+    sequence    of the operation in the group, the same on all ranks (messages count on each rank)
+    operation, elements, dtype, timeout_ms, begin_ns, end_ns (CLOCK_REALTIME; 0: not yet)
+    state       "started", "completed", "failed"
+
+    After a time-out every rank writes the same as JSON into a file that its error names:
+    TORCH_FR_DUMP_TEMP_FILE (default /tmp/shoal_trace_rank_) with its rank behind it.
+    """
+    result: list[dict[str, Any]] = backend(group).last_operations()
+    return result
+
+
 # Tensors and groups may outlive the interpreter's care; jobs are left in order all the same.
 atexit.register(_C.leave_all_jobs)
