@@ -45,6 +45,10 @@ def _is_cpu_all_to_all(cls: Any, name: str) -> bool:
     return name.startswith("test_all_to_all") and "cuda" not in name
 
 
+def _needs_8_ranks(cls: Any, name: str) -> bool:
+    return "@skip_if_small_worldsize" in inspect.getsource(getattr(cls, name))
+
+
 def _rpc(names: Iterable[str]) -> Classes:
     """As rpc_utils.generate_tests combines them: a suite, an agent, and the spawning base."""
     utils = importlib.import_module(INTERNAL + "distributed.rpc_utils")
@@ -69,7 +73,7 @@ def _makes_process_group(cls: Any, name: str) -> bool:
     todo = [name]
     while todo:
         method = todo.pop()
-        if method in seen or not callable(getattr(cls, method, None)):
+        if method in seen or not inspect.isfunction(getattr(cls, method, None)):
             continue
         seen.add(method)
         source = inspect.getsource(getattr(cls, method))
@@ -96,6 +100,13 @@ SUITES: dict[str, Suite] = {
         _distributed,
         _is_cpu_all_to_all,
         lift_mpi=True,
+    ),
+    "subgroups": Suite(
+        "its tests of groups of fewer ranks, which it skips below 8 ranks; all_to_all among them",
+        _distributed,
+        _needs_8_ranks,
+        lift_mpi=True,
+        world_size=8,
     ),
     "ddp_rpc_6": Suite(
         "DDP under distributed autograd, with TensorPipe RPC beside the process group",

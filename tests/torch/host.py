@@ -133,16 +133,21 @@ def run_one(cls: Any, name: str) -> results.Result:
     return result
 
 
-# The last line of a traceback: the exception's type, perhaps with its modules, and its message.
-_EXCEPTION = re.compile(r"^(?:[A-Za-z_]\w*\.)*[A-Z]\w*(?:Error|Exception|Exit|Timeout)\b.*", re.M)
-_HARNESS = re.compile(r"^(?:AssertionError: (?:Scalars|Expected exit code)|RuntimeError: Process)")
+# The last line of a traceback: the exception's type, perhaps with its modules, and its message; of
+# torch's comparisons the line with the numbers too.
+_EXCEPTION = re.compile(
+    r"^((?:[A-Za-z_]\w*\.)*[A-Z]\w*(?:Error|Exception|Exit|Timeout)\b.*)(?:\n\n(Expected .*))?",
+    re.M,
+)
+# What torch's harness says about exit codes, where a rank may have said more.
+_HARNESS = re.compile(r".*Expected exit code|RuntimeError: Process \d", re.S)
 
 
 def why_failed(timed_out: bool, limit_s: float, problem: str, logs: dict[str, str]) -> str:
     """One line: that it hung, or the first exception of a rank."""
     texts = [problem, *(log for _, log in sorted(logs.items()))]
-    found: list[str] = [line for text in texts for line in _EXCEPTION.findall(text)]
-    ours = [line for line in found if not _HARNESS.match(line)]
+    found = [" ".join(lines) for text in texts for lines in _EXCEPTION.findall(text)]
+    ours = [error.strip() for error in found if not _HARNESS.match(error)]
     if timed_out:
         where = [
             f"rank {rank} in {top}" for rank, log in sorted(logs.items()) if (top := _top(log))
