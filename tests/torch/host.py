@@ -23,6 +23,7 @@ import os
 import re
 import signal
 import sys
+import tempfile
 import time
 import unittest
 from pathlib import Path
@@ -196,7 +197,10 @@ def main() -> int:
     parser.add_argument("--sample", action="store_true")
     options = parser.parse_args()
 
-    os.environ.update(BACKEND=options.backend, WORLD_SIZE=options.world_size)
+    meeting = Path(tempfile.mkdtemp()) / "meeting"  # of a test that makes its group anew
+    os.environ.update(
+        BACKEND=options.backend, WORLD_SIZE=options.world_size, INIT_METHOD=f"file://{meeting}"
+    )
     suite = catalog.SUITES[options.suite]
     ForkedRanks.limit_s = options.limit_s
     ForkedRanks.log_folder = options.logs

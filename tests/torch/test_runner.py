@@ -94,7 +94,7 @@ def test_shards_and_samples_are_complete_and_deterministic() -> None:
 
 
 def test_every_kind_of_failure_is_seen(tmp_path: pathlib.Path) -> None:
-    """A failure and a crash of a rank that is not rank 0, hangs with stacks, a dead host process."""
+    """A failure and a crash of a rank other than 0, hangs with stacks, a dead host process."""
     pytest.importorskip("torch")
     file = tmp_path / "results.json"
     suites.main(
