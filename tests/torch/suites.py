@@ -70,6 +70,9 @@ class Host:
             "OPENBLAS_NUM_THREADS": "1",  # its threads start with the import; see ForkedRanks
             "CUDA_VISIBLE_DEVICES": "",
             **os.environ,
+            # An installed backend with an entry point would come with torch into every host, gloo's
+            # too, before it is forked.
+            "TORCH_DEVICE_BACKEND_AUTOLOAD": "0",
             "TMPDIR": str(self.folder / "tmp"),
         }
         self.heard = time.monotonic()
