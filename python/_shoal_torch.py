@@ -36,7 +36,8 @@ def _let_monitored_barrier() -> None:
         group: Any = None, timeout: timedelta | float | None = None, wait_all_ranks: bool = False
     ) -> None:
         if c10d._rank_not_in_group(group) or dist.get_backend(group) != "shoal":
-            return original(group, timeout, wait_all_ranks)
+            original(group, timeout, wait_all_ranks)
+            return
         if timeout is None:
             timeout = c10d.default_pg_timeout
         elif not isinstance(timeout, timedelta):

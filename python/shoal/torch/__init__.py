@@ -18,9 +18,9 @@ The extension is built for one version of torch: when shoal is installed beside 
 
 from __future__ import annotations
 
+import _shoal_torch
 import torch
 
-import _shoal_torch
 from shoal.torch.groups import backend, in_pool, last_operations, pool, statistics
 
 __all__ = ["backend", "in_pool", "last_operations", "pool", "statistics"]
