@@ -11,72 +11,114 @@ namespace shoal::torch {
 Progress::Progress(Communicator world) : world_(std::move(world)), pid_(::getpid()) {}
 
 void Progress::stop() {
-  if (thread_ == nullptr) return;
-  // The last reference to a process group is often dropped by Python, with the GIL held; the thread
-  // may need it to drop a tensor.
-  std::optional<pybind11::gil_scoped_release> released;
-  if (Py_IsInitialized() != 0 && PyGILState_Check() != 0) released.emplace();
   if (pid_ != ::getpid()) {
-    (void)thread_.release();
+    for (auto& thread : threads_) (void)thread.release();
     return;
   }
+  // The last reference to a process group is often dropped by Python, with the GIL held; the
+  // threads may need it to drop a tensor.
+  std::optional<pybind11::gil_scoped_release> released;
+  if (Py_IsInitialized() != 0 && PyGILState_Check() != 0) released.emplace();
+  std::vector<std::unique_ptr<std::thread>> threads;
   {
     const std::lock_guard lock(mutex_);
     stop_ = true;
     has_news_.store(true);
+    threads = std::move(threads_);
   }
-  changed_.notify_one();
+  changed_.notify_all();
   world_.wake();
-  thread_->join();
-  thread_.reset();
+  for (auto& thread : threads) {
+    // A callback that drops the last group ends its own thread.
+    if (thread->get_id() == std::this_thread::get_id()) {
+      thread->detach();
+    } else {
+      thread->join();
+    }
+  }
 }
 
 void Progress::add(c10::intrusive_ptr<BackendWork> work) {
-  bool is_driving = false;
-  {
-    const std::lock_guard lock(mutex_);
-    added_.push_back(std::move(work));
-    has_news_.store(true);
-    is_driving = is_driving_;
-    if (thread_ == nullptr && !stop_) thread_ = std::make_unique<std::thread>([this] { run(); });
-  }
-  if (is_driving) {
-    world_.wake();
-  } else {
-    changed_.notify_one();
-  }
-}
-
-/// False: the thread is to end. Sleeps while there is nothing.
-bool Progress::take_new() {
   std::unique_lock lock(mutex_);
-  is_driving_ = false;
-  changed_.wait(lock, [this] { return stop_ || !added_.empty() || !pending_.empty(); });
-  is_driving_ = true;
-  has_news_.store(false);
-  std::ranges::move(added_, std::back_inserter(pending_));
-  added_.clear();
-  return !stop_;
+  added_.push_back(std::move(work));
+  has_pending_ = true;
+  has_news_.store(true);
+  if (!has_leader_) return call_for_leader(lock);
+  lock.unlock();
+  world_.wake();
 }
 
-void Progress::conclude_done() {
-  for (auto& work : pending_) {
-    if (!work->parts_done()) continue;
-    work->conclude();
-    work.reset();
+/// Somebody is to lead; a new thread, if all are busy with callbacks.
+void Progress::call_for_leader(std::unique_lock<std::mutex>& lock) {
+  if (idle_ == 0 && !stop_ && threads_.size() < kMostThreads) {
+    threads_.push_back(std::make_unique<std::thread>([this] { run(); }));
+    return;
   }
-  std::erase(pending_, nullptr);
+  lock.unlock();
+  changed_.notify_one();
 }
 
 void Progress::run() {
   ::pthread_setname_np(::pthread_self(), "shoal-progress");
-  while (take_new()) {
-    world_.drive([this] {
-      if (has_news_.load()) return true;
-      return std::ranges::any_of(pending_, [](const auto& work) { return work->parts_done(); });
-    });
-    conclude_done();
+  std::unique_lock lock(mutex_);
+  while (!stop_) {
+    if (has_leader_ || !has_pending_) {
+      ++idle_;
+      changed_.wait(lock);
+      --idle_;
+      continue;
+    }
+    has_leader_ = true;
+    lock.unlock();
+    drive();
+    conclude(take_done());
+    lock.lock();
   }
+}
+
+/// Until something is done, or there is news.
+void Progress::drive() {
+  {
+    const std::lock_guard lock(mutex_);
+    has_news_.store(false);
+    std::ranges::move(added_, std::back_inserter(pending_));
+    added_.clear();
+    if (stop_) return;
+  }
+  world_.drive([this] {
+    if (has_news_.load()) return true;
+    return std::ranges::any_of(pending_, [](const auto& work) { return work->parts_done(); });
+  });
+}
+
+Progress::Works Progress::take_done() {
+  Works done;
+  for (auto& work : pending_) {
+    if (work->parts_done()) done.push_back(std::move(work));
+  }
+  std::erase(pending_, nullptr);
+  return done;
+}
+
+/// The leader is one until it comes to callbacks, or to the end.
+void Progress::conclude(const Works& done) {
+  bool leads = true;
+  for (const auto& work : done) {
+    work->conclude([&] {
+      if (std::exchange(leads, false)) let_another_lead();
+    });
+  }
+  if (!leads) return;
+  const std::lock_guard lock(mutex_);
+  has_leader_ = false;
+  has_pending_ = !pending_.empty() || !added_.empty();
+}
+
+void Progress::let_another_lead() {
+  std::unique_lock lock(mutex_);
+  has_leader_ = false;
+  has_pending_ = !pending_.empty() || !added_.empty();
+  if (has_pending_) call_for_leader(lock);
 }
 
 }  // namespace shoal::torch

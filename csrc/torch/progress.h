@@ -13,7 +13,9 @@
 
 namespace shoal::torch {
 
-/// One thread a job, asleep while nothing is pending. Any thread.
+/// Threads of a job, asleep while nothing is pending. One of them leads: it drives what is pending.
+/// Callbacks of futures run in these threads, and may wait for other futures: so before it runs
+/// any, the leader lets another one lead. Any thread.
 class Progress {
  public:
   explicit Progress(Communicator world);
@@ -22,24 +24,35 @@ class Progress {
   Progress& operator=(const Progress&) = delete;
 
   void add(c10::intrusive_ptr<BackendWork> work);
-  /// Ends the thread; what is pending is left to those who wait for it. Idempotent.
+  /// Ends the threads; what is pending is left to those who wait for it. Idempotent.
   void stop();
 
  private:
+  using Works = std::vector<c10::intrusive_ptr<BackendWork>>;
+
   void run();
-  bool take_new();
-  void conclude_done();
+  void drive();
+  Works take_done();
+  void conclude(const Works& done);
+  void let_another_lead();
+  void call_for_leader(std::unique_lock<std::mutex>& lock);
+
+  /// Callbacks that wait for one another's operations; more of them would wait for ever.
+  static constexpr std::size_t kMostThreads = 32;
 
   Communicator world_;
-  std::vector<c10::intrusive_ptr<BackendWork>> pending_;  // the thread's own
+  Works pending_;  // the leader's
   std::mutex mutex_;
   std::condition_variable changed_;
-  std::vector<c10::intrusive_ptr<BackendWork>> added_;  // mutex_
-  bool stop_ = false;                                   // mutex_
-  std::atomic<bool> has_news_{false};                   ///< added_ or stop_ has changed
-  bool is_driving_ = false;                             // mutex_
+  Works added_;                        // mutex_
+  bool has_leader_ = false;            // mutex_
+  bool has_pending_ = false;           // mutex_: pending_ or added_ is not empty
+  int idle_ = 0;                       // mutex_
+  bool stop_ = false;                  // mutex_
+  std::atomic<bool> has_news_{false};  ///< added_ or stop_ has changed
   int pid_;
-  std::unique_ptr<std::thread> thread_;  // a forked child has the object but not the thread
+  /// mutex_. A forked child has the objects but not the threads.
+  std::vector<std::unique_ptr<std::thread>> threads_;
 };
 
 }  // namespace shoal::torch

@@ -64,7 +64,7 @@ std::exception_ptr BackendWork::first_error() const {
   return nullptr;
 }
 
-void BackendWork::conclude() {
+void BackendWork::conclude(const std::function<void()>& before_callbacks) {
   if (concluding_.exchange(true)) {
     std::unique_lock lock(mutex_);
     cv_.wait(lock, [this] { return completed_; });
@@ -88,6 +88,7 @@ void BackendWork::conclude() {
     future = future_;
     result_future = result_future_;
   }
+  if (before_callbacks && (future || result_future)) before_callbacks();
   if (future) complete_future(future);
   if (result_future) {
     result_future->markCompleted(

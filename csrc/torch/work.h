@@ -46,8 +46,9 @@ class BackendWork final : public c10d::Work {
 
   /// Gives nobody a turn.
   [[nodiscard]] bool parts_done() const noexcept;
-  /// All parts are done.
-  void conclude();
+  /// All parts are done. `before_callbacks` is called if there is a future, whose callbacks run
+  /// next, in this thread.
+  void conclude(const std::function<void()>& before_callbacks = {});
 
   bool isCompleted() override;
   bool isSuccess() const override;

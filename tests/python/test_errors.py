@@ -194,3 +194,32 @@ def test_ctrl_c_ends_a_wait(job: Runner) -> None:
 
 def test_wrong_arguments_say_what_to_do(job: Runner) -> None:
     assert job(ARGUMENTS, 2).out.count("named") == 2
+
+
+def test_a_rank_that_has_left_is_not_waited_for(job: Runner) -> None:
+    """It ends in order while the others still want something of it."""
+    result = job(
+        """
+        import sys, time
+        comm = shoal.init()
+        x = np.ones(5000)
+        comm.all_reduce(x)
+        if comm.rank == 1:
+            comm.send(x, 0, tag=3)
+            sys.exit(0)
+        time.sleep(1.5)
+        y = np.empty(5000)
+        if comm.rank == 0:
+            comm.recv(y, 1, tag=3)  # it was sent before
+            assert y[0] == 3
+        began = time.monotonic()
+        try:
+            comm.all_reduce(x)
+        except shoal.PeerFailed as error:
+            assert "rank 1" in str(error) and "has left the job" in str(error), error
+            assert time.monotonic() - began < 20
+            print("named")
+        """,
+        ranks=3,
+    )
+    assert result.lines(0) == ["named"] and result.lines(2) == ["named"]
