@@ -71,7 +71,8 @@ void Progress::run() {
     has_leader_ = true;
     lock.unlock();
     drive();
-    conclude(take_done());
+    const auto done = take_done();
+    conclude(done.get());
     lock.lock();
   }
 }
@@ -91,21 +92,23 @@ void Progress::drive() {
   });
 }
 
-Progress::Works Progress::take_done() {
-  Works done;
-  for (auto& work : pending_) {
-    if (work->parts_done()) done.push_back(std::move(work));
-  }
-  std::erase(pending_, nullptr);
-  return done;
+/// One at a time: its callbacks may wait for another one that is done too.
+c10::intrusive_ptr<BackendWork> Progress::take_done() {
+  const auto found =
+      std::ranges::find_if(pending_, [](const auto& work) { return work->parts_done(); });
+  if (found == pending_.end()) return nullptr;
+  auto work = std::move(*found);
+  pending_.erase(found);
+  return work;
 }
 
 /// The leader is one until it comes to callbacks, or to the end.
-void Progress::conclude(const Works& done) {
+void Progress::conclude(BackendWork* done) {
   bool leads = true;
-  for (const auto& work : done) {
-    work->conclude([&] {
-      if (std::exchange(leads, false)) let_another_lead();
+  if (done != nullptr) {
+    done->conclude([&] {
+      let_another_lead();
+      leads = false;
     });
   }
   if (!leads) return;

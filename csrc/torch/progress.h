@@ -32,8 +32,8 @@ class Progress {
 
   void run();
   void drive();
-  Works take_done();
-  void conclude(const Works& done);
+  c10::intrusive_ptr<BackendWork> take_done();
+  void conclude(BackendWork* done);
   void let_another_lead();
   void call_for_leader(std::unique_lock<std::mutex>& lock);
 
