@@ -33,7 +33,7 @@ def values(
     generator = torch.Generator().manual_seed(1000 * seed + rank)
     numbers = torch.randint(0, 4, shape, generator=generator)
     if dtype.is_complex:
-        return torch.complex(numbers.double(), 5.0 - numbers).to(dtype)
+        return torch.complex(numbers.double(), 5 - numbers.double()).to(dtype)
     return numbers.to(dtype)
 
 
