@@ -237,6 +237,15 @@ def check_ddp_in_the_pool_stages_no_bytes() -> None:
 
 
 def check_ddp_comm_hooks() -> None:
+    compare_hooks("plain", "bf16", "fp16")
+
+
+def check_ddp_power_sgd() -> None:
+    """Each of its callbacks waits for an all_reduce that it has begun."""
+    compare_hooks("powerSGD")
+
+
+def compare_hooks(*hooks: str) -> None:
     def train(backend: str, hook: str) -> Weights:
         group = group_of(backend)
         model = DistributedDataParallel(network(), process_group=group)
@@ -256,7 +265,7 @@ def check_ddp_comm_hooks() -> None:
         steps(model)
         return weights(model)
 
-    for hook in ("plain", "bf16", "fp16", "powerSGD"):
+    for hook in hooks:
         over_shoal = train("shoal", hook)
         over_gloo = train("gloo", hook)
         if hook == "plain":

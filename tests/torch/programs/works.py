@@ -96,6 +96,36 @@ def check_a_callback_may_call_collectives_itself() -> None:
     assert (future.then(waited).wait() == SUM * SIZE).all()
 
 
+def check_a_callback_may_wait_for_futures() -> None:
+    """It runs in the thread that completes operations, and must not keep the others from it."""
+    Value = torch.futures.Future[list[torch.Tensor]]
+
+    def next_one(future: Value) -> torch.Tensor:
+        x = future.value()[0].clone()
+        return dist.all_reduce(x, async_op=True).get_future().wait()[0]
+
+    for length in (1, 20_000):
+        future = dist.all_reduce(mine(length), async_op=True).get_future()
+        for count in (1, 2, 3):
+            future = future.then(next_one if count == 1 else lambda f: next_one(listed(f)))
+        assert (future.wait() == SUM * SIZE**3).all()
+
+    # Another one that was begun before, and is over only after the callback has begun.
+    first = dist.all_reduce(mine(20_000), async_op=True).get_future()
+    if RANK != 0:
+        first.wait()
+        time.sleep(0.2)
+    second = dist.all_reduce(mine(20_000, 2), async_op=True).get_future()
+    both = first.then(lambda f: f.value()[0] + second.wait()[0])
+    assert (both.wait() == SUM * 3).all()
+
+
+def listed(future: torch.futures.Future[torch.Tensor]) -> torch.futures.Future[list[torch.Tensor]]:
+    result: torch.futures.Future[list[torch.Tensor]] = torch.futures.Future()
+    result.set_result([future.value()])
+    return result
+
+
 def check_wait_with_a_timeout() -> None:
     """A wait that ends too early is not the end of the operation."""
     dist.barrier()
