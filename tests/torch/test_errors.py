@@ -1,0 +1,125 @@
+"""Every wait has an end, and every error names a rank."""
+
+from __future__ import annotations
+
+import pytest
+from conftest import Checker, Launcher, names_of_checks
+
+
+@pytest.mark.parametrize("name", names_of_checks("errors.py"))
+def test_errors_while_all_ranks_live(check: Checker, name: str) -> None:
+    check("errors.py", name, 3)
+
+
+# Rank 1 dies while the others wait for it in different ways: a blocking call, a future, a receive.
+KILLED = """
+    import signal, time
+    dist.init_process_group("shoal")
+    pair = dist.new_group([0, 2])
+    dist.all_reduce(torch.ones(1000))
+    if RANK == 1:
+        time.sleep(0.3)
+        os.kill(os.getpid(), signal.SIGKILL)
+    started = time.monotonic()
+    try:
+        if RANK == 0:
+            dist.all_reduce(torch.ones(1000))
+        else:
+            dist.all_reduce(torch.ones(1000), async_op=True).wait()
+    except dist.DistBackendError as error:
+        assert "rank 1" in str(error) and "PeerFailed" in str(error), error
+        print("told:", error)
+    else:
+        raise AssertionError("no error")
+    assert time.monotonic() - started < 5, time.monotonic() - started
+    # again, at once; and not for ever of a receive
+    started = time.monotonic()
+    for call in (lambda: dist.all_reduce(torch.ones(3)), lambda: dist.recv(torch.ones(3), 1)):
+        try:
+            call()
+        except dist.DistBackendError as error:
+            assert "rank 1" in str(error), error
+        else:
+            raise AssertionError("no error")
+    assert time.monotonic() - started < 5, time.monotonic() - started
+    print("ended in order")
+"""
+
+
+def test_a_killed_peer_is_named_within_seconds(launch: Launcher) -> None:
+    result = launch(KILLED, ranks=3, limit_s=40, expect=None)
+    assert result.returncodes == [0, -9, 0], str(result)
+    for rank in (0, 2):
+        assert "ended in order" in result.outputs[rank], str(result)
+
+
+def test_a_rank_that_leaves_too_early_is_named(launch: Launcher) -> None:
+    result = launch(
+        """
+        dist.init_process_group("shoal")
+        dist.all_reduce(torch.ones(3))
+        if RANK == 1:
+            raise SystemExit(0)
+        try:
+            dist.all_reduce(torch.ones(1000))
+        except dist.DistBackendError as error:
+            assert "rank 1" in str(error), error
+        else:
+            raise AssertionError("no error")
+        """,
+        limit_s=40,
+    )
+    assert result.seconds < 30, str(result)
+
+
+def test_a_rank_that_never_comes_is_named(launch: Launcher) -> None:
+    result = launch(
+        """
+        from datetime import timedelta
+        store = dist.TCPStore("127.0.0.1", int(os.environ["MASTER_PORT"]), SIZE, RANK == 0)
+        if RANK == 1:
+            store.get("over")
+            raise SystemExit(0)
+        try:
+            dist.init_process_group(
+                "shoal", store=store, rank=RANK, world_size=SIZE, timeout=timedelta(seconds=2)
+            )
+        except dist.DistStoreError as error:
+            assert "have not come: 1" in str(error), error
+            print("told:", error)
+        else:
+            raise AssertionError("no error")
+        store.set("over", "")
+        store.get("over")
+        """,
+        limit_s=40,
+    )
+    assert "told:" in result.outputs[0]
+
+
+# Torch's own check of what the ranks call, which wraps the backend.
+DETAIL = """
+    import shoal.torch
+    dist.init_process_group("shoal")
+    x = torch.ones(1000)
+    dist.all_reduce(x)
+    assert (x == SIZE).all()
+    outputs = [torch.empty(5) for _ in range(SIZE)]
+    dist.all_gather(outputs, torch.full((5,), float(RANK)))
+    assert [int(one[0]) for one in outputs] == list(range(SIZE))
+    assert type(shoal.torch.backend()).__name__ == "ProcessGroupShoal"
+    with shoal.torch.pool():
+        assert shoal.torch.in_pool(torch.empty(1000))
+    try:
+        dist.all_reduce(torch.ones(1000 + RANK))
+    except RuntimeError as error:
+        assert "Detected mismatch between collectives on ranks" in str(error), error
+        print("told:", error)
+    else:
+        raise AssertionError("no error")
+"""
+
+
+def test_torch_s_own_debugging_reports_a_mismatched_shape(launch: Launcher) -> None:
+    result = launch(DETAIL, limit_s=40, variables={"TORCH_DISTRIBUTED_DEBUG": "DETAIL"})
+    assert all("told:" in output for output in result.outputs), str(result)
