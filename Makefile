@@ -27,7 +27,7 @@ WITH_CXX = CXX="$$(scripts/find-cxx.sh)"
 CONFIGURE = $(WITH_CXX) cmake --log-level=WARNING
 CTEST = ctest --no-tests=error --timeout 300 -j $(JOBS)
 
-.PHONY: help demo test bench bench-quick build package baseline format lint clean test-cpp test-python test-asan test-tsan
+.PHONY: help demo test bench bench-quick bench-torch build package baseline format lint clean test-cpp test-python test-asan test-tsan
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -47,6 +47,10 @@ bench: package $(VENV)/.ready-for-bench ## shoal beside other libraries and floo
 bench-quick: package ## the same with two ranks and fewer sizes, in under 3 minutes
 	@mkdir -p build/bench
 	$(BENCH) --quick --rows build/bench/quick.json
+
+bench-torch: package ## torch.distributed over shoal beside gloo, 15 minutes, with a report
+	@mkdir -p build/bench
+	$(BENCH) --torch --json build/bench/torch.json --report $(or $(REPORT),build/bench/performance-torch.md)
 
 build: $(VENV)/.ready-for-test configure ## the C++ libraries and tests, in build/release
 	cmake --build $(BUILD)
