@@ -26,7 +26,7 @@ _MINUTES, _QUICK_MINUTES = 25.0, 3.0
 _QUICK = Effort(5, 3, 3, 0.012, 2, block_us=200, rotates=True)
 _FULL = Effort(9, 5, 10, 0.030, 2, block_us=200, rotates=True)
 _QUICK_TRAINING = Effort(5, 3, 15, 0.10, 2, rotates=True)
-_FULL_TRAINING = Effort(15, 7, 60, 0.15, 2, rotates=True)
+_FULL_TRAINING = Effort(15, 9, 45, 0.15, 2, rotates=True)
 
 
 def main(options: argparse.Namespace) -> int:

@@ -34,9 +34,10 @@ nobody. What libraries take without torch is in [performance.md](performance.md)
 _TRAINING = """\
 A transformer of 5.3 million parameters (21 MB of gradients), 64 words a step and rank. With DDP,
 communication is what a step takes longer than the same step of the same model under `no_sync()`,
-taken within a round: what the backward pass does not hide, and DDP's own copies between gradients
-and buckets, which the floor (a communication hook that does nothing) shows. FSDP2 is compared with
-the same step over the backend that does nothing.
+taken within a round (in brackets, between what lie half of the rounds): what the backward pass does
+not hide, and DDP's own copies between gradients and buckets, which the floor (a communication hook
+that does nothing) shows. FSDP2 is compared with the same step over the backend that does nothing.
+All rounds count here.
 """
 
 
@@ -133,6 +134,17 @@ def _ms(us: float | None) -> str:
     return "-" if us is None else number(us / 1000)
 
 
+def _communication(step: Step, name: str) -> str:
+    if name not in step.communication_us:
+        return "-"
+    low, high = step.quartiles_us(name)
+    return f"{_signed(step.communication_us[name])} ({_signed(low)} to {_signed(high)})"
+
+
+def _signed(us: float) -> str:
+    return f"{us / 1000:.1f}"
+
+
 def _steps(steps: Iterable[Step]) -> str:
     lines = [
         (
@@ -141,7 +153,7 @@ def _steps(steps: Iterable[Step]) -> str:
             name,
             _ms(step.step_us[name]),
             _ms(step.alone_us.get(name)),
-            _ms(step.communication_us.get(name)),
+            _communication(step, name),
             number(step.times_less(name)) if name not in (FLOOR, GLOO) else "",
         )
         for step in steps

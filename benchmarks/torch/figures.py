@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from statistics import geometric_mean, median
+from statistics import geometric_mean, median, quantiles
 
 from ..cells import size_text
 from ..measure import Result
@@ -68,13 +68,22 @@ class Step:
     communication_us: dict[str, float]
     round_communication_us: dict[str, list[float]]
     rounds: int
-    rounds_left_out: int
     busy_rounds: int
 
     def times_less(self, ours: str) -> float | None:
-        """Communication, than with gloo."""
+        """Communication, than with gloo; infinite where it cannot be seen in the step's time."""
         mine, theirs = self.communication_us.get(ours), self.communication_us.get(GLOO)
-        return None if mine is None or theirs is None or mine <= 0 else theirs / mine
+        if mine is None or theirs is None or theirs <= 0:
+            return None
+        return theirs / mine if mine > 0 else math.inf
+
+    def quartiles_us(self, contender: str) -> tuple[float, float]:
+        """Of communication: between them lie half of the rounds."""
+        rounds = self.round_communication_us[contender]
+        if len(rounds) < 2:
+            return rounds[0], rounds[0]
+        low, _, high = quantiles(rounds, n=4, method="inclusive")
+        return low, high
 
     def __str__(self) -> str:
         return f"{TRAININGS[self.training].text}, {self.ranks} ranks"
@@ -121,9 +130,8 @@ class Report:
         path.write_text(json.dumps([asdict(row) for row in self.rows], indent=1) + "\n")
 
 
-def _by_contender(result: Result) -> dict[str, list[float]]:
-    """The rounds' medians, of rounds that count."""
-    counted = result.rounds_counted()
+def _by_contender(result: Result, counted: Sequence[int]) -> dict[str, list[float]]:
+    """These rounds' medians."""
     return {
         name.partition("/")[2]: [median(rounds[number]) for number in counted]
         for name, rounds in result.times_us.items()
@@ -140,10 +148,10 @@ def _p99(result: Result, name: str) -> float:
 
 
 def row_of(result: Result, ranks: int) -> Row | None:
-    rounds = _by_contender(result)
-    if not rounds:
+    if not result.times_us:
         return None
     counted = result.rounds_counted()
+    rounds = _by_contender(result, counted)
     floor = rounds.get(FLOOR)
     return Row(
         op=result.cell.op,
@@ -166,7 +174,9 @@ def row_of(result: Result, ranks: int) -> Row | None:
 
 
 def step_of(result: Result, ranks: int) -> Step | None:
-    rounds = _by_contender(result)
+    """All rounds count: a step is arithmetic for the most part, its two turns follow one another,
+    and the cores rarely stay as they are for as long as a round takes."""
+    rounds = _by_contender(result, range(len(result.calibration_ns)))
     steps = {name: times for name, times in rounds.items() if not name.endswith(ALONE)}
     if TRAININGS[result.cell.op].is_fsdp:
         alone = {name: rounds[FLOOR] for name in steps if FLOOR in rounds}
@@ -182,8 +192,7 @@ def step_of(result: Result, ranks: int) -> Step | None:
         alone_us={name: median(times) for name, times in alone.items()},
         communication_us={name: median(times) for name, times in longer.items()},
         round_communication_us=longer,
-        rounds=len(result.rounds_counted()),
-        rounds_left_out=len(result.calibration_ns) - len(result.rounds_counted()),
+        rounds=len(result.calibration_ns),
         busy_rounds=result.busy_rounds,
     )
 

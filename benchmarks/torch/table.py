@@ -32,11 +32,14 @@ def step_lines(step: Step) -> list[str]:
     busy = f", {step.busy_rounds} busy" if step.busy_rounds else ""
     lines = [f"{TRAININGS[step.training].text}: ms of a step ({step.rounds} rounds{busy})"]
     for name in step.step_us:
-        communication = step.communication_us.get(name, 0.0)
+        if name not in step.alone_us:
+            continue
+        low, high = step.quartiles_us(name)
         less = f", {_times(step.times_less(name))} less than gloo" if name in OURS else ""
         lines.append(
             f"  {name:<15}{step.step_us[name] / 1e3:>8.2f}, without communication"
-            f"{step.alone_us.get(name, 0.0) / 1e3:>8.2f}: {communication / 1e3:.2f} ms{less}"
+            f"{step.alone_us[name] / 1e3:>8.2f}: {step.communication_us[name] / 1e3:.2f} ms "
+            f"({low / 1e3:.2f} to {high / 1e3:.2f}){less}"
         )
     return lines
 
