@@ -141,6 +141,11 @@ def _communication(step: Step, name: str) -> str:
     return f"{_signed(step.communication_us[name])} ({_signed(low)} to {_signed(high)})"
 
 
+def _beyond(step: Step, name: str) -> str:
+    beyond = None if name == FLOOR else step.beyond_floor_us(name)
+    return "" if beyond is None else _signed(beyond)
+
+
 def _signed(us: float) -> str:
     return f"{us / 1000:.1f}"
 
@@ -154,12 +159,14 @@ def _steps(steps: Iterable[Step]) -> str:
             _ms(step.step_us[name]),
             _ms(step.alone_us.get(name)),
             _communication(step, name),
+            _beyond(step, name),
             number(step.times_less(name)) if name not in (FLOOR, GLOO) else "",
         )
         for step in steps
         for name in step.step_us
     ]
-    head = ("", "ranks", "", "step, ms", "without", "communication, ms", "times less than gloo")
+    head = ("", "ranks", "", "step, ms", "without", "communication, ms", "beyond floor",
+            "times less than gloo")  # fmt: skip
     return markdown_table(head, lines)
 
 

@@ -77,6 +77,11 @@ class Step:
             return None
         return theirs / mine if mine > 0 else math.inf
 
+    def beyond_floor_us(self, contender: str) -> float | None:
+        """Communication less what DDP itself does for it: copies into buckets and back."""
+        floor, mine = self.communication_us.get(FLOOR), self.communication_us.get(contender)
+        return None if floor is None or mine is None else mine - floor
+
     def quartiles_us(self, contender: str) -> tuple[float, float]:
         """Of communication: between them lie half of the rounds."""
         rounds = self.round_communication_us[contender]

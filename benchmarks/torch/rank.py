@@ -7,6 +7,7 @@ what a trace of a training step shows, as JSON.
 from __future__ import annotations
 
 import contextlib
+import gc
 import json
 import mmap
 import os
@@ -129,11 +130,15 @@ class Rank:
                 self._made[name] = training.make(TRAININGS[op], place, name == FLOOR)
             else:
                 self._made[name] = calls.make(op, int(size), place)
+            gc.collect()
+            gc.freeze()  # what stays is not looked at again and again
         return ""
 
     def _release(self) -> str:
         self._made.clear()
         self._cell = None
+        gc.unfreeze()
+        gc.collect()
         return ""
 
     def _time(self, block: str, warm_up: str, repetitions: str, verify: str) -> str:
@@ -144,10 +149,12 @@ class Rank:
             operation = calls.Operation(made.alone if is_alone else made.step)
         else:
             operation = made
+        gc.disable()  # as timeit does; a step may leave what only the next collection finds
         times = [
             _time_block(operation, self._barrier, int(block))
             for _ in range(int(warm_up) + int(repetitions))
         ]
+        gc.enable()
         if int(verify) and self._contender != FLOOR and (wrong := operation.wrong()):
             raise ValueError(f"wrong result: {wrong}")
         return "".join(f" {time_ns}" for time_ns in times[int(warm_up) :])

@@ -6,7 +6,7 @@ from collections.abc import Iterable
 
 from ..cells import size_text
 from ..table import number
-from .cells import CONTENDERS, GLOO, ORDINARY, OURS, POOL, TRAININGS
+from .cells import CONTENDERS, FLOOR, GLOO, ORDINARY, OURS, POOL, TRAININGS
 from .figures import Overlap, Report, Row, Step, mean_times, range_text, slower_cells, targets
 
 HEADING = (
@@ -35,11 +35,13 @@ def step_lines(step: Step) -> list[str]:
         if name not in step.alone_us:
             continue
         low, high = step.quartiles_us(name)
+        beyond = step.beyond_floor_us(name)
+        more = "" if beyond is None or name == FLOOR else f", {beyond / 1e3:.2f} beyond floor"
         less = f", {_times(step.times_less(name))} less than gloo" if name in OURS else ""
         lines.append(
             f"  {name:<15}{step.step_us[name] / 1e3:>8.2f}, without communication"
             f"{step.alone_us[name] / 1e3:>8.2f}: {step.communication_us[name] / 1e3:.2f} ms "
-            f"({low / 1e3:.2f} to {high / 1e3:.2f}){less}"
+            f"({low / 1e3:.2f} to {high / 1e3:.2f}){more}{less}"
         )
     return lines
 
