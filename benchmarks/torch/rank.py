@@ -130,15 +130,13 @@ class Rank:
                 self._made[name] = training.make(TRAININGS[op], place, name == FLOOR)
             else:
                 self._made[name] = calls.make(op, int(size), place)
-            gc.collect()
-            gc.freeze()  # what stays is not looked at again and again
         return ""
 
     def _release(self) -> str:
         self._made.clear()
+        if self._cell and self._cell[0] in TRAININGS:
+            gc.collect()  # models hold on to themselves
         self._cell = None
-        gc.unfreeze()
-        gc.collect()
         return ""
 
     def _time(self, block: str, warm_up: str, repetitions: str, verify: str) -> str:
@@ -192,6 +190,8 @@ def main() -> None:
     torch.set_flush_denormal(True)  # over "fake", FSDP computes with whatever lies in memory
     torch.manual_seed(0)
     groups = Groups(store, int(rank), int(ranks))
+    gc.collect()
+    gc.freeze()  # modules stay, and need not be looked at again and again
     hello = f"hello {name} {rank} {ranks} torch {torch.__version__}"
     _serve(path, hello, Rank(int(rank), int(ranks), groups))
     dist.destroy_process_group()
