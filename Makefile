@@ -31,7 +31,7 @@ CTEST = ctest --no-tests=error --timeout 300 -j $(JOBS)
   test-cpp test-python test-torch test-torch-full test-asan test-tsan
 
 help: ## this list
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-16s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 demo: package ## train a network on real data with four ranks
 	$(SHOAL) run -n $(or $(RANKS),4) $(VENV)/bin/python examples/train_digits.py
@@ -49,10 +49,9 @@ bench-quick: package ## the same with two ranks and fewer sizes, in under 3 minu
 	@mkdir -p build/bench
 	$(BENCH) --quick --rows build/bench/quick.json
 
-bench-torch: package $(VENV)/.ready-for-test ## the torch backend beside gloo, with a report
+bench-torch: package $(VENV)/.ready-for-test ## torch.distributed over shoal beside gloo, 15 minutes, with a report
 	@mkdir -p build/bench
-	$(VENV)/bin/python -m shoal.bench.torch --json build/bench/torch.json \
-	  --report $(or $(REPORT),build/bench/performance-torch.md)
+	$(BENCH) --torch --json build/bench/torch.json --report $(or $(REPORT),build/bench/performance-torch.md)
 
 build: $(VENV)/.ready-for-test configure ## the C++ libraries and tests, in build/release
 	cmake --build $(BUILD)

@@ -17,5 +17,6 @@ row's that of its rounds. Results are verified.
     measure    rounds; campaign: a whole run
     report     rows, table, JSON, Markdown; plot: PNG and SVG
     startup    apart from all this: launch to first barrier, memory of a rank
+    torch      with the same rounds: torch.distributed over shoal beside gloo
     cli        `shoal bench`; plan: its arguments
 """

@@ -23,6 +23,10 @@ INTERRUPTED_CODE = 130  # as a shell has it
 def main(options: argparse.Namespace) -> int:
     if options.startup:
         return startup.main(options)
+    if options.torch:
+        from .torch import cli as torch_cli
+
+        return torch_cli.main(options)
     try:
         plan = plan_of(options)
     except UsageError as error:

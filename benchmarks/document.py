@@ -53,7 +53,7 @@ def write(report: Report, path: Path) -> None:
         parts += ["<details><summary>All times</summary>\n", *_times(rows), "</details>\n"]
     if report.notes:
         parts.append("## Notes\n")
-        lines = [f"- {note.who}, {note.where}: {_one_line(note.what)}" for note in report.notes]
+        lines = [f"- {note.who}, {note.where}: {one_line(note.what)}" for note in report.notes]
         parts.append("\n".join(lines) + "\n")
     path.write_text("\n".join(parts))
 
@@ -74,10 +74,10 @@ def _machine(report: Report) -> list[str]:
     rounds = sum(row.rounds + row.rounds_left_out for row in report.rows)
     busy = sum(row.busy_rounds for row in report.rows)
     conditions.append(("rounds in which something else ran", f"{busy} of {rounds}"))
-    parts = ["## Machine and libraries\n", _table(("", ""), conditions)]
+    parts = ["## Machine and libraries\n", markdown_table(("", ""), conditions)]
     names = list(dict.fromkeys(name for by in report.settings.values() for name in by))
     rows = [(name, version) for name, version in report.versions.items() if name != "direct"]
-    parts.append(_table(("library", "version"), rows))
+    parts.append(markdown_table(("library", "version"), rows))
     settings = [
         (name, placement, f"`{by[name]}`")
         for name in names
@@ -85,7 +85,7 @@ def _machine(report: Report) -> list[str]:
         if name in by
     ]
     if settings:
-        parts.append(_table(("library", "where", "settings"), settings))
+        parts.append(markdown_table(("library", "where", "settings"), settings))
     return parts
 
 
@@ -111,7 +111,7 @@ def _summary(rows: list[Row]) -> list[str]:
                 if (cells := {r.bytes: getattr(r, ratio) for r in of_buffer if r.op == op})
             ]
             if any(getattr(row, ratio) for row in of_buffer):
-                parts.append(_table(_head(f"**{buffer}** over {other}", sizes), lines))
+                parts.append(markdown_table(_head(f"**{buffer}** over {other}", sizes), lines))
     for row in rows:
         if not row.bytes:
             parts.append(_barrier(row))
@@ -133,7 +133,7 @@ def _over_stream(rows: list[Row], floors: list[Floor]) -> list[str]:
             (op, *(number(of.get((op, size))) for size in sizes))
             for op in dict.fromkeys(op for op, _ in of)
         ]
-        parts.append(_table(_head(f"**{buffer}** over stream", sizes), lines))
+        parts.append(markdown_table(_head(f"**{buffer}** over stream", sizes), lines))
     return parts
 
 
@@ -167,7 +167,7 @@ def _times(rows: list[Row]) -> list[str]:
             for name in names
             if name.startswith("shoal/")
         ]
-        parts.append(_table(_head(f"{op}, us", sizes), lines))
+        parts.append(markdown_table(_head(f"{op}, us", sizes), lines))
     return parts
 
 
@@ -188,18 +188,18 @@ def _floors(floors: list[Floor]) -> list[str]:
         lines.append((name, *(number(floor.us) if floor else "-" for floor in of)))
         rate = (number(floor.bytes / floor.us / 1000) if floor else "-" for floor in of)
         lines.append((f"{name}, GB/s", *rate))
-    parts = [_table(("floors, us", *map(size_text, sizes)), lines)]
+    parts = [markdown_table(("floors, us", *map(size_text, sizes)), lines)]
     for floor in floors:
         if not floor.bytes:
             parts.append(f"A cache line from one core to the other: {floor.us * 1000:.0f} ns.\n")
     return parts
 
 
-def _table(head: Sequence[str], lines: Iterable[Sequence[str]]) -> str:
+def markdown_table(head: Sequence[str], lines: Iterable[Sequence[str]]) -> str:
     rows = ["| " + " | ".join(head) + " |", "|---" * len(head) + "|"]
     rows += ["| " + " | ".join(line) + " |" for line in lines]
     return "\n".join(rows) + "\n"
 
 
-def _one_line(text: str) -> str:
+def one_line(text: str) -> str:
     return re.sub(r"\s+", " ", text.replace("|", "/")).strip()

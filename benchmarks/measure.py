@@ -11,7 +11,6 @@ from statistics import median_low
 from .cells import Cell
 from .session import LibraryFailed, Running, Session, TooSlow
 
-BLOCK_US = 20.0  # a block of short calls lasts at least this long, for the fastest contender
 MAX_BLOCK = 1000
 MAX_ITERATIONS = 400  # of one turn
 SLOWEST_US = 1e6  # an iteration that takes longer is a collapse ...
@@ -37,6 +36,8 @@ class Effort:
     cell_seconds: float
     turn_seconds: float  # of one contender in one round
     fewest: int  # iterations of a turn, however long they take
+    block_us: float = 20.0  # a block of short calls lasts this long, for the fastest contender
+    rotates: bool = False  # each round begins with another contender
 
 
 QUICK = Effort(rounds=5, fewest_rounds=3, cell_seconds=4, turn_seconds=0.012, fewest=2)
@@ -92,7 +93,7 @@ def measure(session: Session, cell: Cell, contenders: list[Contender], effort: E
         return result
     fastest = min(probe.call_us for probe in probes.values())
     if cell.is_short:
-        result.block = max(1, min(MAX_BLOCK, math.ceil(BLOCK_US / fastest)))
+        result.block = max(1, min(MAX_BLOCK, math.ceil(effort.block_us / fastest)))
     begin = time.monotonic()
     for number in range(TRIES * effort.rounds):
         enough = len(result.rounds_counted()) >= effort.rounds if number else False
@@ -102,15 +103,21 @@ def measure(session: Session, cell: Cell, contenders: list[Contender], effort: E
         first = calibrate(session)
         result.calibration_ns.append(first)
         result.busy_rounds += others_run()
-        for contender, probe in probes.items():
+        for contender in _turns(list(probes), number if effort.rotates else 0):
             if contender.name in result.failed:
                 continue
-            _take_turn(cell, contender, probe, effort, result)
+            _take_turn(cell, contender, probes[contender], effort, result)
             if not _is_alike(calibrate(session), first):
                 result.unsteady.add(number)
     for name in result.failed:
         result.times_us.pop(name, None)
     return result
+
+
+def _turns(contenders: list[Contender], number: int) -> list[Contender]:
+    """A B C, B C A, C A B."""
+    first = number % len(contenders)
+    return contenders[first:] + contenders[:first]
 
 
 def calibrate(session: Session) -> float:

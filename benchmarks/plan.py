@@ -62,6 +62,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--startup", action="store_true",
         help="instead: from launch to the first barrier, and memory of a rank "
         "(--ranks, --rounds, --json, --directory; 128 ranks too)")  # fmt: skip
+    add("--torch", action="store_true",
+        help="instead: torch.distributed over shoal beside torch.distributed over gloo, also "
+        "training steps (--quick, --ops, --sizes, --ranks, --rounds, --minutes, --json, --rows, "
+        "--report, --directory)")  # fmt: skip
     add("--directory", type=Path, metavar="DIR", default=default_directory(),
         help="where peers are installed and drivers compiled (default: %(default)s)")  # fmt: skip
 
@@ -70,20 +74,20 @@ def plan_of(options: argparse.Namespace) -> Plan:
     ranks, network = options.ranks, options.network
     if ranks is None and network is None:
         ranks, network = (_QUICK_RANKS, None) if options.quick else (_FULL_RANKS, _FULL_NETWORK)
-    names = _chosen("--libraries", options.libraries, _names())
+    names = chosen("--libraries", options.libraries, _names())
     if options.quick and options.libraries is None:
         names = _QUICK_LIBRARIES
     return Plan(
-        ops=_chosen("--ops", options.ops, list(OPS)),
-        sizes=_sizes(options.sizes or (QUICK_SIZES if options.quick else FULL_SIZES)),
-        ranks=_ranks("--ranks", ranks),
-        network=_ranks("--network", network),
+        ops=chosen("--ops", options.ops, list(OPS)),
+        sizes=sizes_of(options.sizes or (QUICK_SIZES if options.quick else FULL_SIZES)),
+        ranks=ranks_of("--ranks", ranks),
+        network=ranks_of("--network", network),
         libraries=[Direct(), *(one for one in _libraries() if one.name in names)],
-        effort=_effort(QUICK if options.quick else FULL, options.rounds),
+        effort=with_rounds(QUICK if options.quick else FULL, options.rounds),
         minutes=options.minutes or (_QUICK_MINUTES if options.quick else _FULL_MINUTES),
         directory=options.directory,
-        json=_writable("--json", options.json),
-        rows=_writable("--rows", options.rows),
+        json=writable("--json", options.json),
+        rows=writable("--rows", options.rows),
         report=_report(options.report),
     )
 
@@ -96,7 +100,7 @@ def _names() -> list[str]:
     return [library.name for library in _libraries()]
 
 
-def _chosen(option: str, text: str | None, known: list[str]) -> list[str]:
+def chosen(option: str, text: str | None, known: list[str]) -> list[str]:
     if text is None:
         return known
     words = text.split(",")
@@ -105,14 +109,14 @@ def _chosen(option: str, text: str | None, known: list[str]) -> list[str]:
     return words
 
 
-def _sizes(text: str) -> list[int]:
+def sizes_of(text: str) -> list[int]:
     try:
         return sorted({parse_size(word) for word in text.split(",")})
     except ValueError as error:
         raise UsageError(f"--sizes: {error}") from None
 
 
-def _ranks(option: str, text: str | None) -> list[int]:
+def ranks_of(option: str, text: str | None) -> list[int]:
     numbers = []
     for word in text.split(",") if text else []:
         if not word.isdigit() or not 2 <= int(word) <= MAX_RANKS:
@@ -125,7 +129,7 @@ def _ranks(option: str, text: str | None) -> list[int]:
     return numbers
 
 
-def _effort(effort: Effort, rounds: int | None) -> Effort:
+def with_rounds(effort: Effort, rounds: int | None) -> Effort:
     if rounds is None:
         return effort
     if rounds < 1:
@@ -136,10 +140,10 @@ def _effort(effort: Effort, rounds: int | None) -> Effort:
 def _report(path: Path | None) -> Path | None:
     if path and importlib.util.find_spec("matplotlib") is None:
         raise UsageError("--report draws with matplotlib: pip install 'shoal[bench]'")
-    return _writable("--report", path)
+    return writable("--report", path)
 
 
-def _writable(option: str, path: Path | None) -> Path | None:
+def writable(option: str, path: Path | None) -> Path | None:
     if path and not path.absolute().parent.is_dir():
         raise UsageError(f"{option} {path}: there is no such directory")
     return path

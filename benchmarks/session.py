@@ -78,20 +78,20 @@ class Running:
         return self.library.name
 
     def prepare(self, op: str, size: int, buffer: str) -> None:
-        self._ask(f"prepare {op} {size} {buffer}", _COMMAND_SECONDS)
+        self.ask(f"prepare {op} {size} {buffer}", _COMMAND_SECONDS)
 
     def time(
         self, block: int, warmup: int, repetitions: int, verify: bool, seconds: float
     ) -> list[int]:
         """Nanoseconds of each repetition's block of calls, of the slowest rank."""
         command = f"time {block} {warmup} {repetitions} {int(verify)}"
-        answers = self._ask(command, seconds)
+        answers = self.ask(command, seconds)
         return [max(times) for times in zip(*(map(int, a.split()) for a in answers), strict=True)]
 
     def release(self) -> None:
-        self._ask("release", _COMMAND_SECONDS)
+        self.ask("release", _COMMAND_SECONDS)
 
-    def _ask(self, command: str, seconds: float) -> list[str]:
+    def ask(self, command: str, seconds: float) -> list[str]:
         """Every rank's answer. One that is late or gone ends the library."""
         if not self.is_alive:
             raise LibraryFailed("it has been ended")

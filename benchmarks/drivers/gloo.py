@@ -36,7 +36,7 @@ def main() -> None:
     torch.set_num_threads(1)
     dist.init_process_group(
         "gloo",
-        store=dist.FileStore(store, int(ranks)),
+        init_method=f"file://{store}",
         rank=int(rank),
         world_size=int(ranks),
     )
