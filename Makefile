@@ -83,7 +83,7 @@ test-cpp: build ## C++ tests, release build
 test-python: package ## Python tests against the installed package
 	timeout --kill-after=10 900 $(VENV)/bin/python -m pytest tests/python --junitxml=$(REPORTS)/python.xml
 
-# The torch backend: our tests, and a sample of torch's own (tests/torch/README.md).
+# The torch backend: our tests, and a sample of torch's own (tests/torch/suites/README.md).
 test-torch: package ## the torch backend: our tests, a sample of torch's own suites
 	timeout --kill-after=10 900 $(VENV)/bin/python -m pytest tests/torch --junitxml=$(REPORTS)/torch.xml
 	timeout --kill-after=10 600 $(VENV)/bin/python -m tests.torch.suites --backend gloo --backend shoal \

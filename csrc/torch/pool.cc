@@ -5,6 +5,7 @@
 #include <c10/core/Allocator.h>
 #include <c10/core/CPUAllocator.h>
 
+#include <algorithm>
 #include <cstring>
 #include <mutex>
 
@@ -14,8 +15,19 @@ namespace {
 
 thread_local PoolScope in_force;
 
+/// What tensors leave of the pool to shoal itself, which stages what is not in the pool: a quarter,
+/// but not more than this.
+constexpr std::int64_t kReservedBytes = 64 << 20;
+
+bool has_room(const std::shared_ptr<Job>& job, std::size_t bytes) {
+  const PoolStatistics pool = job->world.pool();
+  const std::int64_t reserved = std::min(kReservedBytes, pool.limit.value / 4);
+  return pool.used.value + static_cast<std::int64_t>(bytes) <= pool.limit.value - reserved;
+}
+
 /// A block of the job's pool; empty where it is full.
 c10::DataPtr take(const std::shared_ptr<Job>& job, std::size_t bytes) {
+  if (!has_room(job, bytes)) return {};
   try {
     auto block =
         std::make_unique<PoolBlock>(job->world.allocate({static_cast<std::int64_t>(bytes)}));

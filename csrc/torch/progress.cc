@@ -13,6 +13,7 @@ Progress::Progress(Communicator world) : world_(std::move(world)), pid_(::getpid
 void Progress::stop() {
   if (pid_ != ::getpid()) {
     for (auto& thread : threads_) (void)thread.release();
+    (void)changed_.release();
     return;
   }
   // The last reference to a process group is often dropped by Python, with the GIL held; the
@@ -26,7 +27,7 @@ void Progress::stop() {
     has_news_.store(true);
     threads = std::move(threads_);
   }
-  changed_.notify_all();
+  changed_->notify_all();
   world_.wake();
   for (auto& thread : threads) {
     // A callback that drops the last group ends its own thread.
@@ -55,7 +56,7 @@ void Progress::call_for_leader(std::unique_lock<std::mutex>& lock) {
     return;
   }
   lock.unlock();
-  changed_.notify_one();
+  changed_->notify_one();
 }
 
 void Progress::run() {
@@ -64,7 +65,7 @@ void Progress::run() {
   while (!stop_) {
     if (has_leader_ || !has_pending_) {
       ++idle_;
-      changed_.wait(lock);
+      changed_->wait(lock);
       --idle_;
       continue;
     }

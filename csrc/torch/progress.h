@@ -43,7 +43,8 @@ class Progress {
   Communicator world_;
   Works pending_;  // the leader's
   std::mutex mutex_;
-  std::condition_variable changed_;
+  /// By pointer: a forked child must not destroy one that the parent's threads wait for.
+  std::unique_ptr<std::condition_variable> changed_ = std::make_unique<std::condition_variable>();
   Works added_;                        // mutex_
   bool has_leader_ = false;            // mutex_
   bool has_pending_ = false;           // mutex_: pending_ or added_ is not empty

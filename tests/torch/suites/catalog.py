@@ -20,7 +20,7 @@ if sys.version_info >= (3, 11):
 else:  # pip brings the reader that this version lacks
     from pip._vendor import tomli as tomllib
 
-from tests.torch.sources import DISTRIBUTED, INTERNAL
+from tests.torch.suites.sources import DISTRIBUTED, INTERNAL
 
 HERE = Path(__file__).parent
 Classes = dict[str, tuple[Any, ...]]  # name: what it inherits, leftmost first
@@ -128,7 +128,7 @@ SUITES: dict[str, Suite] = {
 DEFAULT = tuple(SUITES)
 SUITES["selfcheck"] = Suite(
     "tests that pass, fail, hang, crash and skip, to see that the runner tells them apart",
-    lambda: {"SelfCheck": importlib.import_module("tests.torch.selfcheck").bases()},
+    lambda: {"SelfCheck": importlib.import_module("tests.torch.suites.selfcheck").bases()},
 )
 
 

@@ -5,7 +5,8 @@ process imports them once and forks every rank, where torch's own runner spawns 
 fork it stays as it was after the imports: one thread (checked before every test), no process group,
 no GPU, no backend; a backend other than gloo is imported in the ranks.
 
-    python -m tests.torch.host --suite distributed --backend gloo --world-size 2 --results FILE
+    python -m tests.torch.suites.host --suite distributed --backend gloo --world-size 2 \
+        --results FILE
 
 writes its plan, the start and the result of each test to FILE (results.py). Started again with the
 same FILE it goes on with what has no result.
@@ -29,7 +30,7 @@ import unittest
 from pathlib import Path
 from typing import Any
 
-from tests.torch import catalog, results, sources
+from tests.torch.suites import catalog, results, sources
 
 # Time for faulthandler to write the stacks of a test at its limit, before its ranks are ended.
 DUMP_S = 2.0

@@ -20,11 +20,11 @@ import xml.etree.ElementTree as ET
 from collections.abc import Iterable
 from pathlib import Path
 
-from tests.torch import catalog, report, results
-from tests.torch.results import FAILED, NOT_RUN, Result, Unit
+from tests.torch.suites import catalog, report, results
+from tests.torch.suites.results import FAILED, NOT_RUN, Result, Unit
 
-ROOT = Path(__file__).parents[2]
-PLUGINS = {"gloo": "", "shoal": "shoal.torch", "mirror": "tests.torch.mirror"}
+ROOT = Path(__file__).parents[3]
+PLUGINS = {"gloo": "", "shoal": "shoal.torch", "mirror": "tests.torch.suites.mirror"}
 IMPORT_S = 120  # for a host's imports, on a busy machine
 CLEAN_UP_S = 30  # a host's own time for a test beyond the test's limit
 MAX_RESTARTS = 5
@@ -55,7 +55,7 @@ class Host:
         with fewer than ranks, torch skips every test."""
         options = self.options
         command = [
-            sys.executable, "-m", "tests.torch.host",
+            sys.executable, "-m", "tests.torch.suites.host",
             "--suite", self.unit.suite, "--backend", self.unit.backend,
             "--plugin", options.plugins[self.unit.backend],
             "--world-size", str(self.unit.world_size),

@@ -9,7 +9,7 @@ import time
 import unittest
 from typing import Any
 
-from tests.torch.sources import INTERNAL
+from tests.torch.suites.sources import INTERNAL
 
 
 class Cases:

@@ -9,8 +9,9 @@ import xml.etree.ElementTree as ET
 import pytest
 
 from scripts import summary
-from tests.torch import catalog, report, sources, suites
-from tests.torch.results import FAILED, NOT_RUN, PASSED, SKIPPED, Result, Unit
+from tests.torch.suites import __main__ as suites
+from tests.torch.suites import catalog, report, sources
+from tests.torch.suites.results import FAILED, NOT_RUN, PASSED, SKIPPED, Result, Unit
 
 GLOO, OTHER = Unit("distributed", 2, "gloo"), Unit("distributed", 2, "other")
 

@@ -15,7 +15,7 @@ if sys.version_info >= (3, 11):
 else:  # pip brings the reader that this version lacks
     from pip._vendor import tomli as tomllib
 
-from tests.torch.results import FAILED, NOT_RUN, OUTCOMES, PASSED, SKIPPED, Result, Unit
+from tests.torch.suites.results import FAILED, NOT_RUN, OUTCOMES, PASSED, SKIPPED, Result, Unit
 
 REFERENCE = "gloo"
 Results = Mapping[Unit, Mapping[str, Result]]
