@@ -111,12 +111,12 @@ def equal(a: Weights, b: Weights, exact: bool = SIZE == 2) -> None:
             torch.testing.assert_close(a[name], b[name], rtol=1e-4, atol=1e-5)
 
 
-def same_everywhere(mine: Weights) -> None:
+def same_everywhere(mine: Weights, exact: bool = True) -> None:
     everyone: list[Weights | None] = [None] * SIZE
     dist.all_gather_object(everyone, mine)
     for other in everyone:
         assert other is not None
-        equal(mine, other, exact=True)
+        equal(mine, other, exact)
 
 
 def require_equal_results(train: Callable[[str], Weights], exact: bool = SIZE == 2) -> Weights:
@@ -272,7 +272,9 @@ def compare_hooks(*hooks: str) -> None:
             equal(over_shoal, over_gloo)
         for name in over_shoal:
             torch.testing.assert_close(over_shoal[name], over_gloo[name], rtol=0.02, atol=0.002)
-        same_everywhere(over_shoal)
+        # powerSGD multiplies matrices wherever they lie in memory, which moves the last bit, also
+        # over gloo
+        same_everywhere(over_shoal, exact=hook != "powerSGD")
 
 
 def check_ddp_builtin_comm_hook() -> None:
