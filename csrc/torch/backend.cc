@@ -91,7 +91,7 @@ void ShoalBackend::startCoalescing() {
   // A call that throws in a block is its end: torch does not say so.
   if (coalescing_ != nullptr) endCoalescing();
   coalescing_ = c10::make_intrusive<BackendWork>(getRank(), OpType::COALESCED, "shoal:coalesced",
-                                                 Tensors{}, next_sequence());
+                                                 Tensors{}, next_sequence(OpType::COALESCED));
   coalescing_->set_open(true);
 }
 
@@ -636,7 +636,8 @@ WorkPtr ShoalBackend::allreduce_sparse(Tensors& tensors, const c10d::AllreduceOp
   const at::Tensor sum = at::sparse_coo_tensor(indices, values, mine.sizes()).coalesce();
   user.copy_(sum);
   auto work = c10::make_intrusive<BackendWork>(getRank(), OpType::_ALLREDUCE_SPARSE,
-                                               "shoal:all_reduce_sparse", tensors, next_sequence());
+                                               "shoal:all_reduce_sparse", tensors,
+                                               next_sequence(OpType::_ALLREDUCE_SPARSE));
   work->set_outputs(tensors);
   work->conclude();
   return work;

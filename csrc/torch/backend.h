@@ -110,8 +110,13 @@ class ShoalBackend final : public c10d::Backend {
  private:
   friend class Call;
 
-  /// Collective number, for reports. Uneven exchanges take their tags from a count of their own.
-  std::uint64_t next_sequence() noexcept { return ++sequence_; }
+  /// Of collectives, the same on all ranks. Messages, and blocks that may hold nothing else, are
+  /// counted apart: not all ranks take part in them.
+  std::uint64_t next_sequence(c10d::OpType op) noexcept {
+    const bool is_collective = !c10d::isP2POp(op) && op != c10d::OpType::COALESCED;
+    return ++(is_collective ? sequence_ : messages_);
+  }
+  /// Uneven exchanges take their tags from a count of their own.
   std::int64_t next_exchange_tag() noexcept { return kTags + exchanges_++ % kTags; }
   WorkPtr allgather_lists(const std::vector<Tensors>& outputs, const Tensors& inputs,
                           const c10d::AllgatherOptions& opts);
@@ -132,7 +137,7 @@ class ShoalBackend final : public c10d::Backend {
   bool is_shut_down_ = false;
   c10::intrusive_ptr<Options> options_;
   std::string ucx_directory_;
-  std::atomic<std::uint64_t> sequence_{0};
+  std::atomic<std::uint64_t> sequence_{0}, messages_{0};
   std::int64_t exchanges_ = 0;
   std::shared_ptr<Recorder> recorder_;  // the job's, also after shutdown()
   Copies copies_;

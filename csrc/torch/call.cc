@@ -44,19 +44,20 @@ Call::Call(ShoalBackend& backend, What what, const Tensors& profiled)
   if (timeout == c10d::kUnsetTimeout) timeout = backend.options_->timeout;
   options_.timeout_ms = timeout.count();
   options_.deterministic = at::globalContext().deterministicAlgorithms();
+  const std::uint64_t sequence = backend.next_sequence(what.op);
   if (backend.coalescing_ != nullptr) {
     work_ = backend.coalescing_;
   } else {
     work_ = c10::make_intrusive<BackendWork>(backend.getRank(), what.op, what.title, profiled,
-                                             backend.next_sequence());
+                                             sequence);
   }
-  record(profiled);
+  record(sequence, profiled);
 }
 
-void Call::record(const Tensors& tensors) {
+void Call::record(std::uint64_t sequence, const Tensors& tensors) {
   Recorder::Entry entry;
   entry.group = backend_.communicator_id_;
-  entry.sequence = work_->getSequencenumber();
+  entry.sequence = sequence;
   entry.operation = what_.title;
   entry.timeout_ms = options_.timeout_ms;
   if (!tensors.empty()) {

@@ -45,7 +45,7 @@ class Call {
   c10::intrusive_ptr<c10d::Work> launch(Tensors outputs = {});
 
  private:
-  void record(const Tensors& tensors);
+  void record(std::uint64_t sequence, const Tensors& tensors);
   void require_dense(const at::Tensor& tensor) const;
   void count_copy(const at::Tensor& tensor);
 
