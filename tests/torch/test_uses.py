@@ -141,19 +141,20 @@ def test_a_pool_that_is_full(launch: Launcher) -> None:
         import shoal.torch
         dist.init_process_group("shoal")
         with shoal.torch.pool():
-            tensors = [torch.full((1 << 18,), 1.0) for _ in range(20)]  # 1 MiB each, of 16
+            tensors = [torch.full((1 << 18,), 1.0) for _ in range(80)]  # 1 MiB each, of 64
         inside = [shoal.torch.in_pool(x) for x in tensors]
         assert any(inside) and not all(inside), inside
         for x in tensors:
             dist.all_reduce(x)
             assert (x == SIZE).all()
-        outputs = [torch.empty(3 << 20) for _ in range(SIZE)]  # lists go through the pool
-        dist.all_gather(outputs, torch.full((3 << 20,), float(RANK)))
+        outputs = [torch.empty(20 << 20) for _ in range(SIZE)]  # lists go through the pool
+        del tensors, x
+        dist.all_gather(outputs, torch.full((20 << 20,), float(RANK)))
         for rank, one in enumerate(outputs):
             assert (one == rank).all()
         dist.destroy_process_group()
         """,
-        variables={"SHOAL_POOL_BYTES": str(16 << 20)},
+        variables={"SHOAL_POOL_BYTES": str(64 << 20)},
     )
 
 
