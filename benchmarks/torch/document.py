@@ -19,7 +19,8 @@ Written by `make bench-torch` (`shoal bench --torch --report`), in one run on on
 nobody. What libraries take without torch is in [performance.md](performance.md).
 
 - Each rank is one process with process groups of both backends, `shoal` and `gloo`, which take
-  turns within milliseconds; a round is a turn of each. One thread computes in each rank.
+  turns within milliseconds; a round is a turn of each. One thread computes in each rank, and
+  no thread is pinned to a core, as under torchrun.
 - A time is microseconds of one call of torch.distributed on the slowest rank: the median of a
   round, and of the rounds' medians. Size is the largest buffer of a rank; float32, sum. Every
   tensor is rewritten before each measurement. send_recv is there and back.
