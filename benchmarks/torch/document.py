@@ -19,12 +19,14 @@ Written by `make bench-torch` (`shoal bench --torch --report`), in one run on on
 nobody. What libraries take without torch is in [performance.md](performance.md).
 
 - Each rank is one process with process groups of both backends, `shoal` and `gloo`, which take
-  turns within milliseconds; a round is a turn of each. One thread computes in each rank.
+  turns within milliseconds; a round is a turn of each. One thread computes in each rank, and
+  no thread is pinned to a core, as under torchrun.
 - A time is microseconds of one call of torch.distributed on the slowest rank: the median of a
   round, and of the rounds' medians. Size is the largest buffer of a rank; float32, sum. Every
   tensor is rewritten before each measurement. send_recv is there and back.
-- **floor** is the same call on a backend in C++ that does nothing (torch's `fake`): what torch's
-  Python and dispatcher take by themselves.
+- **floor** is the same call on a backend in C++ that moves nothing between ranks (torch's `fake`):
+  what torch's Python and dispatcher take by themselves. Some of its operations copy within the rank
+  (all_gather, reduce_scatter, all_to_all, gather, scatter), which shows from 1 MiB up.
 - **pool** is tensors made under `shoal.torch.pool()`, **ordinary** any others.
 - Times faster: gloo's time over shoal's, the ratio of medians. **Above 1, shoal is faster.**
 - A round counts if a cache line's way from core to core took about what it took in the cell's

@@ -95,7 +95,7 @@ def test_targets_are_judged_by_medians() -> None:
 def test_communication_is_what_a_step_takes_longer() -> None:
     step = step_of(
         result_of(
-            "ddp", 21 << 20, gloo=[30, 31, 60], gloo_alone=[10, 10, 30],
+            "ddp", 21 << 20, gloo=[30, 31, 52], gloo_alone=[10, 10, 30],
             shoal_pool=[14, 15, 30], shoal_pool_alone=[10, 11, 30],
             shoal_ordinary=[9.0] * 3, shoal_ordinary_alone=[10.0] * 3,
         ),
@@ -105,6 +105,18 @@ def test_communication_is_what_a_step_takes_longer() -> None:
     assert step.communication_us == {GLOO: 21, POOL: 4, ORDINARY: -1}
     assert step.times_less(POOL) == pytest.approx(21 / 4)
     assert step.times_less(ORDINARY) == float("inf")
+
+
+def test_nothing_is_said_of_communication_that_noise_hides() -> None:
+    noisy = result_of(
+        "ddp", 21 << 20, gloo=[30, 9, 60], gloo_alone=[10, 10, 10],
+        shoal_pool=[9.0] * 3, shoal_pool_alone=[10.0] * 3,
+    )  # fmt: skip
+    report = Report({})
+    step = step_of(noisy, 2)
+    assert step is not None and step.times_less(POOL) is None
+    report.steps.append(step)
+    assert [target.is_met for target in targets(report)] == [False]
 
 
 @pytest.mark.skipif(not has_torch, reason="needs torch")
