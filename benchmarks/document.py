@@ -17,6 +17,7 @@ _INTRODUCTION = f"""\
 # Performance
 
 Written by `make bench` (`shoal bench --report`), in one run on one machine; edited by nobody.
+`torch.distributed` beside gloo: [performance-torch.md](performance-torch.md).
 
 - A time is microseconds of one call on the slowest rank: the median of a round, and of the
   rounds' medians. Size is the largest buffer of a rank; float32, sum, not in place. Every buffer
