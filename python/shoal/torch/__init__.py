@@ -18,12 +18,22 @@ The extension is built for one version of torch: when shoal is installed beside 
 
 from __future__ import annotations
 
-import _shoal_torch
-import torch
+from typing import TYPE_CHECKING, Any
 
-from shoal.torch.groups import backend, in_pool, last_operations, pool, statistics
+import _shoal_torch
+
+if TYPE_CHECKING:
+    from shoal.torch.groups import backend, in_pool, last_operations, pool, statistics
 
 __all__ = ["backend", "in_pool", "last_operations", "pool", "statistics"]
 
 _shoal_torch.register()
-del torch
+
+
+def __getattr__(name: str) -> Any:
+    """The extension is loaded when it is needed: building it must not need it."""
+    if name not in __all__:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    from shoal.torch import groups
+
+    return getattr(groups, name)
