@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import json
+import pathlib
+
 import pytest
 from conftest import Checker, Launcher, names_of_checks
 
@@ -123,3 +126,37 @@ DETAIL = """
 def test_torch_s_own_debugging_reports_a_mismatched_shape(launch: Launcher) -> None:
     result = launch(DETAIL, limit_s=40, variables={"TORCH_DISTRIBUTED_DEBUG": "DETAIL"})
     assert all("told:" in output for output in result.outputs), str(result)
+
+
+def test_after_a_timeout_every_rank_writes_down_what_it_did(
+    launch: Launcher, tmp_path: pathlib.Path
+) -> None:
+    prefix = str(tmp_path / "trace_rank_")
+    launch(
+        """
+        import datetime, time
+        import shoal.torch
+        dist.init_process_group("shoal", timeout=datetime.timedelta(seconds=2))
+        dist.broadcast(torch.ones(7, dtype=torch.int32), 0)
+        if RANK == 1:
+            time.sleep(4)
+        try:
+            dist.all_reduce(torch.ones(1000))
+        except dist.DistBackendError as error:
+            assert os.environ["TORCH_FR_DUMP_TEMP_FILE"] + str(RANK) in str(error), error
+        else:
+            raise AssertionError("no error")
+        last = shoal.torch.last_operations()[-1]
+        assert (last["operation"], last["elements"]) == ("shoal:all_reduce", 1000), last
+        """,
+        variables={"TORCH_FR_DUMP_TEMP_FILE": prefix},
+        limit_s=40,
+    )
+    for rank in range(2):
+        dump = json.loads(pathlib.Path(prefix + str(rank)).read_text())
+        assert dump["rank"] == rank and "rank 1" in dump["reason"], dump
+        first, *_, last = dump["operations"]
+        assert (first["operation"], first["elements"], first["dtype"], first["state"]) == (
+            "shoal:broadcast", 7, "Int", "completed",
+        ), dump  # fmt: skip
+        assert last["operation"] == "shoal:all_reduce" and last["state"] != "completed", dump
