@@ -3,21 +3,16 @@
 from __future__ import annotations
 
 import argparse
-import signal
 import sys
 
 from . import startup
 from .campaign import Campaign
+from .command import USAGE_CODE, carry_out
 from .plan import Plan, UsageError, add_arguments, plan_of
 from .rows import Report
-from .session import LibraryFailed
 from .table import summary
-from .workshop import Unavailable
 
 __all__ = ["add_arguments", "main"]
-
-USAGE_CODE = 2
-INTERRUPTED_CODE = 130  # as a shell has it
 
 
 def main(options: argparse.Namespace) -> int:
@@ -33,15 +28,7 @@ def main(options: argparse.Namespace) -> int:
         print(f"shoal bench: {error}", file=sys.stderr)
         return USAGE_CODE
     campaign = Campaign(plan, lambda text: print(f"==> {text}", flush=True))
-    code = 0
-    signal.signal(signal.SIGTERM, signal.default_int_handler)  # leave in order then, too
-    try:
-        campaign.run()
-    except KeyboardInterrupt:
-        code = INTERRUPTED_CODE
-    except (Unavailable, LibraryFailed) as error:
-        print(f"shoal bench: {error}", file=sys.stderr)
-        code = 1
+    code = carry_out(campaign.run)
     print(*summary(campaign.report.rows), sep="\n")
     _write(campaign.report, plan)
     for mistake in campaign.mistakes:

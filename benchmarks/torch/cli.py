@@ -4,20 +4,15 @@ from __future__ import annotations
 
 import argparse
 import importlib.util
-import signal
 import sys
 
+from ..command import USAGE_CODE, carry_out
 from ..measure import Effort
 from ..plan import UsageError, chosen, ranks_of, sizes_of, with_rounds, writable
-from ..session import LibraryFailed
-from ..workshop import Unavailable
 from .cells import OPS, SIZES, TRAININGS
 from .document import write
 from .run import Plan, Run
 from .table import summary
-
-USAGE_CODE = 2
-INTERRUPTED_CODE = 130
 
 _QUICK_SIZES = "8,1Ki,128Ki,1Mi"
 _QUICK_TRAININGS = ["ddp"]
@@ -38,15 +33,7 @@ def main(options: argparse.Namespace) -> int:
         print(f"shoal bench: {error}", file=sys.stderr)
         return USAGE_CODE
     run = Run(plan, lambda text: print(f"==> {text}", flush=True))
-    code = 0
-    signal.signal(signal.SIGTERM, signal.default_int_handler)  # leave in order then, too
-    try:
-        run.run()
-    except KeyboardInterrupt:
-        code = INTERRUPTED_CODE
-    except (Unavailable, LibraryFailed) as error:
-        print(f"shoal bench: {error}", file=sys.stderr)
-        code = 1
+    code = carry_out(run.run)
     print(*summary(run.report), sep="\n")
     if json:
         run.report.write_json(json)

@@ -1,11 +1,17 @@
 #pragma once
 
 #include <atomic>
+#include <cstdint>
 #include <memory>
 
+#include "core/clock.h"
 #include "shoal/types.h"
 
 namespace shoal::exec {
+
+/// The network notices a death before the control connection brings its cause: so long it is
+/// awaited. And so long a rank that has left in order may still have something under way.
+inline constexpr std::int64_t kGraceNs = 1000 * kNsPerMs;
 
 /// Which ranks of the world are gone. Any thread: the control thread writes, the engine reads.
 class Health {

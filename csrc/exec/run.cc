@@ -32,9 +32,6 @@ constexpr std::int64_t kFenceNs = 250 * kNsPerMs;
 /// Silence before the others are asked what they are doing; doubled up to a second.
 constexpr std::int64_t kFirstAskNs = 100 * kNsPerMs;
 constexpr std::int64_t kLastAskNs = 1000 * kNsPerMs;
-/// The network notices a death before the control connection brings its cause: so long it is
-/// awaited. And so long a rank that has left in order may still have something under way.
-constexpr std::int64_t kLostNs = 1000 * kNsPerMs;
 
 /// Ended by the transport, and not because the sender runs another collective.
 bool broken(const transport::Operation& operation) noexcept {
@@ -680,14 +677,14 @@ void Run::watch(std::int64_t now_ns) noexcept {
     left_ns_ = 0;
   } else if (left_ns_ == 0) {
     left_ns_ = now_ns;
-  } else if (now_ns >= left_ns_ + kLostNs) {
+  } else if (now_ns >= left_ns_ + kGraceNs) {
     fail({ErrorCode::kPeerFailed, awaited(), 0});
     return;
   }
   for (int slot = 0; slot < schedule::kMaxSlots; ++slot) {
     if ((active_slots_ >> slot & 1) == 0 || !broken(slots_[slot].operation)) continue;
     if (lost_ns_ == 0) lost_ns_ = now_ns;
-    if (now_ns < lost_ns_ + kLostNs) return;
+    if (now_ns < lost_ns_ + kGraceNs) return;
     fail({ErrorCode::kTransport, slots_[slot].peer, slots_[slot].operation.status.detail});
     return;
   }

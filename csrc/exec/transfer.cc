@@ -8,8 +8,6 @@ namespace shoal::exec {
 
 namespace {
 
-constexpr std::int64_t kGraceNs = 1000 * kNsPerMs;
-
 /// What a message says of its elements: the dtype, so that a mismatch can be named.
 std::uint16_t dtype_fingerprint(DataType dtype) noexcept {
   return static_cast<std::uint16_t>(static_cast<int>(dtype) + 1);

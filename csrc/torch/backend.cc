@@ -83,7 +83,7 @@ ShoalBackend::ShoalBackend(JoinedGroup group, c10::intrusive_ptr<Options> option
 ShoalBackend::~ShoalBackend() = default;
 
 Communicator& ShoalBackend::communicator() {
-  TORCH_CHECK(!is_shut_down_, "shoal: this process group has been shut down");
+  TORCH_CHECK(!is_shut_down(), "shoal: this process group has been shut down");
   return communicator_;
 }
 
@@ -99,11 +99,7 @@ WorkPtr ShoalBackend::endCoalescing() {
   TORCH_CHECK(coalescing_ != nullptr, "shoal: endCoalescing without startCoalescing");
   auto work = std::exchange(coalescing_, nullptr);
   work->set_open(false);
-  if (work->parts_done()) {
-    work->conclude();
-  } else {
-    job_->progress.add(work);
-  }
+  job_->progress.add(work);
   return work;
 }
 
@@ -125,13 +121,15 @@ WorkPtr ShoalBackend::broadcast(Tensors& tensors, const c10d::BroadcastOptions& 
 WorkPtr ShoalBackend::allreduce(Tensors& tensors, const c10d::AllreduceOptions& opts) {
   if (tensors.size() == 1 && tensors[0].is_sparse()) return allreduce_sparse(tensors, opts);
   only("all_reduce", tensors);
-  c10d::AllreduceCoalescedOptions all;
-  static_cast<c10d::AllreduceOptions&>(all) = opts;
-  return allreduce_coalesced(tensors, all);
+  return allreduce_each(tensors, opts);
 }
 
 WorkPtr ShoalBackend::allreduce_coalesced(Tensors& tensors,
                                           const c10d::AllreduceCoalescedOptions& opts) {
+  return allreduce_each(tensors, opts);
+}
+
+WorkPtr ShoalBackend::allreduce_each(const Tensors& tensors, const c10d::AllreduceOptions& opts) {
   return guarded([&] {
     const bool is_one = tensors.size() == 1;
     Call call(*this,
@@ -673,18 +671,17 @@ c10::intrusive_ptr<c10d::Backend> ShoalBackend::split(const c10::intrusive_ptr<c
 }
 
 void ShoalBackend::abort() {
-  if (!is_shut_down_) communicator_.abort("the process group's abort() was called");
+  if (!is_shut_down()) communicator_.abort("the process group's abort() was called");
 }
 
 void ShoalBackend::shutdown() {
-  if (is_shut_down_) return;
-  is_shut_down_ = true;
+  if (is_shut_down()) return;
   const Communicator last = std::move(communicator_);
   job_.reset();
 }
 
 c10d::ErrorType ShoalBackend::getError() {
-  if (is_shut_down_) return c10d::ErrorType::SUCCESS;
+  if (is_shut_down()) return c10d::ErrorType::SUCCESS;
   switch (communicator_.error()) {
     case ErrorCode::kOk:
       return c10d::ErrorType::SUCCESS;

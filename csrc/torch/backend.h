@@ -1,6 +1,6 @@
 /// shoal as a backend of torch.distributed.
 ///
-/// Tensors go to shoal as they lie in memory where they can; see `Call` in backend.cc for what is
+/// Tensors go to shoal as they lie in memory where they can; see call.h for what is
 /// done to the others. A blocking call (asyncOp false) runs in the calling thread; the others are
 /// driven by the job's progress thread until somebody waits.
 #pragma once
@@ -8,10 +8,8 @@
 #include <atomic>
 #include <cstdint>
 #include <memory>
-#include <mutex>
 #include <string>
 #include <torch/csrc/distributed/c10d/Backend.hpp>
-#include <unordered_map>
 #include <vector>
 
 #include "shoal/communicator.h"
@@ -102,7 +100,7 @@ class ShoalBackend final : public c10d::Backend {
   at::Tensor allocateTensor(long size, at::TensorOptions options) override;
 
   [[nodiscard]] const std::shared_ptr<Job>& job() const { return job_; }
-  [[nodiscard]] bool is_shut_down() const noexcept { return is_shut_down_; }
+  [[nodiscard]] bool is_shut_down() const noexcept { return job_ == nullptr; }
   [[nodiscard]] Communicator& communicator();
   [[nodiscard]] const Recorder& recorder() const noexcept { return *recorder_; }
   [[nodiscard]] const Copies& copies() const noexcept { return copies_; }
@@ -118,6 +116,7 @@ class ShoalBackend final : public c10d::Backend {
   }
   /// Uneven exchanges take their tags from a count of their own.
   std::int64_t next_exchange_tag() noexcept { return kTags + exchanges_++ % kTags; }
+  WorkPtr allreduce_each(const Tensors& tensors, const c10d::AllreduceOptions& opts);
   WorkPtr allgather_lists(const std::vector<Tensors>& outputs, const Tensors& inputs,
                           const c10d::AllgatherOptions& opts);
   /// Runs a call; its errors become torch's.
@@ -131,10 +130,9 @@ class ShoalBackend final : public c10d::Backend {
   }
   WorkPtr message(Tensors& tensors, int peer, int tag, c10d::OpType op);
 
-  std::shared_ptr<Job> job_;
+  std::shared_ptr<Job> job_;  ///< null: shut down
   Communicator communicator_;
   std::uint32_t communicator_id_;
-  bool is_shut_down_ = false;
   c10::intrusive_ptr<Options> options_;
   std::string ucx_directory_;
   std::atomic<std::uint64_t> sequence_{0}, messages_{0};

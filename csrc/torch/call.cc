@@ -108,11 +108,15 @@ at::Tensor Call::in_out(const at::Tensor& tensor) {
   return copy;
 }
 
-at::Tensor Call::in(const Tensors& list) {
+void Call::hold(const Tensors& list) {
   for (const at::Tensor& tensor : list) {
     require_dense(tensor);
     work_->hold(tensor);
   }
+}
+
+at::Tensor Call::in(const Tensors& list) {
+  hold(list);
   if (const at::Tensor whole = adjacent(list); whole.defined()) return whole;
   const at::Tensor flat = pool_empty(backend_.job_, {elements_in(list)}, list[0].scalar_type());
   work_->hold(flat);
@@ -127,10 +131,7 @@ at::Tensor Call::in(const Tensors& list) {
 }
 
 at::Tensor Call::out(const Tensors& list) {
-  for (const at::Tensor& tensor : list) {
-    require_dense(tensor);
-    work_->hold(tensor);
-  }
+  hold(list);
   if (const at::Tensor whole = adjacent(list); whole.defined()) return whole;
   const at::Tensor flat = pool_empty(backend_.job_, {elements_in(list)}, list[0].scalar_type());
   for (const at::Tensor& tensor : list) {
@@ -155,9 +156,7 @@ c10::intrusive_ptr<c10d::Work> Call::launch(Tensors outputs) {
   // torch waits for what a blocking call returns; in a block that is for its end to do.
   if (backend_.coalescing_ != nullptr) return what_.async ? work_ : nullptr;
   work_->set_outputs(std::move(outputs));
-  if (work_->parts_done()) {
-    work_->conclude();
-  } else if (what_.async) {
+  if (what_.async) {
     backend_.job_->progress.add(work_);
   } else {
     work_->wait();

@@ -46,6 +46,7 @@ class Call {
 
  private:
   void record(std::uint64_t sequence, const Tensors& tensors);
+  void hold(const Tensors& list);
   void require_dense(const at::Tensor& tensor) const;
   void count_copy(const at::Tensor& tensor);
 

@@ -168,18 +168,13 @@ JoinedGroup join_group(const GroupRequest& request, const std::string& ucx_direc
     return whole(remember(Communicator::init(options), options.job));
   }
   StoreChannel channel(request.store, request.name, request.rank, request.size, request.timeout);
-  const std::vector<std::string> texts = channel.gather("hello", introduce());
-  if (request.rank == 0) {
-    std::vector<Introduction> ranks;
-    for (const std::string& text : texts) ranks.push_back(read_introduction(text));
-    const std::string group = common_job(ranks);
-    if (group.empty()) return whole(start_job(channel, ranks, options));
-    channel.spread("job", group);
-    std::istringstream answer(group);
-    answer.ignore(6);
-    return join_known_job(answer, channel);
+  std::vector<Introduction> ranks;  // at rank 0
+  for (const std::string& text : channel.gather("hello", introduce())) {
+    ranks.push_back(read_introduction(text));
   }
-  std::istringstream answer(channel.spread("job", ""));
+  const std::string group = ranks.empty() ? "" : common_job(ranks);
+  if (!ranks.empty() && group.empty()) return whole(start_job(channel, ranks, options));
+  std::istringstream answer(channel.spread("job", group));
   std::string kind;
   answer >> kind;
   return kind == "group" ? join_known_job(answer, channel)

@@ -2,7 +2,6 @@
 /// shoal._core it shares libshoal only.
 #include <pybind11/chrono.h>
 #include <torch/csrc/utils/pybind.h>
-#include <torch/version.h>
 
 #include "torch/backend.h"
 #include "torch/pool.h"
@@ -93,17 +92,13 @@ bool in_pool(ShoalBackend& backend, const at::Tensor& tensor) {
 }  // namespace
 
 PYBIND11_MODULE(_C, module) {
-  module.attr("torch_version") = TORCH_VERSION;
   py::class_<ShoalBackend, c10d::Backend, c10::intrusive_ptr<ShoalBackend>>(
       module, "ProcessGroupShoal", "A process group's backend; made by torch.distributed.")
       .def("statistics", &statistics, "Operations of this process, and what was copied for them.")
       .def("in_pool", &in_pool, py::arg("tensor"),
            "True if the tensor's memory is the pool's: collectives copy nothing.")
       .def("last_operations", &last_operations)
-      .def("explain", [](ShoalBackend& self) { return self.communicator().network(); })
-      .def_property_readonly("is_shut_down", &ShoalBackend::is_shut_down)
-      .def_property_readonly("communicator_id",
-                             [](ShoalBackend& self) { return self.communicator().id(); });
+      .def_property_readonly("is_shut_down", &ShoalBackend::is_shut_down);
   module.def("create", &create, py::call_guard<py::gil_scoped_release>());
   module.def("create_subgroup", &create_subgroup, py::call_guard<py::gil_scoped_release>());
   py::class_<Scope>(module, "PoolScope").def("leave", &Scope::leave);

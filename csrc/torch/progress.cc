@@ -40,6 +40,7 @@ void Progress::stop() {
 }
 
 void Progress::add(c10::intrusive_ptr<BackendWork> work) {
+  if (work->parts_done()) return work->conclude();
   std::unique_lock lock(mutex_);
   added_.push_back(std::move(work));
   has_pending_ = true;

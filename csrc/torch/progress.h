@@ -23,6 +23,7 @@ class Progress {
   Progress(const Progress&) = delete;
   Progress& operator=(const Progress&) = delete;
 
+  /// Concludes it once it is done: at once, or later.
   void add(c10::intrusive_ptr<BackendWork> work);
   /// Ends the threads; what is pending is left to those who wait for it. Idempotent.
   void stop();

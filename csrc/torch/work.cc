@@ -90,10 +90,7 @@ void BackendWork::conclude(const std::function<void()>& before_callbacks) {
   }
   if (before_callbacks && (future || result_future)) before_callbacks();
   if (future) complete_future(future);
-  if (result_future) {
-    result_future->markCompleted(
-        static_cast<int>(error ? c10d::WorkResult::COMM_ERROR : c10d::WorkResult::SUCCESS));
-  }
+  if (result_future) complete_result(result_future);
 }
 
 bool BackendWork::isCompleted() {
@@ -161,6 +158,11 @@ void BackendWork::complete_future(const c10::intrusive_ptr<c10::ivalue::Future>&
   }
 }
 
+void BackendWork::complete_result(const c10::intrusive_ptr<c10::ivalue::Future>& future) {
+  const auto result = exception_ ? c10d::WorkResult::COMM_ERROR : c10d::WorkResult::SUCCESS;
+  future->markCompleted(static_cast<int>(result));
+}
+
 c10::intrusive_ptr<c10::ivalue::Future> BackendWork::getFuture() {
   std::unique_lock lock(mutex_);
   if (!future_) {
@@ -182,9 +184,8 @@ c10::intrusive_ptr<c10::ivalue::Future> BackendWork::getFutureResult() {
     result_future_ = c10::make_intrusive<c10::ivalue::Future>(c10::IntType::get());
     if (completed_) {
       auto future = result_future_;
-      const auto result = exception_ ? c10d::WorkResult::COMM_ERROR : c10d::WorkResult::SUCCESS;
       lock.unlock();
-      future->markCompleted(static_cast<int>(result));
+      complete_result(future);
       return future;
     }
   }

@@ -66,6 +66,7 @@ class BackendWork final : public c10d::Work {
   void wait_for_parts(std::chrono::milliseconds timeout);
   [[nodiscard]] std::exception_ptr first_error() const;
   void complete_future(const c10::intrusive_ptr<c10::ivalue::Future>& future);
+  void complete_result(const c10::intrusive_ptr<c10::ivalue::Future>& future);
 
   c10::SmallVector<shoal::Work, 1> parts_;
   c10::SmallVector<at::Tensor, 2> held_;

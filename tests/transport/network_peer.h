@@ -276,6 +276,17 @@ TEST_P(NetworkPeer, ASendThatAKilledPeerNeverReceivedIsCancelled) {
   });
 }
 
+/// What a peer does before it goes: so many messages of bytes kSent to rank 0, until the transport
+/// has taken all of them.
+inline void send_all(Network& peer, int messages, std::int64_t bytes) {
+  const std::vector<std::byte> data(static_cast<std::size_t>(bytes), kSent);
+  std::vector<Operation> out(static_cast<std::size_t>(messages));
+  for (Operation& send : out) peer.send(0, {1, 0}, data.data(), bytes, send);
+  const Deadline deadline = Deadline::after_ms(kPeerPatienceMs);
+  const auto done = [](const Operation& send) { return send.done(); };
+  while (!std::all_of(out.begin(), out.end(), done) && !deadline.passed()) peer.progress();
+}
+
 // A rank that has finished its part and exits must not take with it what it had sent: neither what
 // the transport still queues, nor what the closing of a socket that has unread bytes would throw
 // away.
@@ -285,12 +296,7 @@ TEST_P(NetworkPeer, WhatWasSentBeforeTheTransportClosedArrives) {
   constexpr std::int64_t kBytes = 2 << 10;  // copied: done before they have left
   in_new_process([&] {
     Pair pair(GetParam().make, [](Network& peer) {
-      const std::vector<std::byte> data(kBytes, kSent);
-      std::vector<Operation> out(kMessages);
-      for (Operation& send : out) peer.send(0, {1, 0}, data.data(), kBytes, send);
-      const Deadline deadline = Deadline::after_ms(kPeerPatienceMs);
-      const auto done = [](const Operation& send) { return send.done(); };
-      while (!std::all_of(out.begin(), out.end(), done) && !deadline.passed()) peer.progress();
+      send_all(peer, kMessages, kBytes);
     });  // whose transport closes here, and whose process ends
     std::vector<std::byte> unread(kBytes), received(kBytes);
     Operation ping;
@@ -318,14 +324,7 @@ TEST_P(NetworkPeer, ProbesFindWhatAPeerHadSentBeforeItLeft) {
   constexpr int kMessages = 50;
   constexpr std::int64_t kBytes = 2 << 10;
   in_new_process([&] {
-    Pair pair(GetParam().make, [](Network& peer) {
-      const std::vector<std::byte> data(kBytes, kSent);
-      std::vector<Operation> out(kMessages);
-      for (Operation& send : out) peer.send(0, {1, 0}, data.data(), kBytes, send);
-      const Deadline deadline = Deadline::after_ms(kPeerPatienceMs);
-      const auto done = [](const Operation& send) { return send.done(); };
-      while (!std::all_of(out.begin(), out.end(), done) && !deadline.passed()) peer.progress();
-    });
+    Pair pair(GetParam().make, [](Network& peer) { send_all(peer, kMessages, kBytes); });
     std::vector<std::byte> received(kBytes);
     for (int i = 0; i < kMessages; ++i) {
       Operation in;
