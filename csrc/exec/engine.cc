@@ -62,11 +62,13 @@ void Engine::add_transport(transport::Transport& transport, bool network) {
 void Engine::add_group(Group& group) {
   const std::lock_guard lock(turn_);
   groups_.push_back(&group);
+  group.enter_page();
 }
 
 void Engine::remove_group(Group& group) {
   const std::lock_guard lock(turn_);
   std::erase(groups_, &group);
+  group.leave_page();
 }
 
 Run* Engine::start(Group& group, const Call& call) {
@@ -93,6 +95,7 @@ Run* Engine::start(Group& group, const Call& call) {
   if (!run.done()) {
     run.set_begin(now_ns());
     active_.push_back(&run);
+    node_->name_caller();
   } else if (run.status().ok()) {
     runs_.release(run);
     return nullptr;
@@ -113,7 +116,10 @@ void Engine::start(Group& group, std::span<const TransferCall> calls,
     transfers[i] = &transfer;
     transfer.start(group, calls[i], transfer_lines_);
     transfer.poll(0);
-    if (!transfer.done()) active_.push_back(&transfer);
+    if (transfer.done()) continue;
+    transfer.set_begin(now_ns());
+    active_.push_back(&transfer);
+    node_->name_caller();
   }
 }
 
@@ -164,6 +170,7 @@ bool Engine::test(Task& task) {
 void Engine::wait(Task& task, const Interrupt& interrupt) {
   if (task.done()) return;
   const Counted waiting(waiters_);
+  const Counted shown(node_->page(node_->self()).drivers);
   node_->page(node_->self()).thread_id.store(::gettid(), std::memory_order_relaxed);
   WaitPolicy policy(crowded_);
   while (true) {
@@ -228,6 +235,7 @@ void Engine::start_progress_thread() {
 
 void Engine::drive(const std::function<bool()>& until) {
   const Counted driving(drivers_);
+  const Counted shown(node_->page(node_->self()).drivers);
   WaitPolicy policy(true);  // never spins against the application
   while (!until()) {
     if (waiters_.load(std::memory_order_relaxed) > 0) {

@@ -4,6 +4,25 @@
 
 namespace shoal::exec {
 
+void Group::enter_page() noexcept {
+  constexpr auto kRelaxed = std::memory_order_relaxed;
+  abi::CommunicatorRow* row = binding_.shm->free_row();
+  if (row == nullptr) return;
+  row->communicator.store(binding_.communicator, kRelaxed);
+  row->first.store(binding_.routes[0].world, kRelaxed);
+  row->rank.store(binding_.rank, kRelaxed);
+  row->posted.store(issued_, kRelaxed);
+  row->completed.store(completed_, kRelaxed);
+  // release: what lies in a row that is not free belongs together, for readers in other processes
+  row->ranks.store(binding_.ranks, std::memory_order_release);
+  row_ = row;
+}
+
+void Group::leave_page() noexcept {
+  row_->ranks.store(0, std::memory_order_relaxed);
+  row_ = &unseen_;
+}
+
 void Group::complete_out_of_order(std::uint64_t sequence) noexcept {
   beyond_ |= 1u << (sequence - completed_ - 1);
   while ((beyond_ & 1u) != 0) {

@@ -78,12 +78,18 @@ class Group {
   Group(Binding binding, GroupEvents events)
       : binding_(std::move(binding)), events_(std::move(events)) {}
 
+  /// From here until leave_page() the rank's progress page says how far it is in this communicator,
+  /// if the page has room.
+  void enter_page() noexcept;
+  void leave_page() noexcept;
+
   [[nodiscard]] const Binding& binding() const noexcept { return binding_; }
   [[nodiscard]] const GroupEvents& events() const noexcept { return events_; }
 
   /// Takes the next sequence number (from 1) for a collective with this fingerprint.
   std::uint64_t issue(std::uint64_t fingerprint) noexcept {
     history_[++issued_ % kHistory] = fingerprint;
+    row_->posted.store(issued_, std::memory_order_relaxed);
     return issued_;
   }
   [[nodiscard]] std::uint64_t issued() const noexcept { return issued_; }
@@ -118,6 +124,7 @@ class Group {
     } else {
       complete_out_of_order(sequence);
     }
+    row_->completed.store(completed_, std::memory_order_relaxed);
   }
 
   /// Where this rank puts its input of a kOneShot operation. The slots are taken from `pool` at the
@@ -159,6 +166,8 @@ class Group {
   static constexpr std::uint64_t kHistory = 64;
   Binding binding_;
   GroupEvents events_;
+  abi::CommunicatorRow unseen_{};  ///< where the progress page has no row left
+  abi::CommunicatorRow* row_ = &unseen_;
   std::uint64_t issued_ = 0;
   std::uint64_t met_ = 0;        ///< all ranks of the node are known to have entered
   std::uint64_t compared_ = 0;   ///< and found to have meant the same

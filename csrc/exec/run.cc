@@ -67,7 +67,7 @@ void Run::start(Group& group, const Call& call, std::uint64_t sequence) noexcept
   active_slots_ = 0;
   begin_ns_ = deadline_ns_ = 0;
   const Binding& binding = group.binding();
-  record_ = &binding.shm->page(binding.shm->self()).operations[sequence_ % abi::kPageOperations];
+  record_ = &binding.shm->page(binding.shm->self()).operations[number_ % abi::kPageOperations];
   record(abi::OperationState::kEntering);
   SHOAL_PROBE(begin, binding.communicator, sequence_, call.plan->fingerprint);
 }
@@ -757,6 +757,7 @@ void Run::record(abi::OperationState state) noexcept {
     record_->dtype.store(static_cast<std::uint32_t>(key.dtype), kRelaxed);
     record_->op.store(static_cast<std::uint32_t>(key.op), kRelaxed);
     record_->count.store(key.count, kRelaxed);
+    record_->begin_ns.store(0, kRelaxed);
     record_->step.store(0, kRelaxed);
     page.posted.store(page.posted.load(kRelaxed) + 1, kRelaxed);  // one writer
   } else if (state == abi::OperationState::kRunning) {

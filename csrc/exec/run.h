@@ -30,7 +30,7 @@ struct Call {
 
 class Run final : public Task {
  public:
-  explicit Run(TaskPool<Run>& home) noexcept : home_(&home) {}
+  Run(TaskPool<Run>& home, int number) noexcept : home_(&home), number_(number) {}
   ~Run() override;
 
   /// Under the engine's lock. The plan and the group outlive the run.
@@ -125,6 +125,7 @@ class Run final : public Task {
   }
 
   TaskPool<Run>* home_;
+  int number_;  ///< the place of its record on the progress page
   Group* group_ = nullptr;
   Call call_{};
   std::uint64_t sequence_ = 0;

@@ -54,8 +54,8 @@ class Task {
   std::string text_;
 };
 
-/// Tasks are kept and used again: nothing is allocated after the first use. Under the engine's
-/// lock.
+/// Tasks are kept and used again: nothing is allocated after the first use. Each is made with its
+/// number in the pool. Under the engine's lock.
 template <class T>
 class TaskPool {
  public:
@@ -63,7 +63,7 @@ class TaskPool {
 
   T& acquire() {
     if (free_.empty()) {
-      all_.push_back(std::make_unique<T>(*this));
+      all_.push_back(std::make_unique<T>(*this, static_cast<int>(all_.size())));
       free_.reserve(all_.size());
       free_.push_back(all_.back().get());
     }

@@ -51,6 +51,24 @@ void Transfer::start(Group& group, const TransferCall& call, TransferLines& line
   if (lines.size() > 0 && lines.find(peer, key) != nullptr) enter_line();
 }
 
+void Transfer::set_begin(std::int64_t now_ns) noexcept {
+  constexpr auto kRelaxed = std::memory_order_relaxed;
+  const Binding& binding = group_->binding();
+  abi::ProgressPage& page = binding.shm->page(binding.shm->self());
+  record_ = &page.transfers[number_ % abi::kPageTransfers];
+  record_->communicator.store(binding.communicator, kRelaxed);
+  record_->peer.store(call_.peer == kAnySource ? -1 : binding.routes[call_.peer].world, kRelaxed);
+  record_->tag.store(call_.tag, kRelaxed);
+  record_->bytes.store(call_.bytes, kRelaxed);
+  record_->begin_ns.store(now_ns, kRelaxed);
+  record_->state.store(call_.sends ? 1 : 2, kRelaxed);
+}
+
+void Transfer::clear_record() noexcept {
+  if (record_ != nullptr) record_->state.store(0, std::memory_order_relaxed);
+  record_ = nullptr;
+}
+
 bool Transfer::post() noexcept {
   if (in_line_ && lines_->find(peer, key) != this) return false;
   posted_ = offer();
@@ -146,6 +164,7 @@ bool Transfer::awaits_cause(std::int64_t now_ns) noexcept {
 }
 
 void Transfer::end() noexcept {
+  clear_record();
   const Status status = operation_.status;
   if (!status.ok() && status.code != ErrorCode::kMismatch) {
     group_->fail({ErrorCode::kTransport, call_.peer, status.detail}, nullptr, {}, true);
@@ -162,6 +181,7 @@ void Transfer::end() noexcept {
 
 /// The communicator has failed: end, leaving the buffer alone.
 void Transfer::stop() noexcept {
+  clear_record();
   if (in_line_) leave_line();
   if (posted_ && !operation_.done()) {
     group_->binding().routes[call_.peer].transport->cancel(operation_);

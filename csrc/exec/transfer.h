@@ -12,6 +12,7 @@
 
 #include "exec/group.h"
 #include "exec/task.h"
+#include "shoal/abi/progress_page.h"
 #include "transport/shm/fifo_map.h"
 
 namespace shoal::exec {
@@ -34,9 +35,11 @@ using TransferLines = transport::shm::FifoMap<Transfer>;
 
 class Transfer final : public Task, public transport::shm::Element<Transfer> {
  public:
-  explicit Transfer(TaskPool<Transfer>& home) noexcept : home_(&home) {}
+  Transfer(TaskPool<Transfer>& home, int number) noexcept : home_(&home), number_(number) {}
 
   void start(Group& group, const TransferCall& call, TransferLines& lines) noexcept;
+  /// It is not over within its call: the progress page shows it from here on.
+  void set_begin(std::int64_t now_ns) noexcept;
   bool poll(std::int64_t now_ns) noexcept override;
   void recycle() noexcept override { home_->release(*this); }
   [[nodiscard]] bool waits_for_network() const noexcept override {
@@ -63,8 +66,11 @@ class Transfer final : public Task, public transport::shm::Element<Transfer> {
   bool is_abandoned(std::int64_t now_ns) noexcept;
   void end() noexcept;
   void stop() noexcept;
+  void clear_record() noexcept;
 
   TaskPool<Transfer>* home_;
+  int number_;                             ///< the place of its record on the progress page
+  abi::TransferRecord* record_ = nullptr;  ///< nullptr: it has none
   Group* group_ = nullptr;
   TransferLines* lines_ = nullptr;
   TransferCall call_{};

@@ -85,12 +85,15 @@ py::dict abi_layout() {
   SHOAL_OFFSET(OperationRecord, begin_ns);
   SHOAL_OFFSET(OperationRecord, step);
   SHOAL_OFFSET(OperationRecord, awaited_peer);
+  SHOAL_SIZE(TransferRecord);
+  SHOAL_SIZE(CommunicatorRow);
   SHOAL_SIZE(ProgressPage);
   SHOAL_OFFSET(ProgressPage, version);
   SHOAL_OFFSET(ProgressPage, pid);
   SHOAL_OFFSET(ProgressPage, rank);
   SHOAL_OFFSET(ProgressPage, ranks);
   SHOAL_OFFSET(ProgressPage, local_rank);
+  SHOAL_OFFSET(ProgressPage, drivers);
   SHOAL_OFFSET(ProgressPage, host);
   SHOAL_OFFSET(ProgressPage, heartbeat_ns);
   SHOAL_OFFSET(ProgressPage, thread_id);
@@ -98,10 +101,14 @@ py::dict abi_layout() {
   SHOAL_OFFSET(ProgressPage, completed);
   SHOAL_OFFSET(ProgressPage, failed);
   SHOAL_OFFSET(ProgressPage, operations);
+  SHOAL_OFFSET(ProgressPage, transfers);
+  SHOAL_OFFSET(ProgressPage, communicators);
 #undef SHOAL_SIZE
 #undef SHOAL_OFFSET
   layout["page_offset"] = abi::kProgressPageOffset;
   layout["page_operations"] = abi::kPageOperations;
+  layout["page_transfers"] = abi::kPageTransfers;
+  layout["page_communicators"] = abi::kPageCommunicators;
   for (int i = 0; i < kDataTypes; ++i) {
     layout[("DataType." + std::string(name_of(static_cast<DataType>(i)))).c_str()] = i;
   }

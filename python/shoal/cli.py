@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import dataclasses
 import json
 import os
 import pathlib
@@ -17,10 +16,37 @@ from shoal.launch import run
 from shoal.tune import cli as tune
 
 
+def _describe(page: pages.Page) -> dict[str, Any]:
+    """One rank, as `shoal ps` shows it."""
+    latest = page.latest
+    begun = latest is not None and latest.begin_ns > 0
+    return {
+        "job": page.job,
+        "rank": page.rank,
+        "ranks": page.ranks,
+        "host": page.host,
+        "pid": page.pid,
+        "state": page.state,
+        "heartbeat_ms": page.heartbeat_ms,
+        "posted": page.posted,
+        "completed": page.completed,
+        "failed": page.failed,
+        "communicator": latest.communicator if latest else 0,
+        "sequence": latest.sequence if latest else 0,
+        "collective": latest.collective if latest else "",
+        "dtype": latest.dtype if latest else "",
+        "count": latest.count if latest else 0,
+        "operation": latest.state if latest else "",
+        "step": latest.step if latest else 0,
+        "awaited_peer": latest.awaited_peer if latest else -1,
+        "age_ms": (page.read_ns - latest.begin_ns) // 1_000_000 if latest and begun else 0,
+    }
+
+
 def _ps(options: argparse.Namespace) -> int:
-    states = pages.read_all()
+    states = [_describe(page) for page in pages.read_all()]
     if options.json:
-        print(json.dumps([dataclasses.asdict(state) for state in states], indent=2))
+        print(json.dumps(states, indent=2))
         return 0
     if not states:
         print("no shoal jobs on this node (of this user)")
@@ -29,12 +55,13 @@ def _ps(options: argparse.Namespace) -> int:
     heads = ("job", "rank", "pid", "process", "comm", "operation", "state", "step", "awaits", "age")
     print(row.format(*heads, "posted", "completed"))
     for s in states:
-        what = f"{s.collective} #{s.sequence} ({s.count} {s.dtype})" if s.operation else "-"
-        awaited = "-" if s.awaited_peer < 0 else str(s.awaited_peer)
+        what = "{collective} #{sequence} ({count} {dtype})".format(**s) if s["operation"] else "-"
+        awaited = "-" if s["awaited_peer"] < 0 else str(s["awaited_peer"])
         print(
             row.format(
-                s.job[:28], f"{s.rank}/{s.ranks}", s.pid, s.state, s.communicator, what[:32],
-                s.operation or "-", s.step, awaited, f"{s.age_ms} ms", s.posted, s.completed,
+                s["job"][:28], f"{s['rank']}/{s['ranks']}", s["pid"], s["state"],
+                s["communicator"], what[:32], s["operation"] or "-", s["step"], awaited,
+                f"{s['age_ms']} ms", s["posted"], s["completed"],
             )
         )  # fmt: skip
     return 0

@@ -6,24 +6,33 @@ test (`_core.abi_layout()`).
 
 from __future__ import annotations
 
+import contextlib
 import mmap
 import os
 import pathlib
 import struct
 import time
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 ARENA_NAME = "memfd:shoal-arena"
 MAGIC = 0x616E6572616C6F68
-VERSION = 2
-PAGE_OFFSET, PAGE_BYTES, OPERATIONS, RECORD_BYTES = 4096, 4096, 16, 64
+VERSION = 3
+PAGE_OFFSET, PAGE_BYTES = 4096, 4096
+OPERATIONS, TRANSFERS, COMMUNICATORS = 16, 16, 64
 
 HEADER = struct.Struct("<QIiq64s")  # magic, version, ranks, slice_bytes, job
-# version, pid, rank, ranks, local_rank, (reserved), host, heartbeat_ns, thread_id, (reserved),
+# version, pid, rank, ranks, local_rank, drivers, host, heartbeat_ns, thread_id, caller_id,
 # posted, completed, failed
-PAGE = struct.Struct("<Iiiiii64sqiIQQQ")
+PAGE = struct.Struct("<Iiiiii64sqiiQQQ")
 # sequence, communicator, state, collective, algorithm, dtype, op, count, begin_ns, step, awaited
-RECORD = struct.Struct("<QIIIIIIqqIi")
+RECORD = struct.Struct("<QIIIIIIqqIi8x")
+STAGED = struct.Struct("<QQ")  # operations, bytes
+TRANSFER = struct.Struct("<IIiIqq")  # state, communicator, peer, tag, bytes, begin_ns
+ROW = struct.Struct("<IiiiQQ")  # communicator, first, ranks, rank, posted, completed
+STAGED_OFFSET = PAGE.size + OPERATIONS * RECORD.size
+TRANSFERS_OFFSET = STAGED_OFFSET + STAGED.size
+ROWS_OFFSET = TRANSFERS_OFFSET + TRANSFERS * TRANSFER.size
 
 STATES = ("free", "entering", "running", "done", "failed")
 COLLECTIVES = (
@@ -34,38 +43,206 @@ DTYPES = (
     "float32", "float64", "int32", "int64", "uint8", "float16", "bfloat16", "int8", "int16",
     "uint16", "uint32", "uint64",
 )  # fmt: skip
+_DTYPE_BYTES = (4, 8, 4, 8, 1, 2, 2, 1, 2, 2, 4, 8)
+# Collectives whose `count` is the number of elements of one rank's block, not of the whole buffer.
+_IN_BLOCKS = frozenset({"all_gather", "reduce_scatter", "all_to_all", "gather", "scatter"})
 
 
 @dataclass(frozen=True)
-class RankState:
-    """One rank as its page shows it."""
+class Operation:
+    """A collective that had to wait: in flight, or the last one that used its place."""
+
+    sequence: int
+    communicator: int
+    state: str  # "entering", "running", "done", "failed"
+    collective: str
+    dtype: str
+    count: int
+    begin_ns: int  # CLOCK_MONOTONIC; 0: not waited for yet
+    step: int
+    awaited_peer: int  # world rank; -1: none
+    block_bytes: int = 0  # of `count` elements
+    in_blocks: bool = False  # the whole buffer has one such block for each rank
+
+    @property
+    def in_flight(self) -> bool:
+        return self.state in ("entering", "running")
+
+
+@dataclass(frozen=True)
+class Transfer:
+    """A send or receive that waits."""
+
+    kind: str  # "send" or "recv"
+    communicator: int
+    peer: int  # world rank; -1: any
+    tag: int
+    bytes: int
+    begin_ns: int
+
+
+@dataclass(frozen=True)
+class Progress:
+    """How far a rank is in one communicator."""
+
+    communicator: int
+    first: int  # world rank of the communicator's rank 0
+    ranks: int
+    rank: int
+    posted: int  # sequence number of the last collective called
+    completed: int
+
+    @property
+    def key(self) -> tuple[int, int]:
+        """The same on all its ranks, and on no others at the same time."""
+        return self.communicator, self.first
+
+
+@dataclass(frozen=True)
+class Page:
+    """One rank as its page shows it, at `read_ns`."""
 
     job: str
     rank: int
     ranks: int
+    local_rank: int
     host: str
     pid: int
-    state: str  # "running", "stopped", "gone", or "silent" (no heartbeat for a second)
-    heartbeat_ms: int  # since the last one
+    read_ns: int
+    heartbeat_ns: int
+    driver: int  # thread that last waited for an operation; 0: none
+    caller: int  # thread that last called an operation which had to wait; 0: none
+    drivers: int  # threads that wait or drive now
     posted: int
     completed: int
     failed: int
-    communicator: int
-    sequence: int
-    collective: str
-    dtype: str
-    count: int
-    operation: str  # "entering", "running", "done", "failed", or "" (none yet)
-    step: int
-    awaited_peer: int  # -1: none
-    age_ms: int  # since the operation began
+    staged: int
+    staged_bytes: int
+    operations: tuple[Operation, ...]  # without free places
+    transfers: tuple[Transfer, ...]
+    communicators: tuple[Progress, ...]
+
+    @property
+    def heartbeat_ms(self) -> int:
+        return max(0, self.read_ns - self.heartbeat_ns) // 1_000_000
+
+    @property
+    def state(self) -> str:
+        """Of the process: "running", "stopped", "gone", or "silent": no heartbeat for a second."""
+        try:
+            stat = pathlib.Path(f"/proc/{self.pid}/stat").read_text()
+        except OSError:
+            return "gone"
+        letter = stat.rpartition(")")[2].split()[0]
+        if letter in "tT":
+            return "stopped"
+        if letter in "ZX":
+            return "gone"
+        return "silent" if self.heartbeat_ms > 1000 else "running"
+
+    @property
+    def latest(self) -> Operation | None:
+        """What it is in, or else was in last of what its page still shows."""
+        return max(self.operations, key=lambda o: (o.in_flight, o.begin_ns), default=None)
+
+    def progress(self, key: tuple[int, int]) -> Progress | None:
+        return next((row for row in self.communicators if row.key == key), None)
 
 
 def _name(names: tuple[str, ...], index: int) -> str:
     return names[index] if 0 <= index < len(names) else str(index)
 
 
-def _arenas() -> dict[int, pathlib.Path]:
+def _operations(memory: bytes) -> Iterator[Operation]:
+    for place in range(OPERATIONS):
+        sequence, communicator, state, collective, _, dtype, _, count, begin_ns, step, peer = (
+            RECORD.unpack_from(memory, PAGE.size + place * RECORD.size)
+        )
+        if state == 0:
+            continue
+        name = _name(COLLECTIVES, collective)
+        width = _DTYPE_BYTES[dtype] if dtype < len(_DTYPE_BYTES) else 0
+        yield Operation(
+            sequence, communicator, _name(STATES, state), name, _name(DTYPES, dtype), count,
+            begin_ns, step, peer if state in (1, 2) else -1, count * width, name in _IN_BLOCKS,
+        )  # fmt: skip
+
+
+def _transfers(memory: bytes) -> Iterator[Transfer]:
+    for place in range(TRANSFERS):
+        state, *rest = TRANSFER.unpack_from(memory, TRANSFERS_OFFSET + place * TRANSFER.size)
+        if state in (1, 2):
+            yield Transfer("send" if state == 1 else "recv", *rest)
+
+
+def _rows(memory: bytes) -> Iterator[Progress]:
+    for place in range(COMMUNICATORS):
+        row = Progress(*ROW.unpack_from(memory, ROWS_OFFSET + place * ROW.size))
+        if row.ranks > 0:
+            yield row
+
+
+def decode(memory: bytes, job: str, read_ns: int) -> Page | None:
+    """The page of one rank; None: of another version of shoal, or not begun yet."""
+    (version, pid, rank, ranks, local_rank, drivers, host, heartbeat_ns, driver, caller, posted,
+     completed, failed) = PAGE.unpack_from(memory)  # fmt: skip
+    if version != VERSION:
+        return None
+    return Page(
+        job=job,
+        rank=rank,
+        ranks=ranks,
+        local_rank=local_rank,
+        host=host.rstrip(b"\0").decode(errors="replace"),
+        pid=pid,
+        read_ns=read_ns,
+        heartbeat_ns=heartbeat_ns,
+        driver=driver,
+        caller=caller,
+        drivers=drivers,
+        posted=posted,
+        completed=completed,
+        failed=failed,
+        staged=STAGED.unpack_from(memory, STAGED_OFFSET)[0],
+        staged_bytes=STAGED.unpack_from(memory, STAGED_OFFSET)[1],
+        operations=tuple(_operations(memory)),
+        transfers=tuple(_transfers(memory)),
+        communicators=tuple(_rows(memory)),
+    )
+
+
+class Arena:
+    """The pages of one node's ranks of one job, mapped: readable also when the job has ended."""
+
+    def __init__(self, path: pathlib.Path) -> None:
+        """Raises OSError or ValueError for what is not, or not yet, an arena of this version."""
+        with open(path, "rb") as file:
+            head = os.pread(file.fileno(), HEADER.size, 0)
+            if len(head) < HEADER.size:
+                raise ValueError("an arena that is being made")
+            magic, version, ranks, slice_bytes, job = HEADER.unpack(head)
+            if magic != MAGIC or version != VERSION:
+                raise ValueError("the arena of another version of shoal")
+            self.job: str = job.rstrip(b"\0").decode(errors="replace")
+            self._maps = [
+                mmap.mmap(
+                    file.fileno(), PAGE_OFFSET + PAGE_BYTES, prot=mmap.PROT_READ, offset=offset
+                )
+                for offset in range(0, ranks * slice_bytes, slice_bytes)
+            ]
+
+    def read(self) -> list[Page]:
+        now_ns = time.monotonic_ns()
+        pages = (decode(m[PAGE_OFFSET : PAGE_OFFSET + PAGE_BYTES], self.job, now_ns)
+                 for m in self._maps)  # fmt: skip
+        return [page for page in pages if page is not None]
+
+    def close(self) -> None:
+        for memory in self._maps:
+            memory.close()
+
+
+def _paths() -> dict[int, pathlib.Path]:
     """A file to open for each arena that a process of ours maps, by inode."""
     found: dict[int, pathlib.Path] = {}
     for process in pathlib.Path("/proc").glob("[0-9]*"):
@@ -78,80 +255,33 @@ def _arenas() -> dict[int, pathlib.Path]:
     return found
 
 
-def _process_state(pid: int, heartbeat_ms: int) -> str:
-    try:
-        stat = pathlib.Path(f"/proc/{pid}/stat").read_text()
-    except OSError:
-        return "gone"
-    letter = stat.rpartition(")")[2].split()[0]
-    if letter in "tT":
-        return "stopped"
-    if letter in "ZX":
-        return "gone"
-    return "silent" if heartbeat_ms > 1000 else "running"
+class Node:
+    """All arenas of this node that this user may read; found anew by `look()`. One thread."""
+
+    def __init__(self, job: str | None = None) -> None:
+        self._job = job
+        self._arenas: dict[int, Arena] = {}
+        self.look()
+
+    def look(self) -> None:
+        """Finds jobs that have begun, and drops those that have ended."""
+        paths = _paths()
+        for inode in set(self._arenas) - set(paths):
+            self._arenas.pop(inode).close()
+        for inode in set(paths) - set(self._arenas):
+            # OSError, ValueError: the job ends or begins just now
+            with contextlib.suppress(OSError, ValueError):
+                arena = Arena(paths[inode])
+                if self._job is None or arena.job == self._job:
+                    self._arenas[inode] = arena
+                else:
+                    arena.close()
+
+    def read(self) -> list[Page]:
+        pages = [page for arena in self._arenas.values() for page in arena.read()]
+        return sorted(pages, key=lambda page: (page.job, page.rank))
 
 
-def _decode(memory: bytes, job: str, now_ns: int) -> RankState | None:
-    fields = PAGE.unpack_from(memory)
-    version, pid, rank, ranks, _, _, host, heartbeat_ns, _, _, posted, completed, failed = fields
-    if version != VERSION:
-        return None
-    records = [RECORD.unpack_from(memory, PAGE.size + i * RECORD_BYTES) for i in range(OPERATIONS)]
-    latest = max(records, key=lambda record: (record[2] in (1, 2), record[8]))
-    sequence, communicator, state, collective, _, dtype, _, count, begin_ns, step, peer = latest
-    heartbeat_ms = max(0, now_ns - heartbeat_ns) // 1_000_000
-    return RankState(
-        job=job,
-        rank=rank,
-        ranks=ranks,
-        host=host.rstrip(b"\0").decode(errors="replace"),
-        pid=pid,
-        state=_process_state(pid, heartbeat_ms),
-        heartbeat_ms=heartbeat_ms,
-        posted=posted,
-        completed=completed,
-        failed=failed,
-        communicator=communicator,
-        sequence=sequence,
-        collective=_name(COLLECTIVES, collective) if state else "",
-        dtype=_name(DTYPES, dtype) if state else "",
-        count=count,
-        operation=_name(STATES, state) if state else "",
-        step=step,
-        awaited_peer=peer if state in (1, 2) else -1,
-        age_ms=(now_ns - begin_ns) // 1_000_000 if state else 0,
-    )
-
-
-def _read_arena(path: pathlib.Path) -> list[RankState]:
-    now_ns = time.monotonic_ns()
-    states = []
-    with open(path, "rb") as file:
-        head = os.pread(file.fileno(), HEADER.size, 0)
-        if len(head) < HEADER.size:
-            return []
-        magic, version, ranks, slice_bytes, job = HEADER.unpack(head)
-        if magic != MAGIC or version != VERSION:
-            return []
-        name = job.rstrip(b"\0").decode(errors="replace")
-        for local_rank in range(ranks):
-            offset = local_rank * slice_bytes
-            with mmap.mmap(
-                file.fileno(), PAGE_OFFSET + PAGE_BYTES, prot=mmap.PROT_READ, offset=offset
-            ) as memory:
-                page = memory[PAGE_OFFSET : PAGE_OFFSET + PAGE_BYTES]
-            state = _decode(page, name, now_ns)
-            if state is not None:
-                states.append(state)
-    return states
-
-
-def read_all() -> list[RankState]:
+def read_all() -> list[Page]:
     """Every rank of every job on this node whose processes belong to this user."""
-    states: list[RankState] = []
-    for path in _arenas().values():
-        try:
-            states.extend(_read_arena(path))
-        except (OSError, ValueError):  # ValueError: mmap of a file that is still growing
-            continue  # the job ends or begins just now
-    return sorted(states, key=lambda state: (state.job, state.rank))
+    return Node().read()

@@ -148,10 +148,17 @@ def test_info_says_which_ucx() -> None:
 def test_pages_have_the_layout_of_the_compiler() -> None:
     layout = _core.abi_layout()
     assert pages.HEADER.size == layout["ArenaHeader"]
-    assert layout["OperationRecord"] == pages.RECORD_BYTES
+    assert layout["OperationRecord"] == pages.RECORD.size
+    assert layout["TransferRecord"] == pages.TRANSFER.size
+    assert layout["CommunicatorRow"] == pages.ROW.size
     assert pages.PAGE.size == layout["ProgressPage.operations"]
+    assert pages.TRANSFERS_OFFSET == layout["ProgressPage.transfers"]
+    assert pages.ROWS_OFFSET == layout["ProgressPage.communicators"]
     assert layout["page_offset"] == pages.PAGE_OFFSET
     assert layout["page_operations"] == pages.OPERATIONS
+    assert layout["page_transfers"] == pages.TRANSFERS
+    assert layout["page_communicators"] == pages.COMMUNICATORS
+    assert layout["ProgressPage.drivers"] == 20
     assert layout["ProgressPage.heartbeat_ns"] == 88 and layout["ProgressPage.posted"] == 104
     assert layout["OperationRecord.count"] == 32 and layout["OperationRecord.awaited_peer"] == 52
     for enumeration, names in (("DataType", pages.DTYPES), ("Collective", pages.COLLECTIVES)):

@@ -39,8 +39,8 @@ PROGRAM = """
         comm.all_reduce(x)
         assert x[0] == x[-1] == sum(range(P))
         page = os.pread(arena, pages.PAGE_BYTES, r * slice_bytes + pages.PAGE_OFFSET)
-        places = range(pages.PAGE.size, len(page) - pages.RECORD_BYTES, pages.RECORD_BYTES)
-        records = [pages.RECORD.unpack_from(page, at) for at in places[: pages.OPERATIONS]]
+        places = range(pages.PAGE.size, pages.STAGED_OFFSET, pages.RECORD.size)
+        records = [pages.RECORD.unpack_from(page, at) for at in places]
         return max(records)[9]  # of the highest sequence number
 
     used = comm.pool()["used_bytes"]

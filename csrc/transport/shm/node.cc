@@ -150,6 +150,18 @@ bool Node::has_departed(int local_rank, std::uint32_t communicator) const noexce
   return (word >> communicator % 64 & 1) != 0;
 }
 
+void Node::name_caller() noexcept {
+  static thread_local const pid_t id = ::gettid();
+  this->page(self_).caller_id.store(id, std::memory_order_relaxed);
+}
+
+abi::CommunicatorRow* Node::free_row() const noexcept {
+  for (abi::CommunicatorRow& row : this->page(self_).communicators) {
+    if (row.ranks.load(std::memory_order_relaxed) == 0) return &row;
+  }
+  return nullptr;
+}
+
 void Node::count_operation() noexcept {
   constexpr auto kRelaxed = std::memory_order_relaxed;
   abi::ProgressPage& page = this->page(self_);

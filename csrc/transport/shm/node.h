@@ -55,6 +55,10 @@ class Node {
   [[nodiscard]] bool has_departed(int local_rank, std::uint32_t communicator) const noexcept;
 
   [[nodiscard]] abi::ProgressPage& page(int local_rank) const noexcept;
+  /// On this rank's page: this thread calls an operation that has to wait.
+  void name_caller() noexcept;
+  /// A row of this rank's page that no communicator has; nullptr: all are taken.
+  [[nodiscard]] abi::CommunicatorRow* free_row() const noexcept;
   /// On this rank's page: one more has begun and ended, within a moment.
   void count_operation() noexcept;
   /// An operation has so many bytes of buffers that are not in the arena.

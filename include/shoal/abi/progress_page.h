@@ -6,6 +6,10 @@
 /// r * slice_bytes + kProgressPageOffset. Readable also when the rank is stopped.
 /// One writer (the owner), relaxed stores: a reader may see an operation half updated, and reads
 /// `operations[i].sequence` before and after if that matters.
+///
+/// An operation that is over within the call that makes it (the others were as far already) counts
+/// in `posted`, `completed` and its communicator's row, and has no record: what is waited for has
+/// one.
 #ifndef SHOAL_ABI_PROGRESS_PAGE_H_
 #define SHOAL_ABI_PROGRESS_PAGE_H_
 
@@ -15,10 +19,12 @@
 namespace shoal::abi {
 
 inline constexpr std::uint64_t kArenaMagic = 0x616e6572616c6f68;  // "holarena"
-inline constexpr std::uint32_t kAbiVersion = 2;
+inline constexpr std::uint32_t kAbiVersion = 3;
 inline constexpr std::int64_t kProgressPageOffset = 4096;
 inline constexpr std::int64_t kProgressPageBytes = 4096;
 inline constexpr int kPageOperations = 16;
+inline constexpr int kPageTransfers = 16;
+inline constexpr int kPageCommunicators = 64;
 
 /// At offset 0 of the arena (and of no other slice). Written once by the creator.
 struct ArenaHeader {
@@ -42,12 +48,35 @@ struct OperationRecord {
   std::atomic<std::uint32_t> dtype;        ///< shoal::DataType
   std::atomic<std::uint32_t> op;           ///< shoal::ReduceOp
   std::atomic<std::int64_t> count;         ///< elements
-  std::atomic<std::int64_t> begin_ns;      ///< CLOCK_MONOTONIC
+  std::atomic<std::int64_t> begin_ns;      ///< CLOCK_MONOTONIC; 0: not waited for yet
   std::atomic<std::uint32_t> step;         ///< steps begun
   std::atomic<std::int32_t> awaited_peer;  ///< world rank; -1: none
   std::atomic<std::uint64_t> reserved;
 };
 static_assert(sizeof(OperationRecord) == 64);
+
+/// A send or receive that was not over within its call.
+struct TransferRecord {
+  std::atomic<std::uint32_t> state;  ///< 0: free; 1: sends; 2: receives
+  std::atomic<std::uint32_t> communicator;
+  std::atomic<std::int32_t> peer;  ///< world rank; -1: any
+  std::atomic<std::uint32_t> tag;
+  std::atomic<std::int64_t> bytes;
+  std::atomic<std::int64_t> begin_ns;  ///< CLOCK_MONOTONIC
+};
+static_assert(sizeof(TransferRecord) == 32);
+
+/// How far this rank is in one communicator: who has posted less than the others is late. Groups
+/// that have no rank in common may have the same id; `first` tells them apart.
+struct CommunicatorRow {
+  std::atomic<std::uint32_t> communicator;
+  std::atomic<std::int32_t> first;       ///< world rank of its rank 0
+  std::atomic<std::int32_t> ranks;       ///< 0: the row is free
+  std::atomic<std::int32_t> rank;        ///< this rank in it
+  std::atomic<std::uint64_t> posted;     ///< sequence number of the last collective called
+  std::atomic<std::uint64_t> completed;  ///< and up to which all are over
+};
+static_assert(sizeof(CommunicatorRow) == 32);
 
 struct ProgressPage {
   std::uint32_t version;
@@ -55,17 +84,20 @@ struct ProgressPage {
   std::int32_t rank;  ///< in the world
   std::int32_t ranks;
   std::int32_t local_rank;
-  std::int32_t reserved;
+  std::atomic<std::int32_t> drivers;  ///< threads that wait for operations or drive them now
   char host[64];
   std::atomic<std::int64_t> heartbeat_ns;  ///< CLOCK_MONOTONIC, every 100 ms; stands still: stopped
   std::atomic<std::int32_t> thread_id;     ///< of the thread that last drove progress
-  std::atomic<std::uint32_t> reserved2;
+  /// Of the thread that last called an operation which then had to wait; 0: none yet.
+  std::atomic<std::int32_t> caller_id;
   std::atomic<std::uint64_t> posted;     ///< operations begun, all communicators
   std::atomic<std::uint64_t> completed;  ///< operations ended
   std::atomic<std::uint64_t> failed;     ///< operations ended by an error
   OperationRecord operations[kPageOperations];
   std::atomic<std::uint64_t> staged;        ///< operations with buffers outside the arena
   std::atomic<std::uint64_t> staged_bytes;  ///< of those buffers
+  TransferRecord transfers[kPageTransfers];
+  CommunicatorRow communicators[kPageCommunicators];  ///< of further ones nothing is seen
 };
 static_assert(sizeof(ProgressPage) <= kProgressPageBytes);
 
