@@ -1,4 +1,4 @@
-"""The `shoal` command: run, ps, info, plan, tune, bench."""
+"""The `shoal` command: run, ps, trace, info, plan, tune, bench."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from typing import Any
 from shoal import _core, pages
 from shoal._ucx import ucx_directory
 from shoal.launch import run
+from shoal.trace import cli as trace
 from shoal.tune import cli as tune
 
 
@@ -139,6 +140,10 @@ def _parser(arguments: list[str]) -> argparse.ArgumentParser:
     command = commands.add_parser("ps", help="what the ranks of this node's jobs are doing")
     command.add_argument("--json", action="store_true")
     command.set_defaults(main=_ps)
+
+    command = commands.add_parser("trace", help="who makes a running job late, and why")
+    trace.add_arguments(command)
+    command.set_defaults(main=trace.main)
 
     command = commands.add_parser("info", help="what was built in and what this machine offers")
     command.add_argument("--json", action="store_true")

@@ -106,6 +106,7 @@ class Page:
     rank: int
     ranks: int
     local_rank: int
+    node_ranks: int  # ranks of its job on its host
     host: str
     pid: int
     read_ns: int
@@ -154,10 +155,8 @@ def _name(names: tuple[str, ...], index: int) -> str:
 
 
 def _operations(memory: bytes) -> Iterator[Operation]:
-    for place in range(OPERATIONS):
-        sequence, communicator, state, collective, _, dtype, _, count, begin_ns, step, peer = (
-            RECORD.unpack_from(memory, PAGE.size + place * RECORD.size)
-        )
+    for record in RECORD.iter_unpack(memory[PAGE.size : STAGED_OFFSET]):
+        sequence, communicator, state, collective, _, dtype, _, count, begin_ns, step, peer = record
         if state == 0:
             continue
         name = _name(COLLECTIVES, collective)
@@ -169,20 +168,18 @@ def _operations(memory: bytes) -> Iterator[Operation]:
 
 
 def _transfers(memory: bytes) -> Iterator[Transfer]:
-    for place in range(TRANSFERS):
-        state, *rest = TRANSFER.unpack_from(memory, TRANSFERS_OFFSET + place * TRANSFER.size)
+    for state, *rest in TRANSFER.iter_unpack(memory[TRANSFERS_OFFSET:ROWS_OFFSET]):
         if state in (1, 2):
             yield Transfer("send" if state == 1 else "recv", *rest)
 
 
 def _rows(memory: bytes) -> Iterator[Progress]:
-    for place in range(COMMUNICATORS):
-        row = Progress(*ROW.unpack_from(memory, ROWS_OFFSET + place * ROW.size))
-        if row.ranks > 0:
-            yield row
+    for row in ROW.iter_unpack(memory[ROWS_OFFSET : ROWS_OFFSET + COMMUNICATORS * ROW.size]):
+        if row[2] > 0:
+            yield Progress(*row)
 
 
-def decode(memory: bytes, job: str, read_ns: int) -> Page | None:
+def decode(memory: bytes, job: str, node_ranks: int, read_ns: int) -> Page | None:
     """The page of one rank; None: of another version of shoal, or not begun yet."""
     (version, pid, rank, ranks, local_rank, drivers, host, heartbeat_ns, driver, caller, posted,
      completed, failed) = PAGE.unpack_from(memory)  # fmt: skip
@@ -193,6 +190,7 @@ def decode(memory: bytes, job: str, read_ns: int) -> Page | None:
         rank=rank,
         ranks=ranks,
         local_rank=local_rank,
+        node_ranks=node_ranks,
         host=host.rstrip(b"\0").decode(errors="replace"),
         pid=pid,
         read_ns=read_ns,
@@ -233,8 +231,8 @@ class Arena:
 
     def read(self) -> list[Page]:
         now_ns = time.monotonic_ns()
-        pages = (decode(m[PAGE_OFFSET : PAGE_OFFSET + PAGE_BYTES], self.job, now_ns)
-                 for m in self._maps)  # fmt: skip
+        texts = (memory[PAGE_OFFSET : PAGE_OFFSET + PAGE_BYTES] for memory in self._maps)
+        pages = (decode(text, self.job, len(self._maps), now_ns) for text in texts)
         return [page for page in pages if page is not None]
 
     def close(self) -> None:

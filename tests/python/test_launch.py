@@ -152,8 +152,8 @@ def test_pages_have_the_layout_of_the_compiler() -> None:
     assert layout["TransferRecord"] == pages.TRANSFER.size
     assert layout["CommunicatorRow"] == pages.ROW.size
     assert pages.PAGE.size == layout["ProgressPage.operations"]
-    assert pages.TRANSFERS_OFFSET == layout["ProgressPage.transfers"]
-    assert pages.ROWS_OFFSET == layout["ProgressPage.communicators"]
+    assert layout["ProgressPage.transfers"] == pages.TRANSFERS_OFFSET
+    assert layout["ProgressPage.communicators"] == pages.ROWS_OFFSET
     assert layout["page_offset"] == pages.PAGE_OFFSET
     assert layout["page_operations"] == pages.OPERATIONS
     assert layout["page_transfers"] == pages.TRANSFERS

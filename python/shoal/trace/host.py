@@ -1,0 +1,216 @@
+"""What holds a rank on its own host: its process, or the thread that should go on.
+
+Thresholds are fractions of the time between the two moments.
+"""
+
+from __future__ import annotations
+
+from shoal.pages import Page
+from shoal.trace.evidence import Evidence
+from shoal.trace.finding import Finding, in_ms, share
+from shoal.trace.processes import CLOCK_TICKS, Thread, command, syscall_name
+
+THROTTLED = 0.25
+PREEMPTED = 0.5
+BUSY = 0.5
+REGISTERING = 0.3
+FAULTS_PER_MS = 20
+
+SLEEPS = frozenset({"nanosleep", "clock_nanosleep"})
+SELECTS = frozenset({"select", "pselect6"})  # with no descriptors: a sleep
+WAITS = frozenset({"futex", "poll", "ppoll", "epoll_wait", "epoll_pwait", "select", "pselect6"})
+REGISTERS = frozenset(
+    {"mlock", "mlock2", "munlock", "mmap", "munmap", "mremap", "madvise", "ioctl"}
+)
+
+
+def process_trouble(ev: Evidence, page: Page) -> Finding | None:
+    """What holds a whole process, whatever its threads do."""
+    process = ev.after.processes.get(page.pid)
+    if process is None:
+        return None
+    if process.gone:
+        return Finding("died", (f"pid {page.pid} is gone",))
+    main = process.threads.get(page.pid)
+    if main is not None and main.state in "Tt":
+        return _stopped(ev, page, process.tracer, main.state)
+    for before, after in ev.cgroups(page.pid):
+        if after.frozen:
+            return Finding("frozen", (f"cgroup {after.path} is frozen (cgroup.freeze)",))
+        throttled_ns = (after.throttled_us - before.throttled_us) * 1000
+        periods = after.throttled_periods - before.throttled_periods
+        if throttled_ns >= THROTTLED * ev.window_ns or periods > 1:
+            quota, _, period = after.quota.partition(" ")
+            return Finding(
+                "throttled",
+                (
+                    f"cgroup {after.path} was throttled in {periods} periods, "
+                    f"{in_ms(throttled_ns)} in {in_ms(ev.window_ns)}",
+                    f"its quota is {quota} us of CPU in {period} us (cpu.max)",
+                ),
+            )
+    return None
+
+
+def _stopped(ev: Evidence, page: Page, tracer: int, letter: str) -> Finding:
+    evidence = [f"process state {letter} ({'traced' if letter == 't' else 'stopped'})"]
+    missing: tuple[str, ...] = ()
+    if tracer:
+        evidence.append(f"pid {tracer} ({command(tracer)}) traces it")
+    stops = [s for s in ev.signals if s.pid == page.pid and s.name in
+             ("SIGSTOP", "SIGTSTP", "SIGTTIN", "SIGTTOU")]  # fmt: skip
+    if stops:
+        sent = stops[-1]
+        evidence.append(
+            f"signal {sent.number} ({sent.name}) from pid {sent.sender_pid} ({sent.sender_comm}), "
+            f"{in_ms(ev.after.t_ns - sent.t_ns)} ago"
+        )
+    elif not tracer:
+        missing = ("who stopped it: the signal was sent before the tracer was attached, or "
+                   "signals are not seen",)  # fmt: skip
+    evidence.append(f"its last heartbeat was {page.heartbeat_ms} ms ago")
+    return Finding("stopped", tuple(evidence), missing)
+
+
+def _preemptors(ev: Evidence, tid: int, cpu: int) -> str:
+    """Who had the core, as far as it is known; "" if it is not."""
+    seen = ev.kernel_thread(tid)
+    if seen is not None:
+        earlier = {one.tid: one.ns for one in seen[0].preempted_by}
+        gained = [(one.ns - earlier.get(one.tid, 0), one) for one in seen[1].preempted_by]
+        top = sorted((g for g in gained if g[0] > 0), key=lambda g: -g[0])[:3]
+        if top:
+            return ", ".join(f"{one.comm} (pid {one.pid}) {in_ms(ns)}" for ns, one in top)
+    users = []
+    for other, (name, core, ns) in ev.after.cores.items():
+        used = ns - ev.before.cores.get(other, (name, core, ns))[2]
+        if other != tid and core == cpu and used > 0:
+            users.append((used, name, other))
+    return ", ".join(f"{name} (tid {other}) {in_ms(ns)}"
+                     for ns, name, other in sorted(users, reverse=True)[:3])  # fmt: skip
+
+
+def preempted(ev: Evidence, page: Page, tid: int) -> Finding | None:
+    pair = ev.threads(page.pid, tid)
+    if pair is None:
+        return None
+    before, after = pair
+    waited = after.waiting_ns - before.waiting_ns
+    if waited < PREEMPTED * ev.window_ns:
+        return None
+    who = _preemptors(ev, tid, after.cpu)
+    evidence = [
+        f"thread {tid} was ready to run and had no core for {share(waited, ev.window_ns)}, "
+        f"and ran {in_ms(after.on_cpu_ns - before.on_cpu_ns)}"
+    ]
+    if who:
+        evidence.append(f"on core {after.cpu} ran meanwhile: {who}")
+    missing = (
+        () if who else ("who had the core: needs the kernel's view, or both moments' threads",)
+    )
+    return Finding("preempted", tuple(evidence), missing)
+
+
+def _registrations(ev: Evidence, page: Page) -> Finding | None:
+    """Memory that is locked, mapped or registered for much of the time, by any of its threads."""
+    spent: dict[str, tuple[int, int]] = {}
+    now_in = ""
+    for tid in ev.after.processes[page.pid].threads:
+        seen = ev.kernel_thread(tid)
+        if seen is None:
+            continue
+        for name, (calls, ns) in seen[1].syscalls.items():
+            if name in REGISTERS:
+                calls0, ns0 = seen[0].syscalls.get(name, (0, 0))
+                had = spent.get(name, (0, 0))
+                spent[name] = (had[0] + calls - calls0, had[1] + ns - ns0)
+        if seen[1].syscall in REGISTERS:
+            now_in = seen[1].syscall
+            inside = ev.after.kernel.t_ns - max(seen[1].syscall_since_ns, ev.before.kernel.t_ns)
+            had = spent.get(now_in, (0, 0))
+            spent[now_in] = (had[0], had[1] + max(0, inside))
+    total = sum(ns for _, ns in spent.values())
+    if total < REGISTERING * ev.window_ns:
+        return None
+    parts = sorted(
+        ((ns, calls, name) for name, (calls, ns) in spent.items() if ns > 0), reverse=True
+    )
+    return Finding(
+        "memory_registration",
+        tuple(f"{calls} calls of {name}: {share(ns, ev.window_ns)}"
+              for ns, calls, name in parts[:3]),
+    )  # fmt: skip
+
+
+def thread_finding(ev: Evidence, page: Page, tid: int) -> Finding:
+    """What the thread is at that should have posted the operation."""
+    trouble = preempted(ev, page, tid)
+    if trouble is not None:
+        return trouble
+    trouble = _registrations(ev, page)
+    if trouble is not None:
+        return trouble
+    pair = ev.threads(page.pid, tid)
+    if pair is None:
+        return Finding("unknown", (), (f"thread {tid}: /proc shows nothing of it",))
+    before, after = pair
+    on_cpu = after.on_cpu_ns - before.on_cpu_ns
+    line, why_not = ev.python_line(page.pid, tid)
+    at = (f"at {line}",) if line else ()
+    missing = () if line else (why_not,)
+    faults = _faults(ev, before, after)
+    if faults is not None:
+        return Finding("page_faults", (*faults, *at), missing)
+    if on_cpu >= BUSY * ev.window_ns or after.state == "R":
+        return _computing(ev, page, tid, at, missing)
+    return _asleep(ev, page, tid, at, missing)
+
+
+def _faults(ev: Evidence, before: Thread, after: Thread) -> tuple[str, ...] | None:
+    major = after.major_faults - before.major_faults
+    minor = after.minor_faults - before.minor_faults
+    window_ms = ev.window_ns / 1e6
+    in_kernel = after.system_ticks - before.system_ticks > after.user_ticks - before.user_ticks
+    if major > 0.05 * window_ms:
+        return (f"{major} page faults read from disk in {window_ms:.0f} ms",)
+    if minor > FAULTS_PER_MS * window_ms and in_kernel:
+        return (f"{minor} page faults in {window_ms:.0f} ms",)
+    return None
+
+
+def _computing(
+    ev: Evidence, page: Page, tid: int, at: tuple[str, ...], missing: tuple[str, ...]
+) -> Finding:
+    pair = ev.threads(page.pid, tid)
+    assert pair is not None
+    before, after = pair
+    user = (after.user_ticks - before.user_ticks) * 1000 // CLOCK_TICKS
+    system = (after.system_ticks - before.system_ticks) * 1000 // CLOCK_TICKS
+    on_cpu = after.on_cpu_ns - before.on_cpu_ns
+    ran = f"thread {tid} ran {share(on_cpu, ev.window_ns)} ({user} ms user, {system} ms system)"
+    return Finding("computing", (ran, *at), missing)
+
+
+def _asleep(
+    ev: Evidence, page: Page, tid: int, at: tuple[str, ...], missing: tuple[str, ...]
+) -> Finding:
+    pair = ev.threads(page.pid, tid)
+    assert pair is not None
+    after = pair[1]
+    call = syscall_name(after.syscall)
+    seen = ev.kernel_thread(tid)
+    where = call or after.wait_channel
+    evidence = [f"thread {tid} is asleep (state {after.state})" + (f" in {where}" if where else "")]
+    if seen is not None and seen[1].state != "R":
+        evidence[0] += f" for {in_ms(ev.after.t_ns - seen[1].since_ns)}"
+        if seen[1].stack:
+            evidence.append("kernel stack: " + " < ".join(seen[1].stack[:6]))
+    elif after.wait_channel and call:
+        evidence.append(f"kernel function: {after.wait_channel}")
+    evidence.extend(at)
+    if call in SLEEPS or (call in SELECTS and after.syscall_arguments[:1] == (0,)):
+        return Finding("sleeping", tuple(evidence), missing)
+    if not call:
+        cause = "sleeping" if "nanosleep" in after.wait_channel else "blocked"
+        return Finding(cause, tuple(evidence), missing)
+    return Finding("blocked" if call in WAITS else "slow_syscall", tuple(evidence), missing)

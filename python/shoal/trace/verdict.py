@@ -1,0 +1,223 @@
+"""Who made a collective late, and why: a pure function of what is known at two moments.
+
+The way from the victim to the root:
+
+ 1. Who has not posted it, though others wait? Such a rank is late in its own code, or it waits in
+    another operation itself: then the walk goes on there. What holds its thread is the cause.
+ 2. All have posted it. Is there one whose host does not let it go on (stopped, frozen, throttled,
+    preempted), or that posted it and then drives nothing?
+ 3. All drive it. What lies between those who wait and whom they wait for: a link that is down, that
+    loses packets, whose receiver does not read.
+ 4. Else unknown, with what is missing to know more.
+
+A cause is only said with its evidence.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from shoal.pages import Operation, Page, Transfer
+from shoal.trace.evidence import Evidence
+from shoal.trace.finding import Finding
+from shoal.trace.host import preempted, process_trouble, thread_finding
+from shoal.trace.late import Late, late_for
+from shoal.trace.network import link_trouble
+
+
+@dataclass(frozen=True)
+class Verdict:
+    rank: int  # world rank of the root; -1: unknown
+    host: str
+    pid: int
+    cause: str
+    since_ms: int
+    job: str
+    communicator: int
+    collective: str
+    sequence: int
+    evidence: list[str]
+    missing: list[str] = field(default_factory=list)
+    provisional: bool = False
+
+
+def _caller(page: Page) -> int:
+    """The thread that posts this rank's operations, as far as is known."""
+    return page.caller or page.pid
+
+
+def _waits_in(page: Page) -> Operation | Transfer | None:
+    """The oldest operation that this rank waits for itself."""
+    candidates: list[Operation | Transfer] = [
+        o for o in page.operations if o.in_flight and o.begin_ns > 0
+    ]
+    candidates += page.transfers
+    return min(candidates, key=lambda o: o.begin_ns, default=None)
+
+
+def _behind(ev: Evidence, late: Late) -> list[Page]:
+    """Ranks that have not posted it, those furthest behind first."""
+    if late.first < 0:  # a send or receive: whoever it is with, unless that rank waits as well
+        return [p for rank in late.awaited if (p := ev.page(rank)) and not _answers(p, late)]
+    rows = [(row.posted, page) for page in ev.after.pages.values()
+            if (row := page.progress(late.key)) is not None]  # fmt: skip
+    behind = [(posted, page) for posted, page in rows if posted < late.sequence]
+    return [page for _, page in sorted(behind, key=lambda one: (one[0], one[1].rank))]
+
+
+def _answers(page: Page, late: Late) -> bool:
+    """It has posted the other half of this send or receive."""
+    kind = "recv" if late.collective == "send" else "send"
+    return any(t.kind == kind and t.communicator == late.communicator and t.tag == late.sequence
+               and t.peer in (*late.waiting, -1) for t in page.transfers)  # fmt: skip
+
+
+def _finding_behind(
+    ev: Evidence, late: Late, behind: list[Page], path: tuple[int, ...]
+) -> tuple[Page | None, Finding]:
+    """Of those who have not posted: the root, and why."""
+    for page in behind:
+        trouble = process_trouble(ev, page)
+        if trouble is not None:
+            return page, trouble
+    # Who waits in another operation is a victim of that one.
+    free = [page for page in behind if _waits_in(page) is None or page.drivers == 0]
+    if free:
+        findings = [(page, thread_finding(ev, page, _caller(page))) for page in free[:4]]
+        known = [one for one in findings if one[1].cause != "unknown"]
+        return (known or findings)[0]
+    page = behind[0]
+    waits = _waits_in(page)
+    assert waits is not None
+    if page.rank in path:
+        names = " -> ".join(str(rank) for rank in (*path[path.index(page.rank) :], page.rank))
+        return page, Finding("deadlock", (f"ranks wait for one another: {names}",))
+    return _root(ev, late_for(page, waits), (*path, page.rank))
+
+
+def _describe_gap(ev: Evidence, late: Late, page: Page) -> str:
+    if late.first < 0:
+        return f"rank {page.rank} has not posted the other half of it"
+    row = page.progress(late.key)
+    posted = row.posted if row is not None else 0
+    return (
+        f"rank {page.rank} has posted #{posted} of communicator {late.communicator}, "
+        f"others #{late.sequence}"
+    )
+
+
+def _root(ev: Evidence, late: Late, path: tuple[int, ...] = ()) -> tuple[Page | None, Finding]:
+    behind = _behind(ev, late)
+    if behind:
+        page, found = _finding_behind(ev, late, behind, path or late.waiting[:1])
+        if found.cause == "deadlock" or path:
+            return page, found
+        victim = f"rank {behind[0].rank} has not posted it: it waits itself"
+        return page, found.after(_describe_gap(ev, late, page) if page in behind else victim)
+    return _root_of_posted(ev, late)
+
+
+def _root_of_posted(ev: Evidence, late: Late) -> tuple[Page | None, Finding]:
+    """All ranks that can be seen have posted it."""
+    awaited = [rank for rank in late.awaited if rank >= 0]
+    members = [page for page in ev.after.pages.values()
+               if late.first < 0 or page.progress(late.key) is not None]  # fmt: skip
+    # Whom others wait for comes first, whoever waits longest last.
+    members.sort(key=lambda page: (-awaited.count(page.rank), page.rank))
+    if late.first < 0:
+        members = [page for page in members if page.rank in (*awaited, *late.waiting)]
+    for page in members:
+        trouble = process_trouble(ev, page)
+        if trouble is not None:
+            return page, _posted(late, page, trouble)
+    for page in members:
+        if page.drivers == 0 and _still_in(page, late):
+            return page, _posted(late, page, _undriven(ev, page))
+    network = link_trouble(ev, late)
+    if network is not None:
+        return network
+    for page in members:
+        trouble = preempted(ev, page, page.driver or page.pid) if page.rank in awaited else None
+        if trouble is not None:
+            return page, _posted(late, page, trouble)
+    return None, _nothing_found(ev, late)
+
+
+def _still_in(page: Page, late: Late) -> bool:
+    if late.first < 0:
+        return bool(page.transfers)
+    return any(o.in_flight and o.communicator == late.communicator and o.sequence == late.sequence
+               for o in page.operations)  # fmt: skip
+
+
+def _posted(late: Late, page: Page, found: Finding) -> Finding:
+    operation = f"{late.collective} #{late.sequence}"
+    return found.after(f"all ranks have posted {operation}; rank {page.rank} is not through")
+
+
+def _undriven(ev: Evidence, page: Page) -> Finding:
+    """It has posted an operation, and none of its threads drives it."""
+    thread = thread_finding(ev, page, _caller(page))
+    unread = sum(after.unread_bytes for _, after in ev.links(page.pid))
+    evidence = [f"rank {page.rank} has posted it, and no thread of it waits for it or drives it"]
+    if unread:
+        evidence.append(f"{unread} bytes have come and are not read")
+    if thread.cause in ("computing", "sleeping", "blocked", "unknown", "slow_syscall"):
+        return Finding("slow_receiver", (*evidence, *thread.evidence), thread.missing)
+    return Finding(thread.cause, (*evidence, *thread.evidence), thread.missing)
+
+
+def _nothing_found(ev: Evidence, late: Late) -> Finding:
+    missing = list(ev.missing)
+    absent = sorted({rank for rank in late.awaited if rank >= 0 and ev.page(rank) is None})
+    if absent:
+        names = ", ".join(str(rank) for rank in absent)
+        missing.insert(0, f"the pages of rank {names}: on another host; run shoal trace there")
+    elif not absent and late.first >= 0:
+        sizes = [row.ranks for page in ev.after.pages.values()
+                 if (row := page.progress(late.key)) is not None]  # fmt: skip
+        unseen = max(sizes, default=0) - len(sizes)
+        if unseen > 0:
+            missing.insert(0, f"the pages of {unseen} ranks: on other hosts; run shoal trace there")
+    return Finding("unknown", (f"all ranks seen have posted {late.collective} #{late.sequence}",),
+                    tuple(missing))  # fmt: skip
+
+
+def is_moving(ev: Evidence, late: Late) -> bool:
+    """It is no standstill but a long operation: all have posted it, and those in it take steps."""
+    if late.first < 0 or _behind(ev, late):
+        return False
+    for rank in late.waiting:
+        before, after = ev.before.pages.get(rank), ev.after.pages.get(rank)
+        if before is None or after is None or before.progress(late.key) is None:
+            continue
+        steps = [[o.step for o in page.operations if o.sequence == late.sequence
+                  and o.communicator == late.communicator] for page in (before, after)]  # fmt: skip
+        if steps[0] != steps[1]:
+            return True
+    return False
+
+
+def judge(ev: Evidence, late: Late) -> Verdict:
+    """The verdict on an operation that is late at both moments."""
+    page, found = _root(ev, late)
+    return Verdict(
+        rank=page.rank if page is not None else -1,
+        host=page.host if page is not None else "",
+        pid=page.pid if page is not None else 0,
+        cause=found.cause,
+        since_ms=max(0, ev.after.t_ns - late.since_ns) // 1_000_000,
+        job=late.job,
+        communicator=late.communicator,
+        collective=late.collective,
+        sequence=late.sequence,
+        evidence=[*found.evidence, _who_waits(late)],
+        missing=[*found.missing],
+        provisional=found.provisional,
+    )
+
+
+def _who_waits(late: Late) -> str:
+    ranks = ", ".join(str(rank) for rank in late.waiting[:8])
+    more = f" and {len(late.waiting) - 8} more" if len(late.waiting) > 8 else ""
+    return f"waiting: rank {ranks}{more}"
