@@ -9,9 +9,10 @@ from dataclasses import dataclass, field
 
 from shoal.pages import Page
 from shoal.trace import links, processes
+from shoal.trace.cgroups import Cgroup
 from shoal.trace.kernel import Kernel, KernelThread, Sample, Signal
 from shoal.trace.links import Link
-from shoal.trace.processes import Cgroup, Process, Thread
+from shoal.trace.processes import Process, Thread
 from shoal.trace.python_line import python_line
 
 
@@ -57,9 +58,10 @@ class Evidence:
         return None if before is None or after is None else (before, after)
 
     def cgroups(self, pid: int) -> list[tuple[Cgroup, Cgroup]]:
-        before = {g.path: g for g in self.before.processes.get(pid, Process(pid)).cgroups}
+        earlier = self.before.processes.get(pid, Process(pid)).cgroups
+        before = {(group.controller, group.path): group for group in earlier}
         after = self.after.processes.get(pid, Process(pid)).cgroups
-        return [(before.get(group.path, group), group) for group in after]
+        return [(before.get((group.controller, group.path), group), group) for group in after]
 
     def kernel_thread(self, tid: int) -> tuple[KernelThread, KernelThread] | None:
         before, after = self.before.kernel.threads.get(tid), self.after.kernel.threads.get(tid)

@@ -36,17 +36,16 @@ def process_trouble(ev: Evidence, page: Page) -> Finding | None:
         return _stopped(ev, page, process.tracer, main.state)
     for before, after in ev.cgroups(page.pid):
         if after.frozen:
-            return Finding("frozen", (f"cgroup {after.path} is frozen (cgroup.freeze)",))
+            return Finding("frozen", (f"cgroup {after.path} is frozen",))
         throttled_ns = (after.throttled_us - before.throttled_us) * 1000
         periods = after.throttled_periods - before.throttled_periods
         if throttled_ns >= THROTTLED * ev.window_ns or periods > 1:
-            quota, _, period = after.quota.partition(" ")
             return Finding(
                 "throttled",
                 (
                     f"cgroup {after.path} was throttled in {periods} periods, "
                     f"{in_ms(throttled_ns)} in {in_ms(ev.window_ns)}",
-                    f"its quota is {quota} us of CPU in {period} us (cpu.max)",
+                    f"its quota is {after.quota_us} us of CPU in {after.period_us} us",
                 ),
             )
     return None

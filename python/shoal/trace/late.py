@@ -1,4 +1,4 @@
-"""Which operations are late: somebody has waited for them longer than the user allows."""
+"""Which operations are late, and who has not posted them: what progress pages alone say."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def _waiting_operations(page: Page, after_ns: int) -> Iterator[Operation]:
 
 
 def find_late(pages: Iterable[Page], after_ns: int) -> list[Late]:
-    """What somebody has waited for longer than `after_ns`, the longest first. One job's pages."""
+    """What somebody has waited for longer than `after_ns`. One job's pages."""
     seen: dict[tuple[str, int, int, int, str], list[tuple[int, int, int]]] = {}
     for page in pages:
         for operation in _waiting_operations(page, after_ns):
@@ -67,7 +67,8 @@ def find_late(pages: Iterable[Page], after_ns: int) -> list[Late]:
         )
         for name, waits in seen.items()
     ]
-    return sorted(late, key=lambda one: one.since_ns)
+    # The one that most ranks wait for first: a rank that is held within an operation waits as well.
+    return sorted(late, key=lambda one: (-len(one.waiting), one.since_ns))
 
 
 def late_for(page: Page, waits: Operation | Transfer) -> Late:
@@ -77,3 +78,29 @@ def late_for(page: Page, waits: Operation | Transfer) -> Late:
                     (page.rank,), (waits.peer,))  # fmt: skip
     return Late(page.job, *key_of(page, waits), waits.sequence, waits.collective, waits.begin_ns,
                 (page.rank,), (waits.awaited_peer,))  # fmt: skip
+
+
+def behind(pages: dict[int, Page], late: Late) -> list[Page]:
+    """Ranks that have not posted it, those furthest behind first."""
+    if late.first < 0:  # a send or receive: whoever it is with, unless that rank waits as well
+        return [p for rank in late.awaited if (p := pages.get(rank)) and not _answers(p, late)]
+    rows = [(row.posted, page) for page in pages.values()
+            if (row := page.progress(late.key)) is not None]  # fmt: skip
+    found = [(posted, page) for posted, page in rows if posted < late.sequence]
+    return [page for _, page in sorted(found, key=lambda one: (one[0], one[1].rank))]
+
+
+def _answers(page: Page, late: Late) -> bool:
+    """It has posted the other half of this send or receive."""
+    kind = "recv" if late.collective == "send" else "send"
+    return any(t.kind == kind and t.communicator == late.communicator and t.tag == late.sequence
+               and t.peer in (*late.waiting, -1) for t in page.transfers)  # fmt: skip
+
+
+def suspect(pages: dict[int, Page], late: Late) -> Page | None:
+    """Whom the others seem to wait for: who has not posted it, or else whom most of them name."""
+    found = behind(pages, late)
+    if found:
+        return found[0]
+    awaited = [rank for rank in late.awaited if rank in pages]
+    return pages[max(awaited, key=awaited.count)] if awaited else None

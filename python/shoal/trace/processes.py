@@ -1,4 +1,4 @@
-"""What Linux says of a rank's threads and cgroup, without privilege: /proc and /sys/fs/cgroup.
+"""What /proc says of a rank's threads, without privilege.
 
 Every read may fail (the thread has ended, another user's): then there is no answer, never an error.
 """
@@ -10,7 +10,7 @@ import os
 import pathlib
 from dataclasses import dataclass, field
 
-_CGROUPS = pathlib.Path("/sys/fs/cgroup")
+from shoal.trace.cgroups import Cgroup, read_cgroups, read_text
 
 
 @dataclass(frozen=True)
@@ -35,17 +35,6 @@ class Thread:
 
 
 @dataclass(frozen=True)
-class Cgroup:
-    """CPU accounting of one cgroup (version 2), at one moment."""
-
-    path: str
-    frozen: bool = False
-    throttled_us: int = 0
-    throttled_periods: int = 0
-    quota: str = ""  # of cpu.max, "" or "max ..." if there is none
-
-
-@dataclass(frozen=True)
 class Process:
     pid: int
     threads: dict[int, Thread] = field(default_factory=dict)  # by tid; empty: it is gone
@@ -61,13 +50,6 @@ class Process:
 CLOCK_TICKS = os.sysconf("SC_CLK_TCK")
 
 
-def _text(path: pathlib.Path) -> str:
-    try:
-        return path.read_text(errors="replace")
-    except OSError:
-        return ""
-
-
 def _syscall(text: str) -> tuple[int, tuple[int, ...]]:
     """`NUMBER ARGUMENT... SP PC`, or "running"."""
     words = text.split()
@@ -78,13 +60,13 @@ def _syscall(text: str) -> tuple[int, tuple[int, ...]]:
 
 def read_thread(pid: int, tid: int) -> Thread | None:
     folder = pathlib.Path(f"/proc/{pid}/task/{tid}")
-    name, _, rest = _text(folder / "stat").partition("(")[2].rpartition(")")
+    name, _, rest = read_text(folder / "stat").partition("(")[2].rpartition(")")
     fields = rest.split()
     if len(fields) < 37:
         return None
-    times = _text(folder / "schedstat").split()
-    number, arguments = _syscall(_text(folder / "syscall"))
-    channel = _text(folder / "wchan").strip()
+    times = read_text(folder / "schedstat").split()
+    number, arguments = _syscall(read_text(folder / "syscall"))
+    channel = read_text(folder / "wchan").strip()
     return Thread(
         tid=tid,
         name=name,
@@ -102,54 +84,25 @@ def read_thread(pid: int, tid: int) -> Thread | None:
     )
 
 
-def _numbers(path: pathlib.Path) -> dict[str, int]:
-    pairs = (line.split() for line in _text(path).splitlines())
-    return {pair[0]: int(pair[1]) for pair in pairs if len(pair) == 2 and pair[1].isdigit()}
-
-
-def _read_cgroup(folder: pathlib.Path) -> Cgroup:
-    stat = _numbers(folder / "cpu.stat")
-    return Cgroup(
-        path="/" + str(folder.relative_to(_CGROUPS)),
-        frozen=_numbers(folder / "cgroup.events").get("frozen", 0) == 1,
-        throttled_us=stat.get("throttled_usec", 0),
-        throttled_periods=stat.get("nr_throttled", 0),
-        quota=_text(folder / "cpu.max").strip(),
-    )
-
-
-def _cgroups(pid: int) -> tuple[Cgroup, ...]:
-    """From its own cgroup upwards, those that can hold it up. The root has no limits."""
-    lines = _text(pathlib.Path(f"/proc/{pid}/cgroup")).splitlines()
-    path = next((line[3:] for line in lines if line.startswith("0::")), "/").strip("/")
-    found = []
-    while path:
-        group = _read_cgroup(_CGROUPS / path)
-        if group.frozen or (group.quota and not group.quota.startswith("max")):
-            found.append(group)
-        path = path.rpartition("/")[0]
-    return tuple(found)
-
-
 def read_process(pid: int) -> Process:
     try:
         tids = [int(name) for name in os.listdir(f"/proc/{pid}/task")]
     except OSError:
         return Process(pid)
     threads = {tid: thread for tid in tids if (thread := read_thread(pid, tid)) is not None}
-    status = _text(pathlib.Path(f"/proc/{pid}/status"))
+    status = read_text(pathlib.Path(f"/proc/{pid}/status"))
     tracer = next((line.split()[1] for line in status.splitlines() if "TracerPid" in line), "0")
-    return Process(pid, threads, _cgroups(pid), int(tracer))
+    return Process(pid, threads, read_cgroups(pid), int(tracer))
 
 
 def command(pid: int) -> str:
     """Its name, for people."""
-    return _text(pathlib.Path(f"/proc/{pid}/comm")).strip() or "?"
+    return read_text(pathlib.Path(f"/proc/{pid}/comm")).strip() or "?"
 
 
 def environment(pid: int, name: str) -> str:
     """A variable that the process was started with; "" where it had none."""
-    for entry in _text(pathlib.Path(f"/proc/{pid}/environ")).split("\0"):
+    for entry in read_text(pathlib.Path(f"/proc/{pid}/environ")).split("\0"):
         key, _, value = entry.partition("=")
         if key == name:
             return value
@@ -160,9 +113,9 @@ def read_core_users() -> dict[int, tuple[str, int, int]]:
     """Every thread of the machine: tid -> (name, core, nanoseconds on it so far)."""
     users = {}
     for task in pathlib.Path("/proc").glob("[0-9]*/task/[0-9]*"):
-        name, _, rest = _text(task / "stat").partition("(")[2].rpartition(")")
+        name, _, rest = read_text(task / "stat").partition("(")[2].rpartition(")")
         fields = rest.split()
-        times = _text(task / "schedstat").split()
+        times = read_text(task / "schedstat").split()
         if len(fields) >= 37 and len(times) == 3:
             users[int(task.name)] = (name, int(fields[36]), int(times[0]))
     return users

@@ -21,7 +21,7 @@ from shoal.pages import Operation, Page, Transfer
 from shoal.trace.evidence import Evidence
 from shoal.trace.finding import Finding
 from shoal.trace.host import preempted, process_trouble, thread_finding
-from shoal.trace.late import Late, late_for
+from shoal.trace.late import Late, behind, late_for
 from shoal.trace.network import link_trouble
 
 
@@ -55,38 +55,21 @@ def _waits_in(page: Page) -> Operation | Transfer | None:
     return min(candidates, key=lambda o: o.begin_ns, default=None)
 
 
-def _behind(ev: Evidence, late: Late) -> list[Page]:
-    """Ranks that have not posted it, those furthest behind first."""
-    if late.first < 0:  # a send or receive: whoever it is with, unless that rank waits as well
-        return [p for rank in late.awaited if (p := ev.page(rank)) and not _answers(p, late)]
-    rows = [(row.posted, page) for page in ev.after.pages.values()
-            if (row := page.progress(late.key)) is not None]  # fmt: skip
-    behind = [(posted, page) for posted, page in rows if posted < late.sequence]
-    return [page for _, page in sorted(behind, key=lambda one: (one[0], one[1].rank))]
-
-
-def _answers(page: Page, late: Late) -> bool:
-    """It has posted the other half of this send or receive."""
-    kind = "recv" if late.collective == "send" else "send"
-    return any(t.kind == kind and t.communicator == late.communicator and t.tag == late.sequence
-               and t.peer in (*late.waiting, -1) for t in page.transfers)  # fmt: skip
-
-
 def _finding_behind(
-    ev: Evidence, late: Late, behind: list[Page], path: tuple[int, ...]
+    ev: Evidence, late: Late, pages: list[Page], path: tuple[int, ...]
 ) -> tuple[Page | None, Finding]:
     """Of those who have not posted: the root, and why."""
-    for page in behind:
+    for page in pages:
         trouble = process_trouble(ev, page)
         if trouble is not None:
             return page, trouble
     # Who waits in another operation is a victim of that one.
-    free = [page for page in behind if _waits_in(page) is None or page.drivers == 0]
+    free = [page for page in pages if _waits_in(page) is None or page.drivers == 0]
     if free:
         findings = [(page, thread_finding(ev, page, _caller(page))) for page in free[:4]]
         known = [one for one in findings if one[1].cause != "unknown"]
         return (known or findings)[0]
-    page = behind[0]
+    page = pages[0]
     waits = _waits_in(page)
     assert waits is not None
     if page.rank in path:
@@ -95,7 +78,7 @@ def _finding_behind(
     return _root(ev, late_for(page, waits), (*path, page.rank))
 
 
-def _describe_gap(ev: Evidence, late: Late, page: Page) -> str:
+def _describe_gap(late: Late, page: Page) -> str:
     if late.first < 0:
         return f"rank {page.rank} has not posted the other half of it"
     row = page.progress(late.key)
@@ -107,13 +90,14 @@ def _describe_gap(ev: Evidence, late: Late, page: Page) -> str:
 
 
 def _root(ev: Evidence, late: Late, path: tuple[int, ...] = ()) -> tuple[Page | None, Finding]:
-    behind = _behind(ev, late)
-    if behind:
-        page, found = _finding_behind(ev, late, behind, path or late.waiting[:1])
+    pages = behind(ev.after.pages, late)
+    if pages:
+        page, found = _finding_behind(ev, late, pages, path or late.waiting[:1])
         if found.cause == "deadlock" or path:
             return page, found
-        victim = f"rank {behind[0].rank} has not posted it: it waits itself"
-        return page, found.after(_describe_gap(ev, late, page) if page in behind else victim)
+        victim = f"rank {pages[0].rank} has not posted it: it waits itself"
+        is_first = page is not None and page in pages
+        return page, found.after(_describe_gap(late, page) if page and is_first else victim)
     return _root_of_posted(ev, late)
 
 
@@ -185,7 +169,7 @@ def _nothing_found(ev: Evidence, late: Late) -> Finding:
 
 def is_moving(ev: Evidence, late: Late) -> bool:
     """It is no standstill but a long operation: all have posted it, and those in it take steps."""
-    if late.first < 0 or _behind(ev, late):
+    if late.first < 0 or behind(ev.after.pages, late):
         return False
     for rank in late.waiting:
         before, after = ev.before.pages.get(rank), ev.after.pages.get(rank)
@@ -201,6 +185,20 @@ def is_moving(ev: Evidence, late: Late) -> bool:
 def judge(ev: Evidence, late: Late) -> Verdict:
     """The verdict on an operation that is late at both moments."""
     page, found = _root(ev, late)
+    return _verdict(ev, late, page, found)
+
+
+def judge_often(ev: Evidence, late: Late, page: Page, evidence: str) -> Verdict:
+    """On a rank that has made several operations late, each for a short while; `late`: the last."""
+    found = process_trouble(ev, page) or preempted(ev, page, page.driver or page.pid)
+    if found is None and _waits_in(page) is None:
+        found = thread_finding(ev, page, _caller(page))
+    if found is None:
+        found = Finding("unknown", (), ("what it does between its operations: look again",))
+    return _verdict(ev, late, page, found.after(evidence))
+
+
+def _verdict(ev: Evidence, late: Late, page: Page | None, found: Finding) -> Verdict:
     return Verdict(
         rank=page.rank if page is not None else -1,
         host=page.host if page is not None else "",

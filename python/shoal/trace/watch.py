@@ -5,17 +5,21 @@ from __future__ import annotations
 import dataclasses
 import os
 import time
+from collections import Counter, deque
 from collections.abc import Iterator
 
 from shoal.pages import Node, Page
-from shoal.trace.evidence import Evidence, Moment, collect, observe
+from shoal.trace.evidence import Moment, collect, observe
 from shoal.trace.kernel import Kernel
-from shoal.trace.late import Late, find_late
-from shoal.trace.verdict import Verdict, is_moving, judge
+from shoal.trace.late import Late, find_late, suspect
+from shoal.trace.verdict import Verdict, is_moving, judge, judge_often
 
-LOOK_S = 1.0  # between searches for new jobs
+LOOK_S = 2.0  # between searches for new jobs
 WINDOW_S = 0.1  # between the two moments of a verdict
 PROVISIONAL_S = 0.5  # after which a provisional verdict is made again
+NEVER = float("inf")
+SHORT_STALLS, OFTEN_S = 3, 2.0  # so many that ended by themselves within so long are looked into
+SURVEY_S, SURVEY_STEP_S = 0.4, 0.01
 # Measured over the window, so that they hold for an operation that ended within it as well.
 LASTING = frozenset({"throttled", "preempted", "stopped", "frozen"})
 
@@ -48,9 +52,10 @@ class Watch:
         self._selection = selection
         self._kernel = kernel
         self._after_ns = after_ms * 1_000_000
-        self._interval_s = min(0.1, max(0.01, after_ms / 4000))
-        self._judged: dict[tuple[str, int, int, int, str], float] = {}  # when to judge again
+        self._interval_s = min(0.1, max(0.01, after_ms / 2000))
+        self._again: dict[tuple[str, int, int, int, str], float] = {}  # when to judge once more
         self._root: tuple[str, int, str] | None = None  # job, rank, cause of the stall under way
+        self._short: deque[float] = deque(maxlen=SHORT_STALLS)  # when those were that soon ended
         self.seen = 0  # operations that were late
 
     def verdicts(self, until: float) -> Iterator[Verdict]:
@@ -59,69 +64,93 @@ class Watch:
             jobs = self._selection.read()
             if self._kernel is not None:
                 self._kernel.watch(page.pid for pages in jobs.values() for page in pages)
-            calm = True
-            for job, pages in jobs.items():
-                for late in self._new(find_late(pages, self._after_ns)):
-                    calm = False
-                    verdict = self._judge(job, pages, late)
-                    if verdict is not None:
-                        yield verdict
-            if calm and not any(find_late(pages, self._after_ns) for pages in jobs.values()):
+            late = [one for pages in jobs.values() for one in find_late(pages, self._after_ns)]
+            if not late and begin > self._short_until():
                 self._root = None
+            for one in late:
+                if time.monotonic() < self._again.get(one.name, 0.0):
+                    continue
+                verdict = self._judge(one, jobs[one.job])
+                if verdict is not None and self._is_news(verdict):
+                    yield verdict
             time.sleep(max(0.0, begin + self._interval_s - time.monotonic()))
 
-    def _new(self, late: list[Late]) -> list[Late]:
-        now = time.monotonic()
-        return [one for one in late if now >= self._judged.get(one.name, 0.0)]
+    def _is_news(self, verdict: Verdict) -> bool:
+        """Not one more operation that the same stall holds up."""
+        root = (verdict.job, verdict.rank, verdict.cause)
+        news = root != self._root or verdict.cause == "unknown"
+        self._root = root
+        return news
 
-    def _observe(self, job: str, pages: list[Page] | None) -> Moment | None:
+    def _short_until(self) -> float:
+        """So long what is late now and then counts as one stall."""
+        return self._short[-1] + OFTEN_S if self._short else 0.0
+
+    def _read(self, late: Late) -> list[Page]:
+        return self._selection.read().get(late.job, [])
+
+    def _observe(self, late: Late, otherwise: list[Page]) -> Moment:
         if self._kernel is not None:
             self._kernel.next_sample()
-        fresh = self._selection.read().get(job)
-        if not fresh and not pages:
-            return None
-        return observe(fresh or pages or [], self._kernel, cores=True)
+        return observe(self._read(late) or otherwise, self._kernel, cores=True)
 
-    def _evidence(self, job: str, pages: list[Page], late: Late) -> tuple[Evidence, bool] | None:
-        """And whether the operation is in flight still."""
-        before = self._observe(job, pages)
-        if before is None or not _is_in(before, late, self._after_ns):
-            return None  # over meanwhile
+    def _judge(self, late: Late, pages: list[Page]) -> Verdict | None:
+        first = late.name not in self._again
+        self.seen += first
+        before = self._observe(late, pages)
+        if not _is_in(before, late, self._after_ns):
+            self._again[late.name] = NEVER
+            return self._judge_short(late, before)
         time.sleep(WINDOW_S)
-        after = self._observe(job, pages)
-        if after is None:
-            return None
+        after = self._observe(late, pages)
         lasts = _is_in(after, late, self._after_ns)
         if not lasts:
             after = dataclasses.replace(after, pages=before.pages)
-        return collect(before, after, self._kernel), lasts
-
-    def _judge(self, job: str, pages: list[Page], late: Late) -> Verdict | None:
-        self.seen += late.name not in self._judged
-        found = self._evidence(job, pages, late)
-        if found is None:
-            return None
-        evidence, lasts = found
+        evidence = collect(before, after, self._kernel)
         if is_moving(evidence, late):
             return None
         verdict = judge(evidence, late)
+        again = lasts and verdict.provisional and first
+        self._again[late.name] = time.monotonic() + PROVISIONAL_S if again else NEVER
         if not lasts and verdict.cause not in LASTING:
-            return None
-        never = float("inf")
-        again = verdict.provisional and late.name not in self._judged
-        self._judged[late.name] = time.monotonic() + PROVISIONAL_S if again else never
-        root = (job, verdict.rank, verdict.cause)
-        if root == self._root and verdict.cause != "unknown":
-            return None  # of the same stall
-        self._root = root
+            return self._judge_short(late, after)
         return verdict
+
+    def _judge_short(self, late: Late, now: Moment) -> Verdict | None:
+        """It was over before it could be looked at. If that happens often: who is it each time?"""
+        self._short.append(now.t_ns / 1e9)
+        if len(self._short) < SHORT_STALLS or self._short[-1] - self._short[0] > OFTEN_S:
+            return None
+        before = self._observe(late, list(now.pages.values()))
+        suspects: Counter[int] = Counter()
+        seen: dict[tuple[str, int, int, int, str], Late] = {}
+        end = time.monotonic() + SURVEY_S
+        while time.monotonic() < end:
+            pages = {page.rank: page for page in self._read(late)}
+            for one in find_late(pages.values(), self._after_ns // 2)[:1]:
+                page = suspect(pages, one)
+                if page is not None:
+                    suspects[page.rank] += 1
+                    seen[one.name] = one
+            time.sleep(SURVEY_STEP_S)
+        after = self._observe(late, list(now.pages.values()))
+        if not suspects or suspects.most_common(1)[0][0] not in after.pages:
+            return None
+        rank, times = suspects.most_common(1)[0]
+        text = (
+            f"of {suspects.total()} looks in {1000 * SURVEY_S:.0f} ms at which somebody waited, "
+            f"{times} found rank {rank} to be waited for, in {len(seen)} operations"
+        )
+        last = list(seen.values())[-1]
+        return judge_often(collect(before, after, self._kernel), last, after.pages[rank], text)
 
 
 def _is_in(moment: Moment, late: Late, after_ns: int) -> bool:
     return any(one.name == late.name for one in find_late(moment.pages.values(), after_ns))
 
 
-def own_cpu_s() -> float:
-    """Of this process and of those of its children that have ended."""
+def own_cpu_s(kernel: Kernel | None) -> float:
+    """CPU time of this process, of its children that have ended, and of shoal-tracer."""
     times = os.times()
-    return times.user + times.system + times.children_user + times.children_system
+    helper_ns = kernel.next_sample().raw.get("own_cpu_ns", 0) if kernel is not None else 0
+    return times.user + times.system + helper_ns / 1e9
