@@ -1,0 +1,241 @@
+"""The verdict is a pure function: each cause is found in evidence made up for it, and nothing else
+than what the evidence carries is said."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import pytest
+
+from shoal.trace.cgroups import Cgroup
+from shoal.trace.kernel import Signal
+from shoal.trace.late import find_late, suspect
+from shoal.trace.verdict import Verdict, is_moving, judge
+from tests.trace.made_up import (
+    FLOCK,
+    MS,
+    NOW,
+    SLEEP,
+    World,
+    kernel_thread,
+    link,
+    operation,
+    page,
+    preemptor,
+    process,
+    row,
+    transfer,
+    waiting_world,
+)  # fmt: skip
+
+
+def verdict_of(world: World) -> Verdict:
+    late = find_late(world.pages.values(), 100 * MS)
+    assert late, "nothing is late"
+    return judge(world.evidence(), late[0])
+
+
+def says(verdict: Verdict, *texts: str) -> bool:
+    return all(any(text in line for line in verdict.evidence) for text in texts)
+
+
+def test_nothing_is_late_before_its_time() -> None:
+    world = waiting_world()
+    assert find_late(world.pages.values(), 501 * MS) == []
+    (late,) = find_late(world.pages.values(), 499 * MS)
+    assert late.waiting == (0, 1, 3) and late.sequence == 5 and late.name[0] == "job"
+
+
+def test_who_has_not_posted_is_named_with_its_line() -> None:
+    verdict = verdict_of(waiting_world(syscall=SLEEP))
+    assert (verdict.rank, verdict.cause, verdict.pid, verdict.host) == (2, "sleeping", 102, "here")
+    assert verdict.collective == "all_reduce" and verdict.sequence == 5
+    assert verdict.since_ms == 500
+    assert says(verdict, "posted #4", "clock_nanosleep", "load (train.py:102)", "rank 0, 1, 3")
+
+
+@pytest.mark.parametrize(
+    ("thread", "cause"),
+    [
+        ({"syscall": SLEEP}, "sleeping"),
+        ({"syscall": 23}, "sleeping"),  # select without descriptors
+        ({"syscall": 7, "syscall_arguments": (3,) * 6}, "blocked"),  # poll
+        ({}, "blocked"),  # futex
+        ({"syscall": FLOCK}, "slow_syscall"),
+        ({"state": "R", "syscall": -1, "on_cpu_ns": 90 * MS, "user_ticks": 9}, "computing"),
+        ({"state": "R", "syscall": -1, "waiting_ns": 80 * MS}, "preempted"),
+        (
+            {"state": "R", "syscall": -1, "on_cpu_ns": 90 * MS, "system_ticks": 9,
+             "minor_faults": 20_000},
+            "page_faults",
+        ),
+        ({"state": "D", "syscall": -1, "major_faults": 50}, "page_faults"),
+        ({"state": "T"}, "stopped"),
+        ({"state": "Z"}, "died"),
+    ],
+)  # fmt: skip
+def test_what_its_thread_does_is_the_cause(thread: dict[str, object], cause: str) -> None:
+    verdict = verdict_of(waiting_world(**thread))
+    assert (verdict.rank, verdict.cause) == (2, cause), verdict
+
+
+def test_the_sender_of_a_stop_is_named_if_it_was_seen_and_missing_if_not() -> None:
+    world = waiting_world(state="T")
+    verdict = verdict_of(world)
+    assert any("who stopped it" in line for line in verdict.missing)
+    world.signals = (Signal(NOW - 300 * MS, 102, 19, "SIGSTOP", 77, "bash"),)
+    verdict = verdict_of(world)
+    assert says(verdict, "signal 19 (SIGSTOP) from pid 77 (bash), 300 ms ago")
+    assert verdict.missing == []
+
+
+def test_a_stopped_rank_is_named_that_has_posted_what_the_others_wait_for() -> None:
+    world = World(*(page(r, 5, operation(5, 1)) for r in range(4)))
+    world.after[101] = process(101, state="T")
+    verdict = verdict_of(world)
+    assert (verdict.rank, verdict.cause) == (1, "stopped") and says(verdict, "is not through")
+
+
+def test_throttling_is_told_with_the_quota() -> None:
+    group = Cgroup("/jobs/a", "", False, 1000, 10, 2000, 100_000)
+    world = waiting_world(state="R", syscall=-1)
+    world.before[102] = process(102, group)
+    late = dataclasses.replace(group, throttled_us=96_000, throttled_periods=11)
+    world.after[102] = process(102, late, state="R", syscall=-1)
+    verdict = verdict_of(world)
+    assert (verdict.rank, verdict.cause) == (2, "throttled")
+    assert says(verdict, "/jobs/a", "95 ms in 100 ms", "2000 us of CPU in 100000 us")
+
+
+def test_a_quota_that_does_not_hold_it_up_is_no_cause() -> None:
+    group = Cgroup("/jobs/a", "", False, 1000, 10, 2000, 100_000)
+    world = waiting_world(syscall=SLEEP)
+    world.before[102] = process(102, group)
+    world.after[102] = process(102, group, syscall=SLEEP)
+    assert verdict_of(world).cause == "sleeping"
+
+
+def test_a_frozen_cgroup_is_the_cause_although_its_threads_seem_to_sleep() -> None:
+    world = waiting_world()
+    world.after[102] = process(102, Cgroup("/jobs/a", "", True))
+    assert verdict_of(world).cause == "frozen"
+
+
+def test_who_had_the_core_comes_from_the_kernel_or_else_from_proc() -> None:
+    world = waiting_world(state="R", syscall=-1, waiting_ns=80 * MS)
+    assert any("who had the core" in line for line in verdict_of(world).missing)
+    world.cores_before = {55: ("hog", 0, 0), 56: ("elsewhere", 1, 0)}
+    world.cores_after = {55: ("hog", 0, 70 * MS), 56: ("elsewhere", 1, 90 * MS)}
+    verdict = verdict_of(world)
+    assert says(verdict, "hog (tid 55) 70 ms") and not says(verdict, "elsewhere")
+    earlier = preemptor("old", 500, 998)
+    world.kernel_before = [kernel_thread(102, preempted_by=(earlier,))]
+    world.kernel_after = [kernel_thread(102, preempted_by=(earlier, preemptor("stress", 75)))]
+    verdict = verdict_of(world)
+    assert says(verdict, "stress (pid 999) 75 ms") and not says(verdict, "old")
+
+
+def test_registering_memory_is_told_from_other_time_in_the_kernel() -> None:
+    world = waiting_world(state="R", syscall=-1, on_cpu_ns=90 * MS, system_ticks=9)
+    world.kernel_before = [kernel_thread(102, syscalls={"mlock": (10, 5 * MS)})]
+    world.kernel_after = [kernel_thread(102, syscalls={"mlock": (40, 75 * MS)})]
+    verdict = verdict_of(world)
+    assert verdict.cause == "memory_registration" and says(verdict, "30 calls of mlock: 70 %")
+    world.kernel_after = [kernel_thread(102, syscalls={"mlock": (11, 6 * MS)})]
+    assert verdict_of(world).cause == "computing"
+
+
+def test_the_walk_goes_on_where_the_late_rank_waits_itself() -> None:
+    """Rank 2 is a victim: it waits for rank 3 in a communicator of the two."""
+    pages = [page(r, 5, operation(5, 2)) for r in (0, 1)]
+    inner = operation(9, 3, communicator=1)
+    both = {2: (row(4, 2), row(9, 0, 2, 1, 2)), 3: (row(4, 3), row(8, 1, 2, 1, 2))}
+    pages.append(page(2, 4, inner, communicators=both[2]))
+    pages.append(page(3, 4, None, communicators=both[3]))
+    world = World(*pages)
+    world.after[103] = process(103, syscall=SLEEP)
+    late = next(one for one in find_late(world.pages.values(), MS) if one.communicator == 0)
+    verdict = judge(world.evidence(), late)
+    assert (verdict.rank, verdict.cause, verdict.sequence) == (3, "sleeping", 5), verdict
+
+
+def test_ranks_that_wait_for_one_another_are_a_deadlock() -> None:
+    world = World(page(0, 4, transfer("recv", 1), 2), page(1, 4, transfer("recv", 0), 2))
+    verdict = verdict_of(world)
+    assert verdict.cause == "deadlock" and says(verdict, "wait for one another")
+
+
+def test_a_receive_waits_for_a_rank_that_does_not_send() -> None:
+    world = World(page(0, 4, transfer("recv", 1), 2), page(1, 4, None, 2))
+    world.after[101] = process(101, syscall=SLEEP)
+    verdict = verdict_of(world)
+    assert (verdict.rank, verdict.cause, verdict.collective) == (1, "sleeping", "recv")
+
+
+def test_who_posts_and_then_drives_nothing_is_a_slow_receiver() -> None:
+    world = World(
+        page(0, 5, operation(5, 1), 2), page(1, 5, operation(5, 0), 2, drivers=0)
+    )  # fmt: skip
+    world.after[101] = process(101, state="R", syscall=-1, on_cpu_ns=95 * MS, user_ticks=9)
+    world.links_after = {101: (link("b:2", "a:1", unread_bytes=65536),)}
+    world.links_before = dict(world.links_after)
+    verdict = verdict_of(world)
+    assert (verdict.rank, verdict.cause) == (1, "slow_receiver")
+    assert says(verdict, "no thread of it waits", "65536 bytes have come", "load (train.py:101)")
+
+
+def _two_hosts() -> World:
+    world = World(page(0, 5, operation(5, 1), 2), page(1, 5, operation(5, 0), 2))
+    world.links_before = {100: (link("a:1", "b:2"),), 101: (link("b:2", "a:1"),)}
+    world.links_after = dict(world.links_before)
+    return world
+
+
+def test_a_lossy_link_is_named_by_its_two_ends() -> None:
+    world = _two_hosts()
+    world.links_after[100] = (link("a:1", "b:2", unsent_bytes=9000, retransmits=4, timeouts=2),)
+    verdict = verdict_of(world)
+    assert (verdict.rank, verdict.cause, verdict.provisional) == (0, "packet_loss", False)
+    assert says(verdict, "link of rank 0 to rank 1 (a:1 - b:2)", "4 segments sent again")
+
+
+def test_before_anything_is_sent_again_a_link_is_only_suspected() -> None:
+    world = _two_hosts()
+    world.links_after[100] = (link("a:1", "b:2", unsent_bytes=9000),)
+    verdict = verdict_of(world)
+    assert verdict.cause == "packet_loss" and verdict.provisional and verdict.missing
+
+
+def test_the_end_that_is_down_is_the_root_and_not_the_one_without_carrier() -> None:
+    world = _two_hosts()
+    world.links_after[100] = (link("a:1", "b:2", interface="eth0", carrier=False),)
+    world.links_after[101] = (link("b:2", "a:1", interface="eth1", up=False, carrier=False),)
+    verdict = verdict_of(world)
+    assert (verdict.rank, verdict.cause) == (1, "link_down") and says(verdict, "eth1 is down")
+
+
+def test_what_cannot_be_seen_is_missing_and_not_guessed() -> None:
+    world = World(page(0, 5, operation(5, 1), 2, node_ranks=1))
+    world.missing = ("signals and their senders: CAP_BPF is not held; run as root",)
+    verdict = verdict_of(world)
+    assert (verdict.rank, verdict.cause) == (-1, "unknown")
+    assert any("rank 1" in line and "another host" in line for line in verdict.missing)
+    assert any("CAP_BPF" in line for line in verdict.missing)
+
+
+def test_a_long_operation_that_takes_steps_is_not_late() -> None:
+    world = World(*(page(r, 5, operation(5, 1, step=90), 2) for r in range(2)))
+    late = find_late(world.pages.values(), 100 * MS)[0]
+    assert not is_moving(world.evidence(), late)
+    world.earlier_pages = {r: page(r, 5, operation(5, 1, step=40), 2) for r in range(2)}
+    assert is_moving(world.evidence(), late)
+    assert not is_moving(waiting_world().evidence(), late)
+
+
+def test_the_suspect_is_who_is_behind_else_whom_most_name() -> None:
+    world = waiting_world(3)
+    late = find_late(world.pages.values(), 100 * MS)[0]
+    assert suspect(world.pages, late) is world.pages[3]
+    posted = {r: page(r, 5, operation(5, 1 if r != 1 else 0)) for r in range(4)}
+    late = find_late(posted.values(), 100 * MS)[0]
+    assert suspect(posted, late) is posted[1]
