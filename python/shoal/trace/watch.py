@@ -12,6 +12,7 @@ from shoal.pages import Node, Page
 from shoal.trace.evidence import Moment, collect, observe
 from shoal.trace.kernel import Kernel
 from shoal.trace.late import Late, find_late, suspect
+from shoal.trace.rdma import History
 from shoal.trace.verdict import Verdict, is_moving, judge, judge_often
 
 LOOK_S = 2.0  # between searches for new jobs
@@ -51,6 +52,7 @@ class Watch:
     def __init__(self, selection: Selection, kernel: Kernel | None, after_ms: int) -> None:
         self._selection = selection
         self._kernel = kernel
+        self._ports = History()
         self._after_ns = after_ms * 1_000_000
         self._interval_s = min(0.1, max(0.01, after_ms / 2000))
         self._again: dict[tuple[str, int, int, int, str], float] = {}  # when to judge once more
@@ -62,6 +64,7 @@ class Watch:
         """As they come, until time.monotonic() is `until`."""
         while (begin := time.monotonic()) < until:
             jobs = self._selection.read()
+            self._ports.look()
             if self._kernel is not None:
                 self._kernel.watch(page.pid for pages in jobs.values() for page in pages)
             late = [one for pages in jobs.values() for one in find_late(pages, self._after_ns)]
@@ -106,7 +109,7 @@ class Watch:
         lasts = _is_in(after, late, self._after_ns)
         if not lasts:
             after = dataclasses.replace(after, pages=before.pages)
-        evidence = collect(before, after, self._kernel)
+        evidence = collect(before, after, self._kernel, self._ports.samples())
         if is_moving(evidence, late):
             return None
         verdict = judge(evidence, late)
