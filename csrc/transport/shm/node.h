@@ -4,6 +4,7 @@
 #include <cstdint>
 #include <span>
 
+#include "core/probes.h"
 #include "core/status.h"
 #include "memory/arena.h"
 #include "shoal/abi/progress_page.h"
@@ -60,13 +61,19 @@ class Node {
   /// A row of this rank's page that no communicator has; nullptr: all are taken.
   [[nodiscard]] abi::CommunicatorRow* free_row() const noexcept;
   /// On this rank's page: one more has begun and ended, within a moment.
-  void count_operation() noexcept;
+  void count_operation() noexcept {
+    if constexpr (!kObservable) return;
+    constexpr auto kRelaxed = std::memory_order_relaxed;
+    page_->posted.store(page_->posted.load(kRelaxed) + 1, kRelaxed);  // one writer
+    page_->completed.store(page_->completed.load(kRelaxed) + 1, kRelaxed);
+  }
   /// An operation has so many bytes of buffers that are not in the arena.
   void count_staged(std::int64_t bytes) noexcept;
 
  private:
   void wake_sleepers(Doorbell& doorbell) noexcept;
   memory::Arena* arena_;
+  abi::ProgressPage* page_;  ///< this rank's
   int self_;
   bool has_heavy_fence_;
   bool light_fences_ = false;
