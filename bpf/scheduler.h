@@ -1,0 +1,32 @@
+/// Threads of watched processes: programs in scheduler.bpf.c.
+#pragma once
+
+#include <memory>
+#include <vector>
+
+#include "programs.h"
+#include "scheduler.skel.h"
+#include "source.h"
+#include "symbols.h"
+
+namespace shoal::tracer {
+
+class Scheduler : public Source {
+ public:
+  Scheduler(const SharedMaps& maps, Report& report);
+
+  void added(int pid) override;
+  void sample(Json& line, uint64_t now_ns) override;
+
+ private:
+  Json describe(thread_record thread, uint64_t now_ns);
+  Json stack_of(const thread_record& thread);
+  Json preemptors_of(thread_record& thread, uint64_t now_ns);
+
+  const SharedMaps& maps_;
+  Skeleton<scheduler_bpf> programs_;
+  std::vector<Link> links_;
+  Symbols symbols_;
+};
+
+}  // namespace shoal::tracer
