@@ -15,8 +15,8 @@ namespace shoal::tracer {
 /// What the first line of the output says.
 class Report {
  public:
-  void attached(const std::string& program) {
-    programs_[program] = "attached";
+  void attached(const std::string& program, const std::string& how = "attached") {
+    programs_[program] = how;
     ++attached_;
   }
   /// `what` is lost, to a person's eyes, because `program` could not be had.
@@ -46,18 +46,35 @@ std::vector<Link> attach_all(bpf_object* object, const std::string& what, Report
 template <class S>
 Skeleton<S> load(const SharedMaps& maps, const std::string& what, Report& report) {
   Skeleton<S> skeleton(S::open());
-  int result = -errno;
-  if (skeleton != nullptr) {
-    maps.give_to(skeleton->obj);
-    result = S::load(skeleton.get());
-    if (result == 0) return skeleton;
-    bpf_program* program = nullptr;
-    bpf_object__for_each_program(program, skeleton->obj)
-        report.refused(name_of(program), what, -result, last_warning());
-  } else {
-    report.refused(what, what, -result, last_warning());
+  if (skeleton == nullptr) {
+    report.refused(what, what, errno, last_warning());
+    return nullptr;
+  }
+  maps.give_to(skeleton->obj);
+  const int result = S::load(skeleton.get());
+  if (result == 0) return skeleton;
+  const std::string why = last_warning();
+  bpf_program* program = nullptr;
+  bpf_object__for_each_program(program, skeleton->obj) {
+    report.refused(name_of(program), what, -result, why);
   }
   return nullptr;
 }
+
+/// A set of programs that need nothing but to be loaded and attached.
+template <class S>
+class Attached {
+ public:
+  Attached(const SharedMaps& maps, const std::string& what, Report& report)
+      : programs_(load<S>(maps, what, report)) {
+    if (programs_ != nullptr) links_ = attach_all(programs_->obj, what, report);
+  }
+  explicit operator bool() const noexcept { return programs_ != nullptr; }
+  S* operator->() const noexcept { return programs_.get(); }
+
+ private:
+  Skeleton<S> programs_;
+  std::vector<Link> links_;  // go before the programs do
+};
 
 }  // namespace shoal::tracer

@@ -14,10 +14,6 @@ struct {
   __type(value, struct core);
 } cores SEC(".maps");
 
-static __always_inline struct thread_record *find(u32 tid) {
-  return bpf_map_lookup_elem(&threads, &tid);
-}
-
 static __always_inline u32 state_of(struct task_struct *task) {
   if (bpf_core_field_exists(task->__state)) return BPF_CORE_READ(task, __state);
   return (u32)BPF_CORE_READ((struct task_struct___old *)task, state);
@@ -83,16 +79,18 @@ static __always_inline void begin_wait(struct thread_record *thread, u32 core_id
   queue_at(core_id, thread->tid);
 }
 
-/* Adds `ns` to the entry of `other`, which takes the place of the lightest one if it is new. What
- * that one had is forgotten and not inherited: a figure may be too low, never too high.
+/* Adds `ns` to the entry of the thread that is current, which takes the place of the lightest one
+ * if it is new. What that one had is forgotten and not inherited: a figure may be too low, never
+ * too high.
  */
-static __always_inline void charge(struct thread_record *thread, struct task_struct *other, u32 tid,
-                                   u64 ns) {
+static __always_inline void charge(struct thread_record *thread, u64 ns) {
+  const u64 current = bpf_get_current_pid_tgid();
+  const u32 tid = (u32)current;
   u32 place = 0;
   u64 least = ~0ull;
   for (u32 i = 0; i < kPreemptors; ++i) {
     struct preemptor *entry = &thread->preemptors[i];
-    if (entry->tid == tid && entry->ns) {
+    if (entry->tid == tid) {
       entry->ns += ns;
       return;
     }
@@ -104,29 +102,33 @@ static __always_inline void charge(struct thread_record *thread, struct task_str
   if (least > ns) return; /* lighter than all that are there */
   struct preemptor *entry = &thread->preemptors[place & (kPreemptors - 1)];
   entry->tid = tid;
-  entry->pid = BPF_CORE_READ(other, tgid);
+  entry->pid = current >> 32;
   entry->ns = ns;
-  bpf_core_read(entry->name, kNameBytes, &other->comm);
+  bpf_get_current_comm(entry->name, kNameBytes);
 }
 
-/* Whoever waited while `prev` ran. A slot whose thread does not wait here any more is cleared here.
+/* Thread `tid` is written down as waiting for this core, where the current thread has run since
+ * `ran_since`. False: it does not wait here any more. Not static: the verifier looks at such a
+ * function once, and not at each place of the loop that calls it (loading took 220 ms so, now 10).
  */
-static __always_inline void charge_waiters(struct core *core, u32 core_id, struct task_struct *prev,
-                                           u32 prev_tid, u64 now) {
+int charge_waiter(u32 tid, u32 core_id, u64 ran_since, u64 now) {
+  struct thread_record *thread = find(tid);
+  if (!thread || thread->activity != kWaiting || thread->core != core_id) return false;
+  const u32 current = (u32)bpf_get_current_pid_tgid();
+  const u64 from = thread->queued_ns > ran_since ? thread->queued_ns : ran_since;
+  /* tid 0 is the idle task: the core was waking up, nobody was in the way. */
+  if (current == 0 || current == tid || now <= from) return true;
+  ++thread->begun;
+  charge(thread, now - from);
+  thread->done = thread->begun;
+  return true;
+}
+
+static __always_inline void charge_waiters(struct core *core, u32 core_id, u64 now) {
   for (int i = 0; i < kWaitersOfACore; ++i) {
     const u32 tid = core->waiting[i];
-    if (tid == 0) continue;
-    struct thread_record *thread = find(tid);
-    if (!thread || thread->activity != kWaiting || thread->core != core_id) {
+    if (tid != 0 && !charge_waiter(tid, core_id, core->since_ns, now))
       __sync_val_compare_and_swap(&core->waiting[i], tid, 0);
-      continue;
-    }
-    const u64 from = thread->queued_ns > core->since_ns ? thread->queued_ns : core->since_ns;
-    /* tid 0 is the idle task: the core was waking up, nobody was in the way. */
-    if (prev_tid == 0 || prev_tid == tid || now <= from) continue;
-    ++thread->begun;
-    charge(thread, prev, prev_tid, now - from);
-    thread->done = thread->begun;
   }
 }
 
@@ -167,7 +169,7 @@ int BPF_PROG(on_switch, bool preempted, struct task_struct *prev, struct task_st
   const u32 next_tid = BPF_CORE_READ(next, pid);
   struct core *core = bpf_map_lookup_elem(&cores, &core_id);
   if (core) {
-    if (core->since_ns) charge_waiters(core, core_id, prev, prev_tid, now);
+    if (core->since_ns) charge_waiters(core, core_id, now);
     core->since_ns = now;
     core->tid = next_tid;
     core->pid = BPF_CORE_READ(next, tgid);
@@ -213,8 +215,8 @@ int BPF_PROG(on_migrate, struct task_struct *task, int destination) {
   return 0;
 }
 
-/* An empty record to copy from: one of this size does not fit a program's stack. */
-const volatile struct thread_record blank = {};
+/* A new record is copied from here: one does not fit a program's stack. */
+const volatile __u64 zeros[sizeof(struct thread_record) / sizeof(__u64)] = {};
 
 /* A new thread of a watched process. A new process is not watched: it is no rank. */
 SEC("tp_btf/sched_process_fork")
@@ -222,7 +224,7 @@ int BPF_PROG(on_fork, struct task_struct *parent, struct task_struct *child) {
   const u32 pid = BPF_CORE_READ(child, tgid);
   if (!is_watched(pid)) return 0;
   const u32 tid = BPF_CORE_READ(child, pid);
-  if (bpf_map_update_elem(&threads, &tid, (const void *)&blank, BPF_ANY)) {
+  if (bpf_map_update_elem(&threads, &tid, (const void *)zeros, BPF_ANY)) {
     count_drop();
     return 0;
   }

@@ -3,6 +3,8 @@
 #include <algorithm>
 #include <cstring>
 #include <string>
+#include <string_view>
+#include <vector>
 
 #include "clock.h"
 #include "processes.h"
@@ -60,11 +62,11 @@ bool read_steady(int map, uint32_t tid, thread_record& thread) {
 
 }  // namespace
 
-Scheduler::Scheduler(const SharedMaps& maps, Report& report) : maps_(maps) {
-  const std::string what = "threads: time on a core, waiting, asleep; who was in the way; who woke";
-  programs_ = load<scheduler_bpf>(maps, what, report);
-  if (programs_ != nullptr) links_ = attach_all(programs_->obj, what, report);
-}
+Scheduler::Scheduler(const SharedMaps& maps, Report& report)
+    : maps_(maps),
+      programs_(maps, "threads: time on a core, waiting, asleep; who was in the way; who woke",
+                report),
+      faults_(maps, "page faults of each thread", report) {}
 
 // Called with the programs attached: from the moment of the insertion on nothing is missed, so what
 // /proc says afterwards holds until the first event.
@@ -133,11 +135,16 @@ Json Scheduler::describe(thread_record thread, uint64_t now_ns) {
           {"user_faults", thread.user_faults}};
 }
 
+// The way into the scheduler is the same for all: the stack begins with who called schedule().
 Json Scheduler::stack_of(const thread_record& thread) {
-  Json names = Json::array();
+  std::vector<std::string_view> names;
   for (uint32_t i = 0; i < std::min<uint32_t>(thread.stack_depth, kStackDepth); ++i) {
     const std::string_view name = symbols_.name(thread.stack[i]);
-    if (!name.empty()) names.push_back(name);
+    if (name == "__schedule" || name.starts_with("schedule")) {
+      names.clear();
+    } else if (!name.empty()) {
+      names.push_back(name);
+    }
   }
   return names;
 }
@@ -147,7 +154,7 @@ Json Scheduler::stack_of(const thread_record& thread) {
 Json Scheduler::preemptors_of(thread_record& thread, uint64_t now_ns) {
   std::vector<preemptor> list(std::begin(thread.preemptors), std::end(thread.preemptors));
   core place{};
-  const int cores = programs_ == nullptr ? -1 : bpf_map__fd(programs_->maps.cores);
+  const int cores = programs_ ? bpf_map__fd(programs_->maps.cores) : -1;
   if (thread.activity == kWaiting && cores >= 0 &&
       bpf_map_lookup_elem(cores, &thread.core, &place) == 0 && place.tid != 0 &&
       place.tid != thread.tid && now_ns > std::max(place.since_ns, thread.queued_ns)) {

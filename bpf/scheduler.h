@@ -1,9 +1,7 @@
-/// Threads of watched processes: programs in scheduler.bpf.c.
+/// Threads of watched processes: scheduler.bpf.c and faults.bpf.c.
 #pragma once
 
-#include <memory>
-#include <vector>
-
+#include "faults.skel.h"
 #include "programs.h"
 #include "scheduler.skel.h"
 #include "source.h"
@@ -24,8 +22,8 @@ class Scheduler : public Source {
   Json preemptors_of(thread_record& thread, uint64_t now_ns);
 
   const SharedMaps& maps_;
-  Skeleton<scheduler_bpf> programs_;
-  std::vector<Link> links_;
+  Attached<scheduler_bpf> programs_;
+  Attached<faults_bpf> faults_;
   Symbols symbols_;
 };
 

@@ -46,6 +46,14 @@ static __always_inline void count_drop(void) {
   if (count) ++*count;
 }
 
+static __always_inline struct thread_record *find(u32 tid) {
+  return bpf_map_lookup_elem(&threads, &tid);
+}
+
+static __always_inline struct thread_record *find_current(void) {
+  return find((u32)bpf_get_current_pid_tgid());
+}
+
 static __always_inline bool is_watched(u32 tgid) {
   return bpf_map_lookup_elem(&watched, &tgid) != NULL;
 }

@@ -27,12 +27,6 @@ const char* name_of_result(int result) {
 
 }  // namespace
 
-Signals::Signals(const SharedMaps& maps, Report& report) {
-  const std::string what = "signals and their senders";
-  programs_ = load<signals_bpf>(maps, what, report);
-  if (programs_ != nullptr) links_ = attach_all(programs_->obj, what, report);
-}
-
 Json describe(const signal_event& event) {
   return {{"type", "signal"},
           {"t_ns", event.head.time_ns},

@@ -1,8 +1,6 @@
 /// Signals to watched processes: signals.bpf.c. They come through the ring buffer, one line each.
 #pragma once
 
-#include <vector>
-
 #include "programs.h"
 #include "signals.skel.h"
 
@@ -10,11 +8,11 @@ namespace shoal::tracer {
 
 class Signals {
  public:
-  Signals(const SharedMaps& maps, Report& report);
+  Signals(const SharedMaps& maps, Report& report)
+      : programs_(maps, "signals and their senders", report) {}
 
  private:
-  Skeleton<signals_bpf> programs_;
-  std::vector<Link> links_;
+  Attached<signals_bpf> programs_;
 };
 
 /// The line that says it.

@@ -4,15 +4,12 @@
 
 namespace shoal::tracer {
 
-Tcp::Tcp(const SharedMaps& maps, Report& report) {
-  const std::string what = "TCP segments sent again, by connection";
-  programs_ = load<tcp_bpf>(maps, what, report);
-  if (programs_ != nullptr) links_ = attach_all(programs_->obj, what, report);
-}
+Tcp::Tcp(const SharedMaps& maps, Report& report)
+    : programs_(maps, "TCP segments sent again, by connection", report) {}
 
 void Tcp::sample(Json& line, uint64_t /*now_ns*/) {
   Json links = Json::array();
-  if (programs_ != nullptr) {
+  if (programs_) {
     read_hash<link_key, link_record>(
         bpf_map__fd(programs_->maps.links), [&](const link_key& key, const link_record& link) {
           links.push_back({{"local", endpoint(key.family, key.local, key.local_port)},

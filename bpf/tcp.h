@@ -1,8 +1,6 @@
 /// TCP connections that sent segments again: tcp.bpf.c.
 #pragma once
 
-#include <vector>
-
 #include "programs.h"
 #include "source.h"
 #include "tcp.skel.h"
@@ -15,8 +13,7 @@ class Tcp : public Source {
   void sample(Json& line, uint64_t now_ns) override;
 
  private:
-  Skeleton<tcp_bpf> programs_;
-  std::vector<Link> links_;
+  Attached<tcp_bpf> programs_;
 };
 
 }  // namespace shoal::tracer

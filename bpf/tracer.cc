@@ -14,6 +14,7 @@
 #include <vector>
 
 #include "clock.h"
+#include "operations.h"
 #include "options.h"
 #include "output.h"
 #include "privilege.h"
@@ -21,7 +22,10 @@
 #include "scheduler.h"
 #include "signals.h"
 #include "source.h"
+#include "syscalls.h"
 #include "tcp.h"
+#include "traffic.h"
+#include "ucx.h"
 
 namespace shoal::tracer {
 namespace {
@@ -30,31 +34,30 @@ constexpr int kNothingAttached = 3;
 
 class Tracer {
  public:
-  Tracer(const Options& options, const SharedMaps& maps, Report& report)
-      : options_(options), maps_(maps), output_(STDOUT_FILENO), signals_(maps, report) {
-    sources_.push_back(std::make_unique<Scheduler>(maps, report));
-    sources_.push_back(std::make_unique<Tcp>(maps, report));
-    ring_.reset(ring_buffer__new(maps.events(), on_event, this, nullptr));
-    if (ring_ == nullptr) report.refused("events", "single events", errno, last_warning());
-  }
+  Tracer(const Options& options, const SharedMaps& maps, Report& report);
 
-  void run(const Json& hello);
+  /// Watches, says hello, and goes on until it is told to end.
+  void run();
 
  private:
-  enum Wakeup : uint32_t { kTimer, kRing, kInput, kEnd, kOutput };
+  enum Wakeup : uint32_t { kTimer, kRing, kInput, kEnd, kOutput, kFirstSource };
 
   static int on_event(void* self, void* data, size_t bytes);
   void watch(int pid);
   void sample();
   bool read_input();
+  void prepare_to_wait();
+  void await(int fd, uint32_t wakeup, uint32_t events);
+  void await_output();
+  bool on_wakeup(uint32_t wakeup);
   bool wait_once();
-  void await(int fd, Wakeup wakeup, uint32_t events);
 
   const Options& options_;
   const SharedMaps& maps_;
+  Report& report_;
   Output output_;
   Signals signals_;
-  std::vector<std::unique_ptr<Source>> sources_;
+  std::vector<std::unique_ptr<Source>> sources_;  // in the order of a sample's fields
   Ring ring_;
   Fd epoll_, timer_, end_;
   std::string input_;
@@ -62,10 +65,32 @@ class Tracer {
   bool output_awaited_ = false;
 };
 
+Tracer::Tracer(const Options& options, const SharedMaps& maps, Report& report)
+    : options_(options),
+      maps_(maps),
+      report_(report),
+      output_(STDOUT_FILENO),
+      signals_(maps, report) {
+  sources_.push_back(std::make_unique<Scheduler>(maps, report));
+  if (options.syscalls) sources_.push_back(std::make_unique<Syscalls>(maps, report));
+  sources_.push_back(std::make_unique<Tcp>(maps, report));
+  if (options.bytes) sources_.push_back(std::make_unique<Traffic>(maps, report));
+  if (!options.operations.empty()) {
+    sources_.push_back(
+        std::make_unique<Operations>(maps, options.operations, options.sampling, report));
+  }
+  if (!options.ucx.empty()) sources_.push_back(std::make_unique<Ucx>(maps, options.ucx, report));
+  ring_.reset(ring_buffer__new(maps.events(), on_event, this, nullptr));
+  if (ring_ == nullptr) report.refused("events", "single events", errno, last_warning());
+}
+
 int Tracer::on_event(void* self, void* data, size_t /*bytes*/) {
-  const auto* head = static_cast<const event*>(data);
   Output& output = static_cast<Tracer*>(self)->output_;
-  if (head->kind == kSignalEvent) output.line(describe(*static_cast<const signal_event*>(data)));
+  if (static_cast<const event*>(data)->kind == kSignalEvent) {
+    output.line(describe(*static_cast<const signal_event*>(data)));
+  } else {
+    output.line(describe(*static_cast<const operation_event*>(data)));
+  }
   return 0;
 }
 
@@ -82,6 +107,7 @@ void Tracer::sample() {
   Json line = {{"type", "sample"}, {"t_ns", now}};
   for (const auto& source : sources_) source->sample(line, now);
   line["drops"] = maps_.drops() + output_.dropped();
+  line["sampling"] = line.value("operations_sampled", 1.0);  // all else is counted all the time
   line["own_cpu_ns"] = read_clock(CLOCK_PROCESS_CPUTIME_ID);
   output_.line(line);
 }
@@ -106,50 +132,14 @@ bool Tracer::read_input() {
   return true;
 }
 
-void Tracer::await(int fd, Wakeup wakeup, uint32_t events) {
+void Tracer::await(int fd, uint32_t wakeup, uint32_t events) {
   epoll_event event{.events = events, .data = {.u32 = wakeup}};
   // A file (standard input from one) cannot be waited for: EPERM. Then only a signal or the time
   // ends us.
   epoll_ctl(epoll_.get(), EPOLL_CTL_ADD, fd, &event);
 }
 
-// False: it is time to end.
-bool Tracer::wait_once() {
-  if (output_.pending() != output_awaited_) {
-    output_awaited_ = output_.pending();
-    if (output_awaited_) {
-      await(output_.fd(), kOutput, EPOLLOUT);
-    } else {
-      epoll_ctl(epoll_.get(), EPOLL_CTL_DEL, output_.fd(), nullptr);
-    }
-  }
-  epoll_event events[8];
-  const int count = epoll_wait(epoll_.get(), events, 8, -1);  // the timer ends it
-  bool going_on = true;
-  for (int i = 0; i < count; ++i) {
-    switch (events[i].data.u32) {
-      case kTimer: {
-        uint64_t ticks = 0;
-        if (::read(timer_.get(), &ticks, sizeof ticks) == sizeof ticks) sample();
-        break;
-      }
-      case kRing:
-        ring_buffer__consume(ring_.get());
-        break;
-      case kInput:
-        going_on = read_input() && going_on;
-        break;
-      case kEnd:
-        going_on = false;
-        break;
-      default:
-        break;  // kOutput: flush() below
-    }
-  }
-  return output_.flush() && going_on;
-}
-
-void Tracer::run(const Json& hello) {
+void Tracer::prepare_to_wait() {
   sigset_t ends;
   sigemptyset(&ends);
   sigaddset(&ends, SIGTERM);
@@ -165,9 +155,57 @@ void Tracer::run(const Json& hello) {
   await(end_.get(), kEnd, EPOLLIN);
   await(STDIN_FILENO, kInput, EPOLLIN);
   if (ring_ != nullptr) await(ring_buffer__epoll_fd(ring_.get()), kRing, EPOLLIN);
+  for (uint32_t i = 0; i < sources_.size(); ++i) {
+    if (const int fd = sources_[i]->descriptor(); fd >= 0) await(fd, kFirstSource + i, EPOLLIN);
+  }
+}
 
-  output_.line(hello);
+// Room for output is waited for only while there is some to be written.
+void Tracer::await_output() {
+  if (output_.pending() == output_awaited_) return;
+  output_awaited_ = output_.pending();
+  if (output_awaited_) {
+    await(output_.fd(), kOutput, EPOLLOUT);
+  } else {
+    epoll_ctl(epoll_.get(), EPOLL_CTL_DEL, output_.fd(), nullptr);
+  }
+}
+
+// False: told to end.
+bool Tracer::on_wakeup(uint32_t wakeup) {
+  switch (wakeup) {
+    case kTimer:
+      if (uint64_t ticks = 0; ::read(timer_.get(), &ticks, sizeof ticks) == sizeof ticks) sample();
+      return true;
+    case kRing:
+      ring_buffer__consume(ring_.get());
+      return true;
+    case kInput:
+      return read_input();
+    case kEnd:
+      return false;
+    case kOutput:
+      return true;  // flush() follows every wake-up
+    default:
+      sources_[wakeup - kFirstSource]->on_ready();
+      return true;
+  }
+}
+
+// False: it is time to end.
+bool Tracer::wait_once() {
+  await_output();
+  epoll_event events[8];
+  const int count = epoll_wait(epoll_.get(), events, 8, -1);  // the timer ends it
+  bool going_on = true;
+  for (int i = 0; i < count; ++i) going_on = on_wakeup(events[i].data.u32) && going_on;
+  return output_.flush() && going_on;
+}
+
+void Tracer::run() {
+  prepare_to_wait();
   for (const int pid : options_.pids) watch(pid);
+  output_.line(report_.hello());
   const uint64_t end =
       options_.seconds > 0 ? now_ns() + static_cast<uint64_t>(options_.seconds * 1e9) : UINT64_MAX;
   while (wait_once() && now_ns() < end) {
@@ -194,7 +232,7 @@ int trace(const Options& options) {
     const SharedMaps maps(options.ring_bytes);
     Tracer tracer(options, maps, report);
     if (!report.nothing_attached()) {
-      tracer.run(report.hello());
+      tracer.run();
       return 0;
     }
   } catch (const Refused& error) {

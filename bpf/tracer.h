@@ -23,6 +23,11 @@ enum {
   kMaxThreads = 4096,
   kMaxCores = 1024,
   kMaxLinks = 1024,
+  kMaxCalls = 16384, /* pairs of a thread and a system call */
+  kMaxGroups = 256,  /* pairs of a process and a communicator */
+  kInFlight = 64,    /* operations of one communicator whose begin is remembered */
+  kLatencies = 64,   /* powers of two of nanoseconds */
+  kMaxFlows = 4096,
 };
 
 /* What a thread is doing. kUnread: it was there before us, and the scheduler has not said anything
@@ -76,8 +81,11 @@ struct thread_record {
   uint32_t waker_tid;
   char waker_name[kNameBytes];
   uint64_t user_faults;
+  uint64_t call_since_ns; /* 0: in no system call */
+  uint32_t call;
+  uint32_t call_events; /* 0: none yet, so that only /proc knows */
 };
-static_assert(sizeof(struct thread_record) == 544, "shared with the kernel's side");
+static_assert(sizeof(struct thread_record) == 560, "shared with the kernel's side");
 
 /* One core: who runs, since when, and which watched threads wait for it (0: none). */
 struct core {
@@ -105,6 +113,59 @@ struct link_record {
 };
 static_assert(sizeof(struct link_record) == 16, "shared with the kernel's side");
 
+struct call_key {
+  uint32_t tid;
+  uint32_t call;
+};
+static_assert(sizeof(struct call_key) == 8, "shared with the kernel's side");
+
+/* Has one writer, the thread. */
+struct call_record {
+  uint64_t count;
+  uint64_t ns;
+  uint64_t max_ns;
+};
+static_assert(sizeof(struct call_record) == 24, "shared with the kernel's side");
+
+/* Operations of one rank in one communicator. */
+struct group_key {
+  uint32_t pid;
+  uint32_t communicator;
+};
+static_assert(sizeof(struct group_key) == 8, "shared with the kernel's side");
+
+struct group_record {
+  uint64_t begun;
+  uint64_t ended;
+  uint64_t failed;
+  uint64_t stalled;
+  uint64_t ns_log2[kLatencies]; /* [i]: 2^i to 2^(i+1) ns */
+};
+static_assert(sizeof(struct group_record) == 544, "shared with the kernel's side");
+
+/* Addresses of a packet, seen from the host that it leaves or reaches. */
+struct flow_key {
+  uint8_t local[16];
+  uint8_t remote[16];
+  uint16_t family;
+  uint16_t pad;
+};
+static_assert(sizeof(struct flow_key) == 36, "shared with the kernel's side");
+
+struct flow_record {
+  uint64_t sent;
+  uint64_t received;
+  uint64_t packets;
+};
+static_assert(sizeof(struct flow_record) == 24, "shared with the kernel's side");
+
+struct ucx_record {
+  uint64_t sends;
+  uint64_t receives;
+  uint64_t bytes; /* sent */
+};
+static_assert(sizeof(struct ucx_record) == 24, "shared with the kernel's side");
+
 enum event_kind { kSignalEvent = 1, kStallEvent, kErrorEvent };
 
 /* The head of everything in the ring buffer. */
@@ -128,3 +189,13 @@ struct signal_event {
   char sender_name[kNameBytes];
 };
 static_assert(sizeof(struct signal_event) == 64, "shared with the kernel's side");
+
+/* A stall or an error of an operation; `detail` is the awaited rank or the error's code. */
+struct operation_event {
+  struct event head;
+  uint32_t communicator;
+  uint32_t pad;
+  uint64_t sequence;
+  uint64_t detail;
+};
+static_assert(sizeof(struct operation_event) == 48, "shared with the kernel's side");
