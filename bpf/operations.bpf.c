@@ -40,15 +40,21 @@ struct {
 /* A new value is copied from here: one of these sizes does not fit a program's stack. */
 const volatile __u64 zeros[sizeof(struct in_flight) / sizeof(__u64)] = {};
 
+/* Set while both begin and end are attached: between the one and the other half would be counted.
+ */
+bool counting = false;
+
 /* A program in a user's context can be preempted by another of its kind on the same core: so also
  * what is per CPU is counted by atomic additions.
  */
 static __always_inline void add(u64 *counter) { __sync_fetch_and_add(counter, 1); }
 
-static __always_inline void count_hit(void) {
+/* False: of no interest but for its cost. */
+static __always_inline bool count_hit(u32 pid) {
   const u32 zero = 0;
   u64 *count = bpf_map_lookup_elem(&hits, &zero);
   if (count) add(count);
+  return counting && is_watched(pid);
 }
 
 static __always_inline struct group_record *group_of(const struct group_key *key) {
@@ -82,9 +88,8 @@ static __always_inline u32 log2_of(u64 value) {
 
 SEC("usdt")
 int BPF_USDT(begin, u64 communicator, u64 sequence) {
-  count_hit();
   const struct group_key key = {.pid = current_pid(), .communicator = (u32)communicator};
-  if (!is_watched(key.pid)) return 0;
+  if (!count_hit(key.pid)) return 0;
   struct group_record *group = group_of(&key);
   if (group) add(&group->begun);
   struct in_flight *flight = flight_of(&key);
@@ -97,9 +102,8 @@ int BPF_USDT(begin, u64 communicator, u64 sequence) {
 
 SEC("usdt")
 int BPF_USDT(end, u64 communicator, u64 sequence) {
-  count_hit();
   const struct group_key key = {.pid = current_pid(), .communicator = (u32)communicator};
-  if (!is_watched(key.pid)) return 0;
+  if (!count_hit(key.pid)) return 0;
   struct group_record *group = group_of(&key);
   if (!group) return 0;
   add(&group->ended);

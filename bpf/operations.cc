@@ -1,7 +1,6 @@
 #include "operations.h"
 
-#include <sys/timerfd.h>
-
+#include <chrono>
 #include <numeric>
 #include <utility>
 
@@ -19,16 +18,21 @@ constexpr uint64_t kLookNs = 20'000'000;  // between two looks at the rate while
 Operations::Operations(const SharedMaps& maps, std::string library, bool sampling, Report& report)
     : library_(std::move(library)), programs_(load<operations_bpf>(maps, kWhat, report)) {
   if (programs_ == nullptr) return;
-  const auto& programs = programs_->progs;
-  for (bpf_program* program : {programs.stall, programs.error}) attach(program, rare_, report);
-  bool good = true;
-  for (bpf_program* program : {programs.begin, programs.end}) {
-    good = attach(program, frequent_, report) && good;
+  for (bpf_program* program : {programs_->progs.stall, programs_->progs.error}) {
+    attach(program, rare_, report);
   }
-  started_ns_ = on_since_ns_ = looked_ns_ = now_ns();
-  if (!good || !sampling) return;
-  timer_ = Fd(timerfd_create(CLOCK_MONOTONIC, TFD_CLOEXEC | TFD_NONBLOCK));
-  set_timer(kLookNs);
+  const bool good = switch_on(report);
+  started_ns_ = on_since_ns_;
+  if (good && sampling) turns_ = std::thread([this] { take_turns(); });
+}
+
+Operations::~Operations() {
+  {
+    const std::lock_guard lock(mutex_);
+    end_ = true;
+  }
+  ended_.notify_all();
+  if (turns_.joinable()) turns_.join();
 }
 
 bool Operations::attach(bpf_program* program, std::vector<Link>& links, Report& report) {
@@ -50,51 +54,55 @@ bool Operations::attach(bpf_program* program, std::vector<Link>& links, Report& 
   return true;
 }
 
-void Operations::set_timer(uint64_t ns) {
-  const timespec after{static_cast<time_t>(ns / 1'000'000'000),
-                       static_cast<long>(ns % 1'000'000'000)};
-  const itimerspec times{{}, after};
-  timerfd_settime(timer_.get(), 0, &times, nullptr);
-}
-
 uint64_t Operations::hits() const {
   const auto counts = read_per_cpu<uint64_t>(bpf_map__fd(programs_->maps.hits), uint32_t{0});
   return std::accumulate(counts.begin(), counts.end(), uint64_t{0});
 }
 
-void Operations::on_ready() {
-  uint64_t ticks = 0;
-  if (::read(timer_.get(), &ticks, sizeof ticks) != sizeof ticks) return;
-  if (frequent_.empty()) {
-    if (switch_on()) set_timer(kLookNs);
-    return;
+bool Operations::switch_on(Report& report) {
+  bool good = true;
+  for (bpf_program* program : {programs_->progs.begin, programs_->progs.end}) {
+    good = attach(program, frequent_, report) && good;
   }
-  const uint64_t now = now_ns();
-  const uint64_t seen = hits();
-  const uint64_t off_ns = time_off_ns(now - looked_ns_, seen - seen_hits_, switch_ns_);
-  seen_hits_ = seen;
-  looked_ns_ = now;
-  if (off_ns > 0) switch_off(now);
-  set_timer(off_ns > 0 ? off_ns : kLookNs);
+  programs_->bss->counting = good;
+  on_since_ns_ = now_ns();
+  return good;
 }
 
-bool Operations::switch_on() {
-  const uint64_t before = read_clock(CLOCK_PROCESS_CPUTIME_ID);
-  Report ignored;  // it has been attached before
-  const auto& programs = programs_->progs;
-  for (bpf_program* program : {programs.begin, programs.end}) attach(program, frequent_, ignored);
-  switch_ns_ += read_clock(CLOCK_PROCESS_CPUTIME_ID) - before;
-  on_since_ns_ = looked_ns_ = now_ns();
-  seen_hits_ = hits();
-  return !frequent_.empty();
-}
-
-// What this takes, and the next switch_on(), is what the next turn has to earn.
-void Operations::switch_off(uint64_t now_ns) {
-  const uint64_t before = read_clock(CLOCK_PROCESS_CPUTIME_ID);
+void Operations::switch_off() {
+  programs_->bss->counting = false;
+  on_ns_ += now_ns() - on_since_ns_.exchange(0);
   frequent_.clear();
-  switch_ns_ = read_clock(CLOCK_PROCESS_CPUTIME_ID) - before;
-  on_ns_ += now_ns - std::exchange(on_since_ns_, 0);
+}
+
+// False: the tracer ends.
+bool Operations::wait(uint64_t ns) {
+  std::unique_lock lock(mutex_);
+  return !ended_.wait_for(lock, std::chrono::nanoseconds(ns), [this] { return end_; });
+}
+
+// A turn is a time on and a time off. While they are on, the rate of hits is looked at every
+// kLookNs. Until the kernel has taken them off they are hit on: the turn's cost is known only then,
+// and the time off follows from it.
+void Operations::take_turns() {
+  for (;;) {
+    uint64_t from_ns = now_ns();
+    uint64_t seen = hits();
+    while (true) {
+      if (!wait(kLookNs)) return;
+      if (time_off_ns(now_ns() - from_ns, hits() - seen, 0) > 0) break;
+      from_ns = now_ns();
+      seen = hits();
+    }
+    const uint64_t cpu_before = read_clock(CLOCK_THREAD_CPUTIME_ID);
+    switch_off();
+    // What it took to take them off, it will take to put them on.
+    const uint64_t switch_ns = 2 * (read_clock(CLOCK_THREAD_CPUTIME_ID) - cpu_before);
+    if (!wait(time_off_ns(now_ns() - from_ns, hits() - seen, switch_ns))) return;
+    Report ignored;  // they have been attached before; a job that has ended has left the library's
+                     // file
+    if (!switch_on(ignored)) return;
+  }
 }
 
 void Operations::sample(Json& line, uint64_t now_ns) {
@@ -125,8 +133,9 @@ void Operations::sample(Json& line, uint64_t now_ns) {
                     {"ns_log2", sum.ns_log2}});
   }
   line["operations"] = std::move(list);
-  const uint64_t on_ns =
-      on_ns_ + (on_since_ns_ != 0 && now_ns > on_since_ns_ ? now_ns - on_since_ns_ : 0);
+  const uint64_t since_ns = on_since_ns_.load(std::memory_order_relaxed);
+  const uint64_t present_ns = since_ns != 0 && now_ns > since_ns ? now_ns - since_ns : 0;
+  const uint64_t on_ns = on_ns_.load(std::memory_order_relaxed) + present_ns;
   const uint64_t all_ns = now_ns > started_ns_ ? now_ns - started_ns_ : 1;
   line["operations_sampled"] =
       std::min(1.0, static_cast<double>(on_ns) / static_cast<double>(all_ns));

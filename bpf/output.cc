@@ -1,10 +1,13 @@
 #include "output.h"
 
 #include <fcntl.h>
+#include <poll.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
 #include <cerrno>
+
+#include "clock.h"
 
 namespace shoal::tracer {
 namespace {
@@ -41,6 +44,14 @@ bool Output::flush() {
     pending_.erase(0, static_cast<size_t>(written));
   }
   return true;
+}
+
+void Output::finish(int timeout_ms) {
+  const uint64_t end = now_ns() + static_cast<uint64_t>(timeout_ms) * 1'000'000;
+  while (flush() && pending() && now_ns() < end) {
+    pollfd room{fd_, POLLOUT, 0};
+    poll(&room, 1, 100);
+  }
 }
 
 }  // namespace shoal::tracer

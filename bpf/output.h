@@ -18,6 +18,8 @@ class Output {
 
   /// Writes what the reader takes. False: there is no reader any more.
   bool flush();
+  /// The same at the end, and gives a slow reader at most this time.
+  void finish(int timeout_ms);
   [[nodiscard]] bool pending() const noexcept { return !pending_.empty(); }
   [[nodiscard]] uint64_t dropped() const noexcept { return dropped_; }
   [[nodiscard]] int fd() const noexcept { return fd_; }

@@ -10,7 +10,7 @@
 namespace shoal::tracer {
 namespace {
 
-std::string warning;  // one thread loads
+thread_local std::string warning;
 
 int keep(libbpf_print_level level, const char* format, va_list arguments) {
   if (level != LIBBPF_WARN) return 0;

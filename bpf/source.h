@@ -16,9 +16,6 @@ class Source {
 
   /// A process was added to those that are watched.
   virtual void added(int /*pid*/) {}
-  /// A descriptor to be waited for until it can be read, then on_ready() is called; -1: none.
-  [[nodiscard]] virtual int descriptor() const { return -1; }
-  virtual void on_ready() {}
   /// Puts its part into a sample.
   virtual void sample(Json& line, uint64_t now_ns) = 0;
 };

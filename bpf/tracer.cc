@@ -31,6 +31,7 @@ namespace shoal::tracer {
 namespace {
 
 constexpr int kNothingAttached = 3;
+constexpr int kLastWordsMs = 2000;
 
 class Tracer {
  public:
@@ -40,7 +41,7 @@ class Tracer {
   void run();
 
  private:
-  enum Wakeup : uint32_t { kTimer, kRing, kInput, kEnd, kOutput, kFirstSource };
+  enum Wakeup : uint32_t { kTimer, kRing, kInput, kEnd, kOutput };
 
   static int on_event(void* self, void* data, size_t bytes);
   void watch(int pid);
@@ -155,9 +156,6 @@ void Tracer::prepare_to_wait() {
   await(end_.get(), kEnd, EPOLLIN);
   await(STDIN_FILENO, kInput, EPOLLIN);
   if (ring_ != nullptr) await(ring_buffer__epoll_fd(ring_.get()), kRing, EPOLLIN);
-  for (uint32_t i = 0; i < sources_.size(); ++i) {
-    if (const int fd = sources_[i]->descriptor(); fd >= 0) await(fd, kFirstSource + i, EPOLLIN);
-  }
 }
 
 // Room for output is waited for only while there is some to be written.
@@ -184,11 +182,8 @@ bool Tracer::on_wakeup(uint32_t wakeup) {
       return read_input();
     case kEnd:
       return false;
-    case kOutput:
-      return true;  // flush() follows every wake-up
     default:
-      sources_[wakeup - kFirstSource]->on_ready();
-      return true;
+      return true;  // kOutput: flush() follows every wake-up
   }
 }
 
@@ -212,7 +207,7 @@ void Tracer::run() {
   }
   if (ring_ != nullptr) ring_buffer__consume(ring_.get());
   sample();
-  output_.flush();
+  output_.finish(kLastWordsMs);
 }
 
 Json nothing(const Report& report) {
@@ -240,7 +235,7 @@ int trace(const Options& options) {
   }
   Output output(STDOUT_FILENO);
   output.line(nothing(report));
-  output.flush();
+  output.finish(kLastWordsMs);
   return kNothingAttached;
 }
 
