@@ -765,6 +765,8 @@ void Run::record(abi::OperationState state) noexcept {
     record_->algorithm.store(static_cast<std::uint32_t>(program_->algorithm), kRelaxed);
   } else if (state == abi::OperationState::kDone) {
     page.completed.store(page.completed.load(kRelaxed) + 1, kRelaxed);
+    const auto bytes = static_cast<std::uint64_t>(call_.plan->payload_bytes());
+    page.bytes.store(page.bytes.load(kRelaxed) + bytes, kRelaxed);
   } else if (state == abi::OperationState::kFailed) {
     page.failed.store(page.failed.load(kRelaxed) + 1, kRelaxed);
   }

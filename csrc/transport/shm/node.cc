@@ -162,11 +162,12 @@ abi::CommunicatorRow* Node::free_row() const noexcept {
   return nullptr;
 }
 
-void Node::count_operation() noexcept {
+void Node::count_operation(std::int64_t bytes) noexcept {
   constexpr auto kRelaxed = std::memory_order_relaxed;
   abi::ProgressPage& page = this->page(self_);
   page.posted.store(page.posted.load(kRelaxed) + 1, kRelaxed);  // one writer
   page.completed.store(page.completed.load(kRelaxed) + 1, kRelaxed);
+  page.bytes.store(page.bytes.load(kRelaxed) + static_cast<std::uint64_t>(bytes), kRelaxed);
 }
 
 void Node::count_staged(std::int64_t bytes) noexcept {

@@ -59,8 +59,8 @@ class Node {
   void name_caller() noexcept;
   /// A row of this rank's page that no communicator has; nullptr: all are taken.
   [[nodiscard]] abi::CommunicatorRow* free_row() const noexcept;
-  /// On this rank's page: one more has begun and ended, within a moment.
-  void count_operation() noexcept;
+  /// On this rank's page: one more of so many bytes has begun and ended, within a moment.
+  void count_operation(std::int64_t bytes) noexcept;
   /// An operation has so many bytes of buffers that are not in the arena.
   void count_staged(std::int64_t bytes) noexcept;
 
