@@ -8,7 +8,10 @@ import json
 import sys
 import time
 
+from shoal.trace import record
 from shoal.trace.kernel import Kernel
+from shoal.trace.missing import NotInstalled
+from shoal.trace.record import Recorder, open_recorder
 from shoal.trace.verdict import Verdict
 from shoal.trace.watch import Selection, Watch, own_cpu_s
 
@@ -32,6 +35,7 @@ def add_arguments(command: argparse.ArgumentParser) -> None:
     command.add_argument(
         "--no-kernel", action="store_true", help="progress pages and /proc only: no privilege"
     )
+    record.add_arguments(command)
 
 
 def print_verdict(verdict: Verdict, as_json: bool) -> None:
@@ -57,20 +61,33 @@ def _explain_nothing(options: argparse.Namespace, selection: Selection) -> str:
 
 
 def main(options: argparse.Namespace) -> int:
+    try:
+        recorder = open_recorder(options)
+    except (NotInstalled, OSError) as error:
+        print(f"shoal trace: {error}", file=sys.stderr)
+        return 2
+    try:
+        return _watch(options, recorder)
+    finally:
+        recorder.close()
+
+
+def _watch(options: argparse.Namespace, recorder: Recorder) -> int:
     seconds = options.seconds or (ONCE_S if options.once else float("inf"))
-    selection = Selection(options.job, options.pid)
+    selection = Selection(options.job, options.pid, recorder.observe)
     pids = [page.pid for pages in selection.read().values() for page in pages]
     kernel = None if options.no_kernel else Kernel(pids)
     if kernel is not None and not options.json:
         for line in kernel.missing:
             print(f"shoal trace: missing: {line}", file=sys.stderr)
     begin, spent = time.monotonic(), own_cpu_s(kernel)
-    watch = Watch(selection, kernel, options.after_ms)
+    watch = Watch(selection, kernel, options.after_ms, often=recorder.is_on)
     verdicts = 0
     try:
         for verdict in watch.verdicts(begin + seconds):
             verdicts += 1
             print_verdict(verdict, options.json)
+            recorder.verdict(verdict)
             if options.once and not verdict.provisional:
                 return 0
     except KeyboardInterrupt:

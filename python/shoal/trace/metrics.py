@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import argparse
 import threading
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 from shoal.pages import Page
@@ -19,7 +20,7 @@ def parse_address(text: str) -> tuple[str, int]:
     """[HOST:]PORT. Only this host sees them where none is named."""
     host, _, port = text.rpartition(":")
     if not port.isdigit() or int(port) > 65535:
-        raise ValueError(f"{text!r} is not [HOST:]PORT")
+        raise argparse.ArgumentTypeError(f"{text!r} is not [HOST:]PORT")
     return host.strip("[]") or "127.0.0.1", int(port)
 
 
@@ -32,7 +33,8 @@ def sequence_lag(pages: Sequence[Page]) -> Iterator[tuple[Page, int, int]]:
             furthest[name] = max(furthest.get(name, 0), row.posted)
     for page in pages:
         for row in page.communicators:
-            yield page, row.communicator, furthest[(page.job, *row.key)] - row.posted
+            name = (page.job, *row.key)
+            yield page, row.communicator, furthest[name] - row.posted
 
 
 def oldest_ns(page: Page) -> int:
@@ -40,6 +42,29 @@ def oldest_ns(page: Page) -> int:
     begins = [o.begin_ns for o in page.operations if o.in_flight and o.begin_ns > 0]
     begins += [transfer.begin_ns for transfer in page.transfers]
     return max(0, page.read_ns - min(begins)) if begins else 0
+
+
+Families = dict[str, tuple[str, Callable[[Page], float]]]  # name -> description, value of a rank
+COUNTERS: Families = {
+    "shoal_operations_posted": ("Collectives begun", lambda p: p.posted),
+    "shoal_operations_completed": ("Collectives ended", lambda p: p.completed),
+    "shoal_operations_failed": ("Collectives that raised an error", lambda p: p.failed),
+    "shoal_payload_bytes": (
+        "Of the collectives ended: the larger of the rank's two buffers", lambda p: p.bytes
+    ),
+    "shoal_staged_bytes": (
+        "Of buffers outside the pool, which are copied through it", lambda p: p.staged_bytes
+    ),
+}  # fmt: skip
+GAUGES: Families = {
+    "shoal_heartbeat_age_seconds": (
+        "Since the rank's last heartbeat; it has ten a second",
+        lambda p: max(0, p.read_ns - p.heartbeat_ns) / 1e9,
+    ),
+    "shoal_operation_age_seconds": (
+        "Of the oldest operation the rank waits for; 0: none", lambda p: oldest_ns(p) / 1e9
+    ),
+}  # fmt: skip
 
 
 class Metrics:
@@ -81,8 +106,8 @@ class Metrics:
         """prometheus_client calls it for every scrape."""
         with self._lock:
             pages, verdicts = self._pages, dict(self._verdicts)
-        yield from self._counters(pages)
-        yield from self._gauges(pages)
+        yield from self._families(pages)
+        yield self._lag(pages)
         found = self._core.CounterMetricFamily(
             "shoal_verdicts", "Collectives found late, by the rank that was the cause; -1: unknown",
             labels=("job", "rank", "cause"),
@@ -91,39 +116,26 @@ class Metrics:
             found.add_metric(labels, count)
         yield found
 
-    def _counters(self, pages: Sequence[Page]) -> Iterator[Any]:
-        for name, text, read in (
-            ("shoal_operations_posted", "Collectives begun", lambda p: p.posted),
-            ("shoal_operations_completed", "Collectives ended", lambda p: p.completed),
-            ("shoal_operations_failed", "Collectives that raised an error", lambda p: p.failed),
-            ("shoal_payload_bytes", "Of collectives ended: the larger of the rank's two buffers",
-             lambda p: p.bytes),
-            ("shoal_staged_bytes", "Of buffers outside the pool, which are copied through it",
-             lambda p: p.staged_bytes),
-        ):  # fmt: skip
-            family = self._core.CounterMetricFamily(name, text, labels=LABELS)
-            for page in pages:
-                family.add_metric(_labels(page), read(page))
-            yield family
+    def _families(self, pages: Sequence[Page]) -> Iterator[Any]:
+        makers = (
+            (self._core.CounterMetricFamily, COUNTERS),
+            (self._core.GaugeMetricFamily, GAUGES),
+        )
+        for make, families in makers:
+            for name, (text, read) in families.items():
+                family = make(name, text, labels=LABELS)
+                for page in pages:
+                    family.add_metric(_labels(page), read(page))
+                yield family
 
-    def _gauges(self, pages: Sequence[Page]) -> Iterator[Any]:
-        for name, text, read in (
-            ("shoal_heartbeat_age_seconds", "Since the rank's last heartbeat; it has ten a second",
-             lambda p: max(0, p.read_ns - p.heartbeat_ns) / 1e9),
-            ("shoal_operation_age_seconds", "The oldest operation the rank waits for; 0: none",
-             lambda p: oldest_ns(p) / 1e9),
-        ):  # fmt: skip
-            family = self._core.GaugeMetricFamily(name, text, labels=LABELS)
-            for page in pages:
-                family.add_metric(_labels(page), read(page))
-            yield family
+    def _lag(self, pages: Sequence[Page]) -> Any:
         lag = self._core.GaugeMetricFamily(
             "shoal_sequence_lag", "Collectives that the furthest rank here is ahead of this one",
             labels=(*LABELS, "communicator"),
         )  # fmt: skip
         for page, communicator, behind in sequence_lag(pages):
             lag.add_metric((*_labels(page), str(communicator)), behind)
-        yield lag
+        return lag
 
 
 def _labels(page: Page) -> tuple[str, str, str]:

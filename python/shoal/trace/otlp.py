@@ -51,7 +51,7 @@ def attributes(values: dict[str, object]) -> list[Json]:
 def parse_traceparent(text: str) -> Json | None:
     """The span link of a W3C traceparent; None: it is none."""
     found = _TRACEPARENT.fullmatch(text.strip().lower())
-    if found is None or text.startswith("ff") or "0" * 32 == found[1] or "0" * 16 == found[2]:
+    if found is None or text.startswith("ff") or found[1] == "0" * 32 or found[2] == "0" * 16:
         return None
     return {"traceId": found[1], "spanId": found[2], "flags": int(found[3], 16)}
 
@@ -173,7 +173,7 @@ class File:
     """One request a line: what OpenTelemetry's file exporter writes, and its receiver reads."""
 
     def __init__(self, path: str) -> None:
-        self._file = open(path, "w", encoding="utf-8")
+        self._file = open(path, "w", encoding="utf-8")  # noqa: SIM115  (close)
 
     def send(self, request: Json) -> None:
         self._file.write(json.dumps(request, separators=(",", ":")) + "\n")

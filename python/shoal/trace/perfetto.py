@@ -36,7 +36,7 @@ class Perfetto:
         self._events: Any = protos.TrackEvent
         self._descriptor: Any = protos.TrackDescriptor
         builder = need("perfetto.trace_builder.proto_builder")
-        self._file = open(path, "wb")
+        self._file = open(path, "wb")  # noqa: SIM115  (close)
         self._trace: Any = builder.StreamingTraceProtoBuilder(self._file)
         self._sequence = _hash("recorder", socket.gethostname(), bits=31)
         self._tracks: set[int] = set()

@@ -30,7 +30,13 @@ class Recorder:
         self._tracker = Tracker()
         self.spans = 0  # of ranks
 
+    @property
+    def is_on(self) -> bool:
+        return bool(self._sinks)
+
     def observe(self, pages: Sequence[Page]) -> None:
+        if not self._sinks:
+            return
         self._give(self._tracker.observe(pages))
         for sink in self._sinks:
             sink.pages(pages)
@@ -65,8 +71,8 @@ def add_arguments(command: argparse.ArgumentParser) -> None:
     )  # fmt: skip
 
 
-def open_recorder(options: argparse.Namespace) -> Recorder | None:
-    """None: nothing is asked for. Raises NotInstalled, and OSError for a file or a port."""
+def open_recorder(options: argparse.Namespace) -> Recorder:
+    """Raises NotInstalled, and OSError for a file or a port."""
     sinks: list[Sink] = []
     if options.prometheus is not None:
         metrics = Metrics(options.prometheus)
@@ -77,4 +83,4 @@ def open_recorder(options: argparse.Namespace) -> Recorder | None:
         sinks.append(Perfetto(options.record))
     if options.otlp is not None:
         sinks.append(Otlp(options.otlp))
-    return Recorder(sinks) if sinks else None
+    return Recorder(sinks)

@@ -202,7 +202,7 @@ class Tracker:
         return self._open.setdefault(seen.name, one)
 
     def _end(self, page: Page, seen: _Seen, end_ns: int) -> None:
-        """Of what was in flight at the last look. What has taken its place was not there to fail."""
+        """Of what was in flight at the last look."""
         one = self._open.get(seen.name)
         if one is not None and _rank(page) in one.flying:
             failed = seen.operation.state == "failed"
