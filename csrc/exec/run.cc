@@ -614,6 +614,7 @@ void Run::leave() noexcept {
   }
   group_->complete(sequence_);
   record(abi::OperationState::kDone);
+  group_->binding().shm->count_bytes(call_.plan->payload_bytes());
   SHOAL_PROBE(end, group_->binding().communicator, sequence_, 0);
   finish(kOkStatus);
 }
@@ -765,8 +766,6 @@ void Run::record(abi::OperationState state) noexcept {
     record_->algorithm.store(static_cast<std::uint32_t>(program_->algorithm), kRelaxed);
   } else if (state == abi::OperationState::kDone) {
     page.completed.store(page.completed.load(kRelaxed) + 1, kRelaxed);
-    const auto bytes = static_cast<std::uint64_t>(call_.plan->payload_bytes());
-    page.bytes.store(page.bytes.load(kRelaxed) + bytes, kRelaxed);
   } else if (state == abi::OperationState::kFailed) {
     page.failed.store(page.failed.load(kRelaxed) + 1, kRelaxed);
   }

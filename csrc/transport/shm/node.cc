@@ -37,6 +37,12 @@ bool register_for_heavy_fences() noexcept {
 #endif
 }
 
+/// To a counter of this rank's page: it has no other writer.
+void add(std::atomic<std::uint64_t>& counter, std::int64_t value) noexcept {
+  constexpr auto kRelaxed = std::memory_order_relaxed;
+  counter.store(counter.load(kRelaxed) + static_cast<std::uint64_t>(value), kRelaxed);
+}
+
 /// Thread sanitizer does not know fences; for it, looking at `sleepers` is a read-modify-write,
 /// which orders the two sides as well but moves the cache line to every waker.
 bool has_sleepers(Doorbell& doorbell) noexcept {
@@ -163,19 +169,18 @@ abi::CommunicatorRow* Node::free_row() const noexcept {
 }
 
 void Node::count_operation(std::int64_t bytes) noexcept {
-  constexpr auto kRelaxed = std::memory_order_relaxed;
   abi::ProgressPage& page = this->page(self_);
-  page.posted.store(page.posted.load(kRelaxed) + 1, kRelaxed);  // one writer
-  page.completed.store(page.completed.load(kRelaxed) + 1, kRelaxed);
-  page.bytes.store(page.bytes.load(kRelaxed) + static_cast<std::uint64_t>(bytes), kRelaxed);
+  add(page.posted, 1);
+  add(page.completed, 1);
+  add(page.bytes, bytes);
 }
 
+void Node::count_bytes(std::int64_t bytes) noexcept { add(this->page(self_).bytes, bytes); }
+
 void Node::count_staged(std::int64_t bytes) noexcept {
-  constexpr auto kRelaxed = std::memory_order_relaxed;
   abi::ProgressPage& page = this->page(self_);
-  page.staged.store(page.staged.load(kRelaxed) + 1, kRelaxed);  // one writer
-  page.staged_bytes.store(page.staged_bytes.load(kRelaxed) + static_cast<std::uint64_t>(bytes),
-                          kRelaxed);
+  add(page.staged, 1);
+  add(page.staged_bytes, bytes);
 }
 
 abi::ProgressPage& Node::page(int local_rank) const noexcept {

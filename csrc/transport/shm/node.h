@@ -61,6 +61,8 @@ class Node {
   [[nodiscard]] abi::CommunicatorRow* free_row() const noexcept;
   /// On this rank's page: one more of so many bytes has begun and ended, within a moment.
   void count_operation(std::int64_t bytes) noexcept;
+  /// Of a collective that has ended: what Plan::payload_bytes says.
+  void count_bytes(std::int64_t bytes) noexcept;
   /// An operation has so many bytes of buffers that are not in the arena.
   void count_staged(std::int64_t bytes) noexcept;
 
