@@ -23,9 +23,9 @@ from shoal.trace.otlp import Collector, Otlp, Spans, parse_traceparent
 from shoal.trace.perfetto import Perfetto
 from shoal.trace.spans import Collective, Name, Part, Tracker
 from shoal.trace.verdict import Verdict
+from tests.trace.conftest import TRACEPARENT, RunningJob, loops_of, shoal
 from tests.trace.made_up import MS, NOW, operation, page
 
-LINK = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01"
 VERDICT = Verdict(1, "here", 101, "sleeping", 300, "job", 0, "all_reduce", 5,
                   ["in clock_nanosleep", "rank 1 has posted #4"])  # fmt: skip
 
@@ -192,7 +192,7 @@ def test_otlp_is_what_the_protocol_says() -> None:
 
 
 def test_a_program_with_a_traceparent_is_linked() -> None:
-    environment = {(100, "TRACEPARENT"): LINK, (100, "TRACESTATE"): "vendor=1"}
+    environment = {(100, "TRACEPARENT"): TRACEPARENT, (100, "TRACESTATE"): "vendor=1"}
     spans = Spans(0, lambda pid, name: environment.get((pid, name), ""))
     waited, late = (s for s in _spans(spans.request(late_second_rank())) if s.parent_span_id)
     (link,) = waited.links
@@ -202,8 +202,8 @@ def test_a_program_with_a_traceparent_is_linked() -> None:
 
 
 @pytest.mark.parametrize("text", [
-    "", "00-abc", LINK.replace("4bf92f3577b34da6a3ce929d0e0e4736", "0" * 32),
-    LINK.replace("00f067aa0ba902b7", "0" * 16), "ff" + LINK[2:], LINK + "x",
+    "", "00-abc", TRACEPARENT.replace("4bf92f3577b34da6a3ce929d0e0e4736", "0" * 32),
+    TRACEPARENT.replace("00f067aa0ba902b7", "0" * 16), "ff" + TRACEPARENT[2:], TRACEPARENT + "x",
 ])  # fmt: skip
 def test_what_is_no_traceparent_is_no_link(text: str) -> None:
     assert parse_traceparent(text) is None
@@ -348,3 +348,39 @@ def test_overlapping_operations_get_tracks_of_their_own(tmp_path: pathlib.Path) 
     assert sorted(sorted(found) for found in slices.values()) == [
         [(0, 20, "1"), (25, 40, "3")], [(10, 30, "2")], [(26, 27, "4")],
     ]  # fmt: skip
+
+
+def test_a_running_job_is_recorded_and_computes_the_same(
+    running_job: RunningJob, tmp_path: pathlib.Path
+) -> None:
+    trace, lines = tmp_path / "trace.perfetto", tmp_path / "spans.jsonl"
+    done = shoal("trace", "--no-kernel", "--seconds", "3", "--after-ms", "10", "--job",
+                 running_job.job, "--record", str(trace), "--otlp", str(lines))  # fmt: skip
+    assert "recorded" in done.stderr, done.stderr
+    results = loops_of(running_job.end())
+    assert len(results) == 1 and results.pop()[0] == 0, "every sum was right, on all ranks alike"
+
+    spans = [span for line in lines.read_text().splitlines() for span in _spans(json.loads(line))]
+    parts = [span for span in spans if span.name in ("all_reduce", "broadcast")]
+    roots = {span.trace_id: span for span in parts if not span.parent_span_id}
+    assert len(roots) > 10, "one for each collective that was seen"
+    assert len({span.span_id for span in parts}) == len(parts), "none is written twice"
+    for span in parts:
+        root = roots[span.trace_id]
+        assert span.parent_span_id in (b"", root.span_id)
+        assert root.start_time_unix_nano <= span.start_time_unix_nano <= span.end_time_unix_nano
+        assert span.end_time_unix_nano <= root.end_time_unix_nano
+        if span.parent_span_id:
+            assert span.links[0].trace_id.hex() == TRACEPARENT.split("-")[1]
+    waits = [span for span in parts if span.parent_span_id and span.name == "all_reduce"
+             and _value(span, "shoal.waited")]  # fmt: skip
+    assert any(_value(span, "shoal.awaited_rank") == 1 for span in waits
+               if _value(span, "shoal.rank") != 1), "rank 1 is the late one"  # fmt: skip
+    assert _slices(Trace.FromString(trace.read_bytes()))
+
+
+def test_what_cannot_be_written_is_said(tmp_path: pathlib.Path) -> None:
+    for option in ("--record", "--otlp"):
+        done = shoal("trace", "--no-kernel", "--seconds", "1", option, str(tmp_path / "no/file"))
+        assert done.returncode == 2
+        assert "No such file or directory" in done.stderr

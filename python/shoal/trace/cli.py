@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import json
+import signal
 import sys
 import time
 
@@ -66,22 +67,25 @@ def main(options: argparse.Namespace) -> int:
     except (NotInstalled, OSError) as error:
         print(f"shoal trace: {error}", file=sys.stderr)
         return 2
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # what is recorded is finished
     try:
         return _watch(options, recorder)
     finally:
         recorder.close()
+        if recorder.summary and not options.json:
+            print(f"shoal trace: {recorder.summary}", file=sys.stderr)
 
 
 def _watch(options: argparse.Namespace, recorder: Recorder) -> int:
     seconds = options.seconds or (ONCE_S if options.once else float("inf"))
-    selection = Selection(options.job, options.pid, recorder.observe)
+    selection = Selection(options.job, options.pid)
     pids = [page.pid for pages in selection.read().values() for page in pages]
     kernel = None if options.no_kernel else Kernel(pids)
     if kernel is not None and not options.json:
         for line in kernel.missing:
             print(f"shoal trace: missing: {line}", file=sys.stderr)
     begin, spent = time.monotonic(), own_cpu_s(kernel)
-    watch = Watch(selection, kernel, options.after_ms, often=recorder.is_on)
+    watch = Watch(selection, kernel, options.after_ms)
     verdicts = 0
     try:
         for verdict in watch.verdicts(begin + seconds):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import sys
+import threading
 from collections.abc import Sequence
 from typing import Protocol
 
@@ -13,6 +14,9 @@ from shoal.trace.otlp import Otlp
 from shoal.trace.perfetto import Perfetto
 from shoal.trace.spans import Collective, Name, Tracker
 from shoal.trace.verdict import Verdict
+from shoal.trace.watch import Selection
+
+LOOK_S = 0.02
 
 
 class Sink(Protocol):
@@ -23,36 +27,63 @@ class Sink(Protocol):
 
 
 class Recorder:
-    """Told of every look at the pages and of every verdict. One thread."""
+    """Looks in a thread of its own: a verdict takes the watch a while, just when most happens.
+    Without sinks it does nothing."""
 
-    def __init__(self, sinks: Sequence[Sink]) -> None:
+    def __init__(self, sinks: Sequence[Sink], selection: Selection) -> None:
         self._sinks = sinks
+        self._selection = selection
         self._tracker = Tracker()
-        self.spans = 0  # of ranks
-
-    @property
-    def is_on(self) -> bool:
-        return bool(self._sinks)
-
-    def observe(self, pages: Sequence[Page]) -> None:
-        if not self._sinks:
-            return
-        self._give(self._tracker.observe(pages))
-        for sink in self._sinks:
-            sink.pages(pages)
+        self._lock = threading.Lock()  # one at a time talks to the sinks
+        self._ended = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="recorder", daemon=True)
+        self._spans = 0  # of ranks
+        self._completed: dict[tuple[str, int, int], tuple[int, int]] = {}  # at first and last look
+        if sinks:
+            self._thread.start()
 
     def verdict(self, verdict: Verdict) -> None:
-        name = self._tracker.find(verdict.job, verdict.communicator, verdict.sequence)
-        for sink in self._sinks:
-            sink.verdict(verdict, name)
+        with self._lock:
+            name = self._tracker.find(verdict.job, verdict.communicator, verdict.sequence)
+            for sink in self._sinks:
+                sink.verdict(verdict, name)
 
     def close(self) -> None:
+        self._ended.set()
+        if self._sinks:
+            self._thread.join()
         self._give(self._tracker.finish())
         for sink in self._sinks:
             sink.close()
 
+    @property
+    def summary(self) -> str:
+        """What share of the operations has a span; "": nothing is recorded."""
+        if not self._sinks:
+            return ""
+        operations = sum(last - first for first, last in self._completed.values())
+        return f"recorded {self._spans} of {operations} operations of ranks, those that had to wait"
+
+    def _run(self) -> None:
+        try:
+            while not self._ended.wait(LOOK_S):
+                self._look()
+        except OSError as error:
+            print(f"shoal trace: recording has ended: {error}", file=sys.stderr)
+
+    def _look(self) -> None:
+        pages = [page for pages in self._selection.read().values() for page in pages]
+        with self._lock:
+            for page in pages:
+                name = (page.job, page.rank, page.pid)
+                first, _ = self._completed.get(name, (page.completed, 0))
+                self._completed[name] = (first, page.completed)
+            self._give(self._tracker.observe(pages))
+            for sink in self._sinks:
+                sink.pages(pages)
+
     def _give(self, collectives: Sequence[Collective]) -> None:
-        self.spans += sum(len(one.parts) for one in collectives)
+        self._spans += sum(len(one.parts) for one in collectives)
         for sink in self._sinks:
             sink.collectives(collectives)
 
@@ -83,4 +114,4 @@ def open_recorder(options: argparse.Namespace) -> Recorder:
         sinks.append(Perfetto(options.record))
     if options.otlp is not None:
         sinks.append(Otlp(options.otlp))
-    return Recorder(sinks)
+    return Recorder(sinks, Selection(options.job, options.pid))

@@ -6,7 +6,7 @@ import dataclasses
 import os
 import time
 from collections import Counter, deque
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 
 from shoal.pages import Node, Page
 from shoal.trace.evidence import Moment, collect, observe
@@ -18,7 +18,6 @@ LOOK_S = 2.0  # between searches for new jobs
 WINDOW_S = 0.1  # between the two moments of a verdict
 PROVISIONAL_S = 0.5  # after which a provisional verdict is made again
 NEVER = float("inf")
-RECORDING_S = 0.02  # between looks while something is recorded
 SHORT_STALLS, OFTEN_S = 3, 2.0  # so many that ended by themselves within so long are looked into
 SURVEY_S, SURVEY_STEP_S = 0.4, 0.01
 # Measured over the window, so that they hold for an operation that ended within it as well.
@@ -26,17 +25,10 @@ LASTING = frozenset({"throttled", "preempted", "stopped", "frozen"})
 
 
 class Selection:
-    """Which jobs: all, one by its id, or that of one process. One thread. `observe` is called with
-    all their pages at every look."""
+    """Which jobs: all, one by its id, or that of one process. One thread."""
 
-    def __init__(
-        self,
-        job: str | None,
-        pid: int | None,
-        observe: Callable[[list[Page]], None] = lambda pages: None,
-    ) -> None:
+    def __init__(self, job: str | None, pid: int | None) -> None:
         self._pid = pid
-        self._observe = observe
         self._node = Node(job)
         self._looked = time.monotonic()
 
@@ -48,22 +40,19 @@ class Selection:
         jobs: dict[str, list[Page]] = {}
         for page in self._node.read():
             jobs.setdefault(page.job, []).append(page)
-        if self._pid is not None:
-            jobs = {j: pages for j, pages in jobs.items() if any(p.pid == self._pid for p in pages)}
-        self._observe([page for pages in jobs.values() for page in pages])
-        return jobs
+        if self._pid is None:
+            return jobs
+        return {job: pages for job, pages in jobs.items() if any(p.pid == self._pid for p in pages)}
 
 
 class Watch:
-    """One thread. `kernel`: None to go without eBPF. `often`: as a recorder needs."""
+    """One thread. `kernel`: None to go without eBPF."""
 
-    def __init__(
-        self, selection: Selection, kernel: Kernel | None, after_ms: int, often: bool = False
-    ) -> None:
+    def __init__(self, selection: Selection, kernel: Kernel | None, after_ms: int) -> None:
         self._selection = selection
         self._kernel = kernel
         self._after_ns = after_ms * 1_000_000
-        self._interval_s = RECORDING_S if often else min(0.1, max(0.01, after_ms / 2000))
+        self._interval_s = min(0.1, max(0.01, after_ms / 2000))
         self._again: dict[tuple[str, int, int, int, str], float] = {}  # when to judge once more
         self._root: tuple[str, int, str] | None = None  # job, rank, cause of the stall under way
         self._short: deque[float] = deque(maxlen=SHORT_STALLS)  # when those were that soon ended
