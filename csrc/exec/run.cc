@@ -614,6 +614,7 @@ void Run::leave() noexcept {
   }
   group_->complete(sequence_);
   record(abi::OperationState::kDone);
+  group_->binding().shm->count_bytes(call_.plan->payload_bytes());
   SHOAL_PROBE(end, group_->binding().communicator, sequence_, 0);
   finish(kOkStatus);
 }

@@ -166,10 +166,8 @@ abi::CommunicatorRow* Node::free_row() const noexcept {
 }
 
 void Node::count_staged(std::int64_t bytes) noexcept {
-  constexpr auto kRelaxed = std::memory_order_relaxed;
-  page_->staged.store(page_->staged.load(kRelaxed) + 1, kRelaxed);  // one writer
-  page_->staged_bytes.store(page_->staged_bytes.load(kRelaxed) + static_cast<std::uint64_t>(bytes),
-                            kRelaxed);
+  add(page_->staged, 1);
+  add(page_->staged_bytes, bytes);
 }
 
 abi::ProgressPage& Node::page(int local_rank) const noexcept {
