@@ -2,8 +2,8 @@
 
     python -m tests.trace.faults --seeds 50 --minutes 10 --report docs/tracing.md --json out.json
 
-Exits with 1 if a class is right in less than 95 % of its seeds, a rank is named that was not it, or a
-healthy job is accused.
+Exits with 1 if a class is right in less than 95 % of its seeds, a rank is named that was not it, or
+a healthy job is accused.
 """
 
 from __future__ import annotations
@@ -53,8 +53,9 @@ def _show(outcome: Outcome) -> None:
     said = f"rank {verdict['rank']} {verdict['cause']}" if verdict else "nothing"
     took = "" if outcome.seconds is None else f" after {outcome.seconds:.2f} s"
     print(
-        f"{outcome.fault} {outcome.seed}: {outcome.result.upper()}: rank {outcome.victim} disturbed "
-        f"({outcome.attached}), said {said}{took}; {outcome.late_ms:.0f} ms late",
+        f"{outcome.fault} {outcome.seed}: {outcome.result.upper()}: disturbed {outcome.culprits}"
+        f" {outcome.variant} (tracer came {outcome.attached}), said {said}{took};"
+        f" {outcome.late_ms:.0f} ms late",
         f"\n    {outcome.note}" if outcome.note else "",
         flush=True,
     )

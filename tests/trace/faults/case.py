@@ -12,12 +12,13 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from typing import Any
 
 from tests.trace.faults import judge
 from tests.trace.faults.catalog import HEALTHY, RANKS, Fault, Scene, read_log, usual
 from tests.trace.faults.hosts import Hosts
-from tests.trace.faults.judge import Judge, Outcome
+from tests.trace.faults.judge import Outcome
 from tests.trace.faults.processes import started, wait_until
 
 PROGRAM = pathlib.Path(__file__).with_name("job.py")
@@ -70,11 +71,13 @@ def running(
             sys.executable, str(PROGRAM), "--seed", str(seed), "--directory", folder, *options,
         ]  # fmt: skip
         output = directory / "output"
-        with output.open("w") as file:
-            with started(
+        with (
+            output.open("w") as file,
+            started(
                 command, stdin=subprocess.DEVNULL, stdout=file, stderr=subprocess.STDOUT
-            ) as launcher:
-                yield Job(name, directory, launcher, output)
+            ) as launcher,
+        ):
+            yield Job(name, directory, launcher, output)
 
 
 def late_ms(job: Job, begin: float = 0, end: float = float("inf")) -> float:
@@ -85,6 +88,19 @@ def late_ms(job: Job, begin: float = 0, end: float = float("inf")) -> float:
             if "operation" in line and line["end"] > begin * 1e9 and line["begin"] < end * 1e9:
                 longest = max(longest, line["end"] - line["begin"])
     return longest / 1e6
+
+
+@dataclass
+class Facts:
+    """What was seen while the job ran. Moments are of time.monotonic()."""
+
+    begin: float = float("inf")  # of the fault
+    end: float = float("inf")
+    tracer_began: float = 0
+    culprits: set[int] = field(default_factory=set)
+    said_at: float | None = None
+    verdict: dict[str, Any] = field(default_factory=dict)
+    broken: str = ""
 
 
 def play(fault: Fault, seed: int, hosts: Hosts | None, tracer: str) -> Outcome:
@@ -98,93 +114,88 @@ def play(fault: Fault, seed: int, hosts: Hosts | None, tracer: str) -> Outcome:
 
 def _play_once(fault: Fault, seed: int, hosts: Hosts | None, tracer: str) -> Outcome:
     rng = random.Random(f"{fault.name}-{seed}")
-    outcome = Outcome(
-        fault.name, seed, rng.choice(("before", "after")), rng.randrange(RANKS), [], judge.BROKEN
-    )
+    outcome = Outcome(fault.name, seed, rng.choice(("before", "after")))
+    victim = rng.randrange(RANKS)
     name = f"fault-{fault.name}-{seed}-{os.getpid()}"
     try:
         with running(name, fault.options(rng), seed, hosts if fault.two_hosts else None) as job:
             # A tracer that comes later must find the fault still there.
             seconds = rng.uniform(0.4, 2.5) if outcome.attached == "before" else LIMIT_S
-            scene = Scene(rng, job.directory, job.pids(), outcome.victim, seconds, hosts)
+            scene = Scene(rng, job.directory, job.pids(), victim, seconds, hosts)
             time.sleep(rng.uniform(0.3, 0.6))
-            _disturb(fault, scene, job, outcome, tracer)
-            _close(job, outcome)
-    except (OSError, RuntimeError, TimeoutError) as error:
+            facts = _disturb(fault, scene, job, outcome.attached, tracer)
+            outcome.variant = scene.variant
+            facts.broken = job.finish() or facts.broken
+            _decide(fault, job, facts, outcome)
+    except (OSError, RuntimeError, TimeoutError, subprocess.TimeoutExpired) as error:
         outcome.result, outcome.note = judge.BROKEN, str(error)
     return outcome
 
 
-def _close(job: Job, outcome: Outcome) -> None:
-    """The job must end in order, with right results, whatever was done to it."""
-    outcome.note = job.finish() or outcome.note
-    if outcome.note:
-        outcome.result = judge.BROKEN
-
-
-def _disturb(fault: Fault, scene: Scene, job: Job, outcome: Outcome, tracer: str) -> None:
+def _disturb(fault: Fault, scene: Scene, job: Job, attached: str, tracer: str) -> Facts:
+    facts = Facts()
     options = ("--once", "--seconds", f"{scene.seconds + LIMIT_S + 4:g}")
     with contextlib.ExitStack() as stack:
-        court = None
-        if outcome.attached == "before":
+        court = said = None
+        if attached == "before":
             court = stack.enter_context(judge.tracing(tracer, job.name, *options))
-            early = court.verdict(judge.WATCHES_S)
-            if early is not None:
-                _blame_noise(job, outcome, early[1])
-                return
-        with fault.inject(scene) as culprits:
-            begin = time.monotonic()
-            if court is None:
-                time.sleep(scene.random.uniform(0.1, 0.5))
-                court = stack.enter_context(judge.tracing(tracer, job.name, *options))
-            said = court.verdict(scene.seconds)
-        end = time.monotonic()
-        said = said or court.verdict(LIMIT_S)
-        _decide(fault, court, outcome, culprits, said, max(begin, court.began))
-    outcome.late_ms = late_ms(job, begin, end)
-    if outcome.result != judge.BROKEN and outcome.late_ms < LATE_MS:
-        outcome.result = judge.NOT_LATE
+            said = court.verdict(judge.WATCHES_S)
+        if said is None:
+            with fault.inject(scene) as facts.culprits:
+                facts.begin = time.monotonic()
+                if court is None:
+                    time.sleep(scene.random.uniform(0.1, 0.5))
+                    court = stack.enter_context(judge.tracing(tracer, job.name, *options))
+                said = court.verdict(scene.seconds)
+            facts.end = time.monotonic()
+            said = said or court.verdict(LIMIT_S)
+        assert court is not None
+        facts.tracer_began = court.began
+        if said is not None:
+            facts.said_at, facts.verdict = said
+        facts.broken = court.failure()
+    return facts
 
 
-def _blame_noise(job: Job, outcome: Outcome, verdict: dict[str, object]) -> None:
-    """A verdict without a fault is a false alarm, unless a collective did take that long."""
-    time.sleep(LATE_MS / 1000)  # the ranks write a call down when it has ended
-    outcome.verdict, outcome.late_ms = verdict, late_ms(job)
-    outcome.result = judge.FALSE_ALARM if outcome.late_ms < LATE_MS else judge.NOISE
-
-
-def _decide(
-    fault: Fault,
-    court: Judge,
-    outcome: Outcome,
-    culprits: set[int],
-    said: tuple[float, dict[str, object]] | None,
-    begin: float,
-) -> None:
-    outcome.culprits = sorted(culprits)
-    if court.has_failed:
-        outcome.note = f"the tracer ended with {court.process.returncode}: {court.words}"
-        return
-    outcome.result = judge.compare(fault, culprits, said[1] if said else None)
-    if said is not None:
-        outcome.verdict, outcome.seconds = said[1], said[0] - begin
+def _decide(fault: Fault, job: Job, facts: Facts, outcome: Outcome) -> None:
+    """The verdict on the verdict, when the job has ended and all calls are written down."""
+    outcome.culprits, outcome.verdict = sorted(facts.culprits), facts.verdict
+    outcome.result = judge.compare(fault, facts.culprits, facts.verdict)
+    if facts.said_at is not None and facts.said_at < facts.begin:
+        outcome.late_ms = late_ms(job, 0, facts.said_at)
+        if outcome.result != judge.RIGHT:  # right: while the fault was being made
+            noise = outcome.late_ms >= LATE_MS
+            outcome.result = judge.NOISE if noise else judge.FALSE_ALARM
+    else:
+        outcome.late_ms = late_ms(job, facts.begin, facts.end)
+        if outcome.late_ms < LATE_MS:
+            outcome.result = judge.NOT_LATE
+    if facts.said_at is not None:
+        outcome.seconds = max(0, facts.said_at - max(facts.begin, facts.tracer_began))
+    if facts.broken:
+        outcome.result, outcome.note = judge.BROKEN, facts.broken
 
 
 def watch_healthy(seed: int, seconds: float, hosts: Hosts | None, tracer: str) -> Outcome:
     """A job without a fault: every verdict is a false alarm, unless the machine made it late."""
-    rng = random.Random(f"{HEALTHY}-{seed}")
-    outcome = Outcome(HEALTHY, seed, "before", -1, [], judge.RIGHT)
+    outcome = Outcome(HEALTHY, seed, "before")
     name = f"fault-{HEALTHY}-{seed}-{os.getpid()}"
+    options = usual(random.Random(f"{HEALTHY}-{seed}"))
     try:
-        with running(name, usual(rng), seed, hosts, seconds + JOB_S) as job:
+        with running(name, options, seed, hosts, seconds + JOB_S) as job:
             job.pids()
             with judge.tracing(tracer, name, "--seconds", f"{seconds:g}") as court:
                 said = court.verdict(seconds + LIMIT_S)
-                if said is not None:
-                    _blame_noise(job, outcome, said[1])
-                elif court.process.wait(LIMIT_S) not in (0, 1):
-                    outcome.note = f"the tracer ended with an error: {court.words}"
-            _close(job, outcome)
+                outcome.note = court.failure()
+            outcome.note = job.finish() or outcome.note
+            outcome.late_ms = late_ms(job)
     except (OSError, RuntimeError, TimeoutError, subprocess.TimeoutExpired) as error:
-        outcome.result, outcome.note = judge.BROKEN, str(error)
+        outcome.note = str(error)
+    if outcome.note:
+        outcome.result = judge.BROKEN
+    elif said is None:
+        outcome.result = judge.RIGHT
+    else:
+        outcome.verdict = said[1]
+        outcome.result = judge.NOISE if outcome.late_ms >= LATE_MS else judge.FALSE_ALARM
     return outcome

@@ -1,8 +1,8 @@
-"""The classes of faults: each a context that disturbs a running job, with what the tracer should say.
+"""The classes of faults: each disturbs a running job, and says what the tracer should find.
 
-A fault is injected from outside where that is possible, and else the victim does it to itself at the
-next step (job.py, DISTURBANCES). The seed decides victim, moment, strength and variant. A context
-yields the ranks of which one has to be named.
+A fault is injected from outside where that is possible, and else the victim does it to itself at
+the next step (job.py, DISTURBANCES). The seed decides victim, moment, strength and variant. A
+context yields the ranks of which one has to be named.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 from tests.trace.faults import groups, hosts
@@ -41,6 +41,7 @@ class Scene:
     victim: int
     seconds: float  # how long the fault is to last
     hosts: hosts.Hosts | None
+    variant: str = ""  # what the seed has chosen, for people
 
     @property
     def pid(self) -> int:
@@ -133,10 +134,12 @@ def frozen(scene: Scene) -> Iterator[set[int]]:
 
 
 @fault("throttled", options=busy,
-       missing=lambda: "" if groups.can_throttle() else "no writable cgroup limits the processor")  # fmt: skip
+       missing=lambda: "" if groups.can_throttle() else "no writable cgroup limits cores")  # fmt: skip
 def throttled(scene: Scene) -> Iterator[set[int]]:
     """1 to 4 ms of processor time in 100 ms, by the victim's own cgroup."""
-    with groups.throttled(scene.pid, quota_us=scene.random.choice((1000, 2000, 4000))):
+    quota_us = scene.random.choice((1000, 2000, 4000))
+    scene.variant = f"{quota_us} us"
+    with groups.throttled(scene.pid, quota_us):
         yield {scene.victim}
 
 
@@ -150,10 +153,14 @@ def _hogged(scene: Scene, *how: str) -> Iterator[set[int]]:
     core = scene.random.choice(sorted(cores))
     command = [sys.executable, str(HOG), "--core", str(core), "--seconds",
                str(scene.seconds + 5), *how]  # fmt: skip
-    with bound([scene.pid], {core}), bound(scene.others, cores - {core}):
-        with started(command, stdout=subprocess.PIPE) as hog:
-            assert hog.stdout is not None and hog.stdout.readline() == "spinning\n"
-            yield {scene.victim}
+    scene.variant = f"core {core} {' '.join(how)}"
+    with (
+        bound([scene.pid], {core}),
+        bound(scene.others, cores - {core}),
+        started(command, stdout=subprocess.PIPE) as hog,
+    ):
+        assert hog.stdout is not None and hog.stdout.readline() == "spinning\n"
+        yield {scene.victim}
 
 
 @fault("preempted", options=busy, missing=_lacks_cores)
@@ -180,6 +187,7 @@ def _ask(scene: Scene, do: str, may_repeat: bool = True, **parameters: Any) -> I
     repeat = may_repeat and scene.random.random() < 0.5
     seconds = scene.random.uniform(0.12, 0.4) if repeat else scene.seconds
     command = {"do": do, "seconds": seconds, "repeat": repeat, **parameters}
+    scene.variant = f"{seconds:.2f} s {'in each step' if repeat else 'once'}"
     file = scene.directory / f"command.{scene.victim}"
     written = file.with_suffix(".writing")
     written.write_text(json.dumps(command))
@@ -252,6 +260,7 @@ def _lossy(scene: Scene, percent: int) -> Iterator[set[int]]:
     port = None
     if scene.random.random() < 0.5:
         port = hosts.connection(scene.pids[at_a], scene.pids[at_b])
+    scene.variant = f"{percent} % {direction} {'all' if port is None else f'port {port}'}"
     with scene.hosts.dropping(percent, direction, port or 0):
         yield set(range(RANKS)) if port is None else {at_a, at_b}
 
@@ -297,4 +306,3 @@ def netem_delay(scene: Scene) -> Iterator[set[int]]:
     assert scene.hosts is not None
     with scene.hosts.netem("delay", f"{scene.random.randint(80, 150)}ms"):
         yield set(range(RANKS))
-

@@ -1,4 +1,4 @@
-"""Two hosts on one machine: network namespaces joined by a veth pair, and what can go wrong there."""
+"""Two hosts on one machine: namespaces joined by a veth pair, and what goes wrong between them."""
 
 from __future__ import annotations
 
@@ -63,8 +63,7 @@ class Hosts:
             run(*at, "link", "set", "lo", "up")
             # bbr, the default of some kernels, paces: throughput then depends on write sizes.
             self.on(host, "sysctl", "-q", "-w", "net.ipv4.tcp_congestion_control=reno")
-        for host in "ab":
-            wait_until(lambda host=host: self._is_up(host), 5, "carrier of the veth pair")
+        wait_until(lambda: self._is_up("a") and self._is_up("b"), 5, "carrier of the veth pair")
 
     def close(self) -> None:
         for name in self.names.values():

@@ -248,7 +248,7 @@ class Job:
         except FileNotFoundError:
             self.command = None
             return
-        if not self.command.get("repeat"):  # type: ignore[union-attr]
+        if not self.command.get("repeat"):
             self.command_file.unlink(missing_ok=True)
 
     def disturb(self, place: str) -> None:

@@ -32,13 +32,13 @@ class Outcome:
     fault: str
     seed: int
     attached: str  # "before" or "after" the fault began
-    victim: int
-    culprits: list[int]
-    result: str  # of the words above
+    culprits: list[int] = field(default_factory=list)  # one of them has to be named
+    result: str = BROKEN  # of the words above
     verdict: dict[str, Any] = field(default_factory=dict)
     seconds: float | None = None  # from the fault (or the tracer's start, if later) to the verdict
     late_ms: float = 0  # the longest call of a collective during the fault
-    note: str = ""
+    variant: str = ""  # what the seed has chosen
+    note: str = ""  # why it is broken
 
     @property
     def cause(self) -> str:
@@ -71,13 +71,8 @@ class Judge:
                 self._words.append(line)
                 self.watches.set()
 
-    @property
-    def words(self) -> str:
-        """What it has said on standard error."""
-        return "".join(self._words[-20:])
-
     def verdict(self, seconds: float) -> tuple[float, dict[str, Any]] | None:
-        """The next one that names a cause; None if none has come by then, or the tracer has ended."""
+        """The next that names a cause; None if none comes by then, or the tracer has ended."""
         end = time.monotonic() + seconds
         while True:
             try:
@@ -91,9 +86,12 @@ class Judge:
             if verdict["cause"] != "none" and not verdict.get("provisional"):
                 return line[0], verdict
 
-    @property
-    def has_failed(self) -> bool:
-        return self.process.poll() not in (None, 0, 1)
+    def failure(self) -> str:
+        """Why it has ended, if not in order."""
+        code = self.process.poll()
+        if code in (None, 0, 1):
+            return ""
+        return f"the tracer ended with {code}: {''.join(self._words[-20:])}"
 
 
 @contextlib.contextmanager
@@ -103,8 +101,8 @@ def tracing(command: str, job: str, *options: str) -> Iterator[Judge]:
         yield Judge(process)
 
 
-def compare(fault: Fault, culprits: set[int], verdict: dict[str, Any] | None) -> str:
-    if verdict is None:
+def compare(fault: Fault, culprits: set[int], verdict: dict[str, Any]) -> str:
+    if not verdict:
         return MISSED
     rank, cause = verdict["rank"], verdict["cause"]
     if rank == -1 or (rank in culprits and cause == "unknown"):

@@ -1,4 +1,4 @@
-"""Processes of the injector's own: each with all it starts in a session that ends with its block."""
+"""Processes that the injector starts: each in a session of its own, which ends with its block."""
 
 from __future__ import annotations
 

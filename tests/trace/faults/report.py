@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import pathlib
 import platform
 import statistics
@@ -9,13 +10,16 @@ from collections import Counter
 from collections.abc import Sequence
 
 from tests.trace.faults import judge
-from tests.trace.faults.catalog import FAULTS, HEALTHY
+from tests.trace.faults.catalog import FAULTS
 from tests.trace.faults.judge import Outcome
 
-BEGIN, END = "<!-- faults: begin (written by python -m tests.trace.faults) -->", "<!-- faults: end -->"
+BEGIN, END = (
+    "<!-- faults: begin (written by python -m tests.trace.faults) -->",
+    "<!-- faults: end -->",
+)
 RIGHT_SHARE = 0.95
 
-# Counted against the tracer. The rest (judge.NOT_LATE, NOISE, BROKEN) is the injector's own failure.
+# Counted for or against the tracer. The rest (judge.NOT_LATE, NOISE, BROKEN) says nothing of it.
 JUDGED = (
     judge.RIGHT, judge.OTHER_CAUSE, judge.UNKNOWN, judge.WRONG_RANK, judge.MISSED,
     judge.FALSE_ALARM,
@@ -66,7 +70,7 @@ def _table(head: Sequence[str], body: Sequence[Sequence[str]]) -> list[str]:
 
 
 def machine() -> str:
-    cores = len(__import__("os").sched_getaffinity(0))
+    cores = len(os.sched_getaffinity(0))
     return f"{cores} cores, kernel {platform.release()}"
 
 
@@ -110,8 +114,7 @@ def markdown(outcomes: Sequence[Outcome], skipped: dict[str, str], settings: str
     wrong = sum(row.count[judge.WRONG_RANK] for row in table)
     lines = [
         f"{right} of {judged} verdicts right, {wrong} of a wrong rank. {settings}; {machine()}.",
-        "Times: median / worst, from the fault to the verdict, or from the tracer's start where that "
-        "came later.",
+        "Times: median / worst, from the fault, or from the tracer's start where that came later.",
         "Spoilt: the fault made nobody wait 50 ms, or the machine's other work came first.",
         "",
         *results(table),
