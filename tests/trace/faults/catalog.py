@@ -126,15 +126,22 @@ def stopped(scene: Scene) -> Iterator[set[int]]:
         os.kill(scene.pid, signal.SIGCONT)
 
 
-@fault("frozen", missing=lambda: "" if groups.can_freeze() else "no writable cgroup can freeze")
+def _cannot_freeze() -> str:
+    return "" if groups.can_freeze() else "no writable cgroup can be frozen"
+
+
+@fault("frozen", missing=_cannot_freeze)
 def frozen(scene: Scene) -> Iterator[set[int]]:
     """cgroup.freeze of the victim's own cgroup."""
     with groups.frozen(scene.pid):
         yield {scene.victim}
 
 
-@fault("throttled", options=busy,
-       missing=lambda: "" if groups.can_throttle() else "no writable cgroup limits cores")  # fmt: skip
+def _cannot_throttle() -> str:
+    return "" if groups.can_throttle() else "no writable cgroup limits processor time"
+
+
+@fault("throttled", options=busy, missing=_cannot_throttle)
 def throttled(scene: Scene) -> Iterator[set[int]]:
     """1 to 4 ms of processor time in 100 ms, by the victim's own cgroup."""
     quota_us = scene.random.choice((1000, 2000, 4000))
