@@ -1,7 +1,7 @@
 """Every class of faults that this machine can inject: the tracer names the right rank and cause.
 
-A class passes with two right verdicts. The tracer promises 95 %, so that one of another cause, or none,
-is forgiven; a wrong rank and a false alarm are not.
+A class passes with two right verdicts. The tracer promises 95 %, so that another cause, or none, is
+forgiven where more seeds are right; a wrong rank and a false alarm are not.
 """
 
 from __future__ import annotations
