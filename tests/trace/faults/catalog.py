@@ -192,7 +192,7 @@ def outranked(scene: Scene) -> Iterator[set[int]]:
 def _ask(scene: Scene, do: str, may_repeat: bool = True, **parameters: Any) -> Iterator[set[int]]:
     """Once for long, or a little in every step."""
     repeat = may_repeat and scene.random.random() < 0.5
-    seconds = scene.random.uniform(0.12, 0.4) if repeat else scene.seconds
+    seconds = scene.random.uniform(0.25, 0.6) if repeat else scene.seconds
     command = {"do": do, "seconds": seconds, "repeat": repeat, **parameters}
     scene.variant = f"{seconds:.2f} s {'in each step' if repeat else 'once'}"
     file = scene.directory / f"command.{scene.victim}"

@@ -115,7 +115,7 @@ def markdown(outcomes: Sequence[Outcome], skipped: dict[str, str], settings: str
     lines = [
         f"{right} of {judged} verdicts right, {wrong} of a wrong rank. {settings}; {machine()}.",
         "Times: median / worst, from the fault, or from the tracer's start where that came later.",
-        "Spoilt: the fault made nobody wait 50 ms, or the machine's other work came first.",
+        "Spoilt: the fault made nobody wait 100 ms, or the machine's other work came first.",
         "",
         *results(table),
         "",
