@@ -296,6 +296,7 @@ class Job:
             self.take_command()
             self.disturb("before")
             self.compute(imbalance.uniform(0.5, 1.0))
+            time.sleep(self.options.pause_ms / 1000)
             if self.is_last(step):
                 return 0
             generator = np.random.default_rng([self.options.seed, step])
@@ -312,6 +313,8 @@ def main() -> int:
     parser.add_argument("--directory", type=pathlib.Path, required=True)
     parser.add_argument("--steps", type=int, default=1_000_000, help="at most")
     parser.add_argument("--compute-ms", type=float, default=3, help="processor time of a step")
+    # As if a device computed: ranks outnumber cores here, and would preempt one another all the time.
+    parser.add_argument("--pause-ms", type=float, default=4)
     parser.add_argument("--memory", choices=("pool", "ordinary"), default="pool")
     parser.add_argument("--split", action="store_true", help="also within halves of the job")
     parser.add_argument("--overlap", action="store_true", help="large operations, computed beside")
