@@ -176,7 +176,7 @@ def _decide(fault: Fault, job: Job, facts: Facts, outcome: Outcome) -> None:
         outcome.late_ms = late_ms(job, facts.begin, facts.end)
         if outcome.late_ms < LATE_MS:
             outcome.result = judge.NOT_LATE
-        elif outcome.result != judge.RIGHT and _says_what_the_machine_did(facts):
+        elif outcome.result != judge.RIGHT and _says_what_the_machine_did(fault, facts):
             outcome.result = judge.NOISE
     if facts.said_at is not None:
         outcome.seconds = max(0, facts.said_at - max(facts.begin, facts.tracer_began))
@@ -184,7 +184,9 @@ def _decide(fault: Fault, job: Job, facts: Facts, outcome: Outcome) -> None:
         outcome.result, outcome.note = judge.BROKEN, facts.broken
 
 
-def _says_what_the_machine_did(facts: Facts) -> bool:
+def _says_what_the_machine_did(fault: Fault, facts: Facts) -> bool:
+    if fault.starves and facts.verdict.get("rank") in facts.culprits:
+        return False
     return facts.verdict.get("cause") == "preempted" and facts.preempted >= PREEMPTED_SHARE
 
 
