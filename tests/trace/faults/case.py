@@ -1,0 +1,215 @@
+"""Plays one seed of one class: a job, a fault, a tracer; and the truth afterwards."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import pathlib
+import random
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+from tests.trace.faults import judge
+from tests.trace.faults.catalog import HEALTHY, RANKS, Fault, Scene, read_log, usual
+from tests.trace.faults.hosts import Hosts
+from tests.trace.faults.judge import Outcome
+from tests.trace.faults.processes import started, wait_until
+from tests.trace.faults.waiting import Waiting
+
+PROGRAM = pathlib.Path(__file__).with_name("job.py")
+START_S = 30.0
+END_S = 15.0
+JOB_S = 60.0  # then the launcher ends it by itself, if it has not been asked for more
+LIMIT_S = 6.0  # for the verdict, from the fault or the tracer's start
+LATE_MS = 100.0  # the tracer's default. A fault that made nobody wait so long has not happened
+PREEMPTED_SHARE = 0.4  # a rank that waits for a core so much of the time is late by that
+ATTEMPTS = 3  # at a seed that the machine's other work has spoilt
+
+
+@dataclass
+class Job:
+    name: str
+    directory: pathlib.Path
+    launcher: subprocess.Popen[str]
+    output: pathlib.Path
+
+    def pids(self) -> list[int]:
+        files = [self.directory / f"ready.{rank}" for rank in range(RANKS)]
+
+        def ready() -> bool:
+            if self.launcher.poll() is not None:
+                raise RuntimeError(f"the job has ended: {self.output.read_text()}")
+            return all(file.exists() for file in files)
+
+        wait_until(ready, START_S, f"all ranks of {self.name} are ready")
+        return [json.loads(file.read_text())["pid"] for file in files]
+
+    def finish(self) -> str:
+        """Lets it end, and returns what was wrong, or ""."""
+        (self.directory / "stop").touch()
+        try:
+            code = self.launcher.wait(END_S)
+        except subprocess.TimeoutExpired:
+            return f"the job does not end: {self.output.read_text()}"
+        return "" if code == 0 else f"the job ended with {code}: {self.output.read_text()}"
+
+
+@contextlib.contextmanager
+def running(
+    name: str, options: list[str], seed: int, hosts: Hosts | None, seconds: float = JOB_S
+) -> Iterator[Job]:
+    with tempfile.TemporaryDirectory(prefix="shoal-fault-") as folder:
+        directory = pathlib.Path(folder)
+        where = ["-n", str(RANKS)] if hosts is None else hosts.options(RANKS // 2)
+        command = [
+            *([] if hosts is None else hosts.launcher()), sys.executable, "-m", "shoal.cli", "run",
+            *where, "--no-bind", "--job", name, "--timeout", f"{seconds:g}", "--grace", "1",
+            sys.executable, str(PROGRAM), "--seed", str(seed), "--directory", folder, *options,
+        ]  # fmt: skip
+        output = directory / "output"
+        with (
+            output.open("w") as file,
+            started(
+                command, stdin=subprocess.DEVNULL, stdout=file, stderr=subprocess.STDOUT
+            ) as launcher,
+        ):
+            yield Job(name, directory, launcher, output)
+
+
+def late_ms(job: Job, begin: float = 0, end: float = float("inf")) -> float:
+    """The longest time any rank spent in a call of which a part lies between these moments."""
+    longest = 0
+    for rank in range(RANKS):
+        for line in read_log(job.directory, rank):
+            if "operation" in line and line["end"] > begin * 1e9 and line["begin"] < end * 1e9:
+                longest = max(longest, line["end"] - line["begin"])
+    return longest / 1e6
+
+
+@dataclass
+class Facts:
+    """What was seen while the job ran. Moments are of time.monotonic()."""
+
+    begin: float = float("inf")  # of the fault
+    end: float = float("inf")
+    tracer_began: float = 0
+    culprits: set[int] = field(default_factory=set)
+    said_at: float | None = None
+    verdict: dict[str, Any] = field(default_factory=dict)
+    broken: str = ""
+    preempted: float = 0  # how much of the time the accused rank was ready and had no core
+
+
+def play(fault: Fault, seed: int, hosts: Hosts | None, tracer: str) -> Outcome:
+    """Again if the machine's own noise came first; the same seed is then the same fault."""
+    for _ in range(ATTEMPTS):
+        outcome = _play_once(fault, seed, hosts, tracer)
+        if outcome.result != judge.NOISE:
+            break
+    return outcome
+
+
+def _play_once(fault: Fault, seed: int, hosts: Hosts | None, tracer: str) -> Outcome:
+    rng = random.Random(f"{fault.name}-{seed}")
+    outcome = Outcome(fault.name, seed, rng.choice(("before", "after")))
+    victim = rng.randrange(RANKS)
+    name = f"fault-{fault.name}-{seed}-{os.getpid()}"
+    try:
+        with running(name, fault.options(rng), seed, hosts if fault.two_hosts else None) as job:
+            # A tracer that comes later must find the fault still there.
+            seconds = rng.uniform(0.4, 2.5) if outcome.attached == "before" else LIMIT_S
+            scene = Scene(rng, job.directory, job.pids(), victim, seconds, hosts)
+            time.sleep(rng.uniform(0.3, 0.6))
+            with Waiting(scene.pids) as waiting:
+                facts = _disturb(fault, scene, job, outcome.attached, tracer)
+            if facts.said_at is not None and facts.verdict["rank"] >= 0:
+                facts.preempted = waiting.share(facts.verdict["rank"], facts.said_at)
+            outcome.variant = scene.variant
+            facts.broken = job.finish() or facts.broken
+            _decide(fault, job, facts, outcome)
+    except (OSError, RuntimeError, TimeoutError, subprocess.TimeoutExpired) as error:
+        outcome.result, outcome.note = judge.BROKEN, str(error)
+    return outcome
+
+
+def _disturb(fault: Fault, scene: Scene, job: Job, attached: str, tracer: str) -> Facts:
+    facts = Facts()
+    options = ("--once", "--seconds", f"{scene.seconds + LIMIT_S + 4:g}")
+    with contextlib.ExitStack() as stack:
+        court = said = None
+        if attached == "before":
+            court = stack.enter_context(judge.tracing(tracer, job.name, *options))
+            said = court.verdict(judge.WATCHES_S)
+        if said is None:
+            with fault.inject(scene) as facts.culprits:
+                facts.begin = time.monotonic()
+                if court is None:
+                    time.sleep(scene.random.uniform(0.1, 0.5))
+                    court = stack.enter_context(judge.tracing(tracer, job.name, *options))
+                said = court.verdict(scene.seconds)
+            facts.end = time.monotonic()
+            said = said or court.verdict(LIMIT_S)
+        assert court is not None
+        facts.tracer_began = court.began
+        if said is not None:
+            facts.said_at, facts.verdict = said
+        facts.broken = court.failure()
+    return facts
+
+
+def _decide(fault: Fault, job: Job, facts: Facts, outcome: Outcome) -> None:
+    """The verdict on the verdict, when the job has ended and all calls are written down."""
+    outcome.culprits, outcome.verdict = sorted(facts.culprits), facts.verdict
+    outcome.result = judge.compare(fault, facts.culprits, facts.verdict)
+    if facts.said_at is not None and facts.said_at < facts.begin:
+        outcome.late_ms = late_ms(job, 0, facts.said_at)
+        if outcome.result != judge.RIGHT:  # right: while the fault was being made
+            noise = outcome.late_ms >= LATE_MS
+            outcome.result = judge.NOISE if noise else judge.FALSE_ALARM
+    else:
+        outcome.late_ms = late_ms(job, facts.begin, facts.end)
+        if outcome.late_ms < LATE_MS:
+            outcome.result = judge.NOT_LATE
+        elif outcome.result != judge.RIGHT and _says_what_the_machine_did(fault, facts):
+            outcome.result = judge.NOISE
+    if facts.said_at is not None:
+        outcome.seconds = max(0, facts.said_at - max(facts.begin, facts.tracer_began))
+    if facts.broken:
+        outcome.result, outcome.note = judge.BROKEN, facts.broken
+
+
+def _says_what_the_machine_did(fault: Fault, facts: Facts) -> bool:
+    if fault.starves and facts.verdict.get("rank") in facts.culprits:
+        return False
+    return facts.verdict.get("cause") == "preempted" and facts.preempted >= PREEMPTED_SHARE
+
+
+def watch_healthy(seed: int, seconds: float, hosts: Hosts | None, tracer: str) -> Outcome:
+    """A job without a fault: every verdict is a false alarm, unless the machine made it late."""
+    outcome = Outcome(HEALTHY, seed, "before")
+    name = f"fault-{HEALTHY}-{seed}-{os.getpid()}"
+    options = usual(random.Random(f"{HEALTHY}-{seed}"))
+    try:
+        with running(name, options, seed, hosts, seconds + JOB_S) as job:
+            job.pids()
+            with judge.tracing(tracer, name, "--seconds", f"{seconds:g}") as court:
+                said = court.verdict(seconds + LIMIT_S)
+                outcome.note = court.failure()
+            outcome.note = job.finish() or outcome.note
+            outcome.late_ms = late_ms(job)
+    except (OSError, RuntimeError, TimeoutError, subprocess.TimeoutExpired) as error:
+        outcome.note = str(error)
+    if outcome.note:
+        outcome.result = judge.BROKEN
+    elif said is None:
+        outcome.result = judge.RIGHT
+    else:
+        outcome.verdict = said[1]
+        outcome.result = judge.NOISE if outcome.late_ms >= LATE_MS else judge.FALSE_ALARM
+    return outcome
