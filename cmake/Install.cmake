@@ -1,6 +1,6 @@
 # What is installed, in two forms of the same build:
 #   cmake --install BUILD                     lib/libshoal.so, lib/libshoal_ucx.so, include/shoal/,
-#                                             find_package(shoal), pkg-config shoal
+#                                             find_package(shoal), pkg-config shoal, bin/shoal-tracer
 #   cmake --install BUILD --component python  the binary part of the Python package, flat: _core and,
 #                                             beside it, the libraries it loads ($ORIGIN), and include/
 # `shoal_package` builds what the second one needs and nothing else.
@@ -39,6 +39,13 @@ if(TARGET shoal_python)
   set_target_properties(shoal_python PROPERTIES INSTALL_RPATH "$ORIGIN")
   add_dependencies(shoal_package shoal_python)
   install(TARGETS shoal_python LIBRARY DESTINATION . COMPONENT python EXCLUDE_FROM_ALL)
+endif()
+
+# shoal trace starts it where it is; without it, it sees less.
+if(TARGET shoal_tracer)
+  add_dependencies(shoal_package shoal_tracer)
+  install(TARGETS shoal_tracer RUNTIME DESTINATION ${CMAKE_INSTALL_BINDIR})
+  install(TARGETS shoal_tracer RUNTIME DESTINATION bin COMPONENT python EXCLUDE_FROM_ALL)
 endif()
 
 # torch's backend, and its sources for who has another torch.

@@ -38,6 +38,11 @@ has_header() { printf '#include <%s>\n' "$1" | "${cxx:-false}" -E -x c++ - >/dev
 has_python_h() { [[ -e $("$python" -c 'import sysconfig; print(sysconfig.get_path("include"))')/Python.h ]]; }
 has_venv() { [[ -x .venv/bin/python ]] || "$python" -c 'import ensurepip, venv' 2>/dev/null; }
 
+# As bpf/CMakeLists.txt looks for them.
+has_bpf_clang() { compgen -c clang | grep -qxE 'clang(-1[4-9])?'; }
+has_bpftool() { command -v bpftool || [[ -x /usr/sbin/bpftool ]]; }
+has_static() { [[ $("${cxx:-false}" -print-file-name="lib$1.a") == /* ]]; }
+
 # require PACKAGE PROBE...: PACKAGE joins the list when the probe fails. wish: the same, but optional.
 require() { "${@:2}" >/dev/null 2>&1 || required+=("$1"); }
 wish() { "${@:2}" >/dev/null 2>&1 || optional+=("$1"); }
@@ -60,6 +65,13 @@ find_missing() {
     require pkg-config command -v pkg-config
     require iproute2 command -v ip               # two hosts as network namespaces
     wish valgrind command -v valgrind            # counts instructions: without it that test is skipped
+    # The tracer (bpf/), 100 MB with clang: without them it is not built, and its tests are skipped.
+    wish clang has_bpf_clang
+    wish bpftool has_bpftool
+    wish libbpf-dev has_static bpf
+    wish libelf-dev has_static elf
+    wish zlib1g-dev has_static z
+    wish nlohmann-json3-dev has_header nlohmann/json.hpp
   fi
 }
 

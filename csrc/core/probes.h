@@ -35,6 +35,10 @@ extern unsigned short shoal_error_semaphore;
 #endif
 
 namespace shoal {
+/// False in a build that measures what the operations' records on the progress page cost
+/// (`make bench-tracer`): there they are left out, and the probes.
+inline constexpr bool kObservable = SHOAL_OBSERVABLE != 0;
+
 /// True if the probes were built in.
 SHOAL_API bool probes_available() noexcept;
 }  // namespace shoal

@@ -8,6 +8,7 @@
 #include <string>
 #include <vector>
 
+#include "core/probes.h"
 #include "core/status.h"
 #include "exec/abort_board.h"
 #include "exec/distance.h"
@@ -89,7 +90,7 @@ class Group {
   /// Takes the next sequence number (from 1) for a collective with this fingerprint.
   std::uint64_t issue(std::uint64_t fingerprint) noexcept {
     history_[++issued_ % kHistory] = fingerprint;
-    row_->posted.store(issued_, std::memory_order_relaxed);
+    if constexpr (kObservable) row_->posted.store(issued_, std::memory_order_relaxed);
     return issued_;
   }
   [[nodiscard]] std::uint64_t issued() const noexcept { return issued_; }
@@ -124,7 +125,7 @@ class Group {
     } else {
       complete_out_of_order(sequence);
     }
-    row_->completed.store(completed_, std::memory_order_relaxed);
+    if constexpr (kObservable) row_->completed.store(completed_, std::memory_order_relaxed);
   }
 
   /// Where this rank puts its input of a kOneShot operation. The slots are taken from `pool` at the

@@ -111,6 +111,10 @@ struct Plan {
   /// and it goes through pool blocks as a whole.
   Program staged;
 
+  /// What this rank's page counts an operation as.
+  [[nodiscard]] std::int64_t payload_bytes() const noexcept {
+    return input_bytes < output_bytes ? output_bytes : input_bytes;
+  }
   /// The schedule itself sees to memory that is not in the arena.
   [[nodiscard]] bool takes_private_memory() const noexcept {
     return schedule::is_staged(staged.algorithm);

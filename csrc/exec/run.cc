@@ -387,7 +387,7 @@ bool Run::run_steps() noexcept {
   if (done == 0 && step_->kind != StepKind::kEnd) return false;
   steps_ += static_cast<std::uint32_t>(done);
   moved_ = true;
-  record_->step.store(steps_, std::memory_order_relaxed);
+  if constexpr (kObservable) record_->step.store(steps_, std::memory_order_relaxed);
   return stage_ == Stage::kRunning && step_->kind == StepKind::kEnd && end_schedule();
 }
 
@@ -614,6 +614,7 @@ void Run::leave() noexcept {
   }
   group_->complete(sequence_);
   record(abi::OperationState::kDone);
+  group_->binding().shm->count_bytes(call_.plan->payload_bytes());
   SHOAL_PROBE(end, group_->binding().communicator, sequence_, 0);
   finish(kOkStatus);
 }
@@ -743,6 +744,7 @@ bool Run::waits_for_network() const noexcept {
 }
 
 void Run::record(abi::OperationState state) noexcept {
+  if constexpr (!kObservable) return;
   constexpr auto kRelaxed = std::memory_order_relaxed;
   const Binding& binding = group_->binding();
   abi::ProgressPage& page = binding.shm->page(binding.shm->self());

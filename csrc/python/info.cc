@@ -103,6 +103,7 @@ py::dict abi_layout() {
   SHOAL_OFFSET(ProgressPage, operations);
   SHOAL_OFFSET(ProgressPage, transfers);
   SHOAL_OFFSET(ProgressPage, communicators);
+  SHOAL_OFFSET(ProgressPage, bytes);
 #undef SHOAL_SIZE
 #undef SHOAL_OFFSET
   layout["page_offset"] = abi::kProgressPageOffset;

@@ -1,4 +1,4 @@
-"""The `shoal` command: run, ps, trace, info, plan, tune, bench."""
+"""The `shoal` command: run, ps, top, trace, info, plan, tune, bench."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from shoal import _core, pages
 from shoal._ucx import ucx_directory
 from shoal.launch import run
 from shoal.trace import cli as trace
+from shoal.trace import top
 from shoal.tune import cli as tune
 
 
@@ -140,6 +141,10 @@ def _parser(arguments: list[str]) -> argparse.ArgumentParser:
     command = commands.add_parser("ps", help="what the ranks of this node's jobs are doing")
     command.add_argument("--json", action="store_true")
     command.set_defaults(main=_ps)
+
+    command = commands.add_parser("top", help="the same with rates and lateness, live")
+    top.add_arguments(command)
+    command.set_defaults(main=top.main)
 
     command = commands.add_parser("trace", help="who makes a running job late, and why")
     trace.add_arguments(command)

@@ -33,6 +33,8 @@ ROW = struct.Struct("<IiiiQQ")  # communicator, first, ranks, rank, posted, comp
 STAGED_OFFSET = PAGE.size + OPERATIONS * RECORD.size
 TRANSFERS_OFFSET = STAGED_OFFSET + STAGED.size
 ROWS_OFFSET = TRANSFERS_OFFSET + TRANSFERS * TRANSFER.size
+BYTES = struct.Struct("<Q")
+BYTES_OFFSET = ROWS_OFFSET + COMMUNICATORS * ROW.size
 
 STATES = ("free", "entering", "running", "done", "failed")
 COLLECTIVES = (
@@ -63,6 +65,7 @@ class Operation:
     awaited_peer: int  # world rank; -1: none
     block_bytes: int = 0  # of `count` elements
     in_blocks: bool = False  # the whole buffer has one such block for each rank
+    place: int = -1  # on the page: a later operation in the same place has begun after this one
 
     @property
     def in_flight(self) -> bool:
@@ -122,6 +125,7 @@ class Page:
     operations: tuple[Operation, ...]  # without free places
     transfers: tuple[Transfer, ...]
     communicators: tuple[Progress, ...]
+    bytes: int = 0  # of the collectives in `completed`: the larger of this rank's two buffers
 
     @property
     def heartbeat_ms(self) -> int:
@@ -155,7 +159,8 @@ def _name(names: tuple[str, ...], index: int) -> str:
 
 
 def _operations(memory: bytes) -> Iterator[Operation]:
-    for record in RECORD.iter_unpack(memory[PAGE.size : STAGED_OFFSET]):
+    records = RECORD.iter_unpack(memory[PAGE.size : STAGED_OFFSET])
+    for place, record in enumerate(records):
         sequence, communicator, state, collective, _, dtype, _, count, begin_ns, step, peer = record
         if state == 0:
             continue
@@ -164,6 +169,7 @@ def _operations(memory: bytes) -> Iterator[Operation]:
         yield Operation(
             sequence, communicator, _name(STATES, state), name, _name(DTYPES, dtype), count,
             begin_ns, step, peer if state in (1, 2) else -1, count * width, name in _IN_BLOCKS,
+            place,
         )  # fmt: skip
 
 
@@ -174,7 +180,7 @@ def _transfers(memory: bytes) -> Iterator[Transfer]:
 
 
 def _rows(memory: bytes) -> Iterator[Progress]:
-    for row in ROW.iter_unpack(memory[ROWS_OFFSET : ROWS_OFFSET + COMMUNICATORS * ROW.size]):
+    for row in ROW.iter_unpack(memory[ROWS_OFFSET:BYTES_OFFSET]):
         if row[2] > 0:
             yield Progress(*row)
 
@@ -206,6 +212,7 @@ def decode(memory: bytes, job: str, node_ranks: int, read_ns: int) -> Page | Non
         operations=tuple(_operations(memory)),
         transfers=tuple(_transfers(memory)),
         communicators=tuple(_rows(memory)),
+        bytes=BYTES.unpack_from(memory, BYTES_OFFSET)[0],
     )
 
 

@@ -65,7 +65,10 @@ void futex_wait(std::atomic<std::uint32_t>& word, std::uint32_t seen,
 }  // namespace
 
 Node::Node(memory::Arena& arena, int self) noexcept
-    : arena_(&arena), self_(self), has_heavy_fence_(register_for_heavy_fences()) {
+    : arena_(&arena),
+      page_(&Header(arena, self).page()),
+      self_(self),
+      has_heavy_fence_(register_for_heavy_fences()) {
   SHOAL_ASSERT(ranks() <= kMaxLocalRanks && self >= 0 && self < ranks());
 }
 
@@ -152,29 +155,19 @@ bool Node::has_departed(int local_rank, std::uint32_t communicator) const noexce
 
 void Node::name_caller() noexcept {
   static thread_local const pid_t id = ::gettid();
-  this->page(self_).caller_id.store(id, std::memory_order_relaxed);
+  page_->caller_id.store(id, std::memory_order_relaxed);
 }
 
 abi::CommunicatorRow* Node::free_row() const noexcept {
-  for (abi::CommunicatorRow& row : this->page(self_).communicators) {
+  for (abi::CommunicatorRow& row : page_->communicators) {
     if (row.ranks.load(std::memory_order_relaxed) == 0) return &row;
   }
   return nullptr;
 }
 
-void Node::count_operation() noexcept {
-  constexpr auto kRelaxed = std::memory_order_relaxed;
-  abi::ProgressPage& page = this->page(self_);
-  page.posted.store(page.posted.load(kRelaxed) + 1, kRelaxed);  // one writer
-  page.completed.store(page.completed.load(kRelaxed) + 1, kRelaxed);
-}
-
 void Node::count_staged(std::int64_t bytes) noexcept {
-  constexpr auto kRelaxed = std::memory_order_relaxed;
-  abi::ProgressPage& page = this->page(self_);
-  page.staged.store(page.staged.load(kRelaxed) + 1, kRelaxed);  // one writer
-  page.staged_bytes.store(page.staged_bytes.load(kRelaxed) + static_cast<std::uint64_t>(bytes),
-                          kRelaxed);
+  add(page_->staged, 1);
+  add(page_->staged_bytes, bytes);
 }
 
 abi::ProgressPage& Node::page(int local_rank) const noexcept {

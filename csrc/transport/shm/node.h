@@ -4,6 +4,7 @@
 #include <cstdint>
 #include <span>
 
+#include "core/probes.h"
 #include "core/status.h"
 #include "memory/arena.h"
 #include "shoal/abi/progress_page.h"
@@ -59,14 +60,29 @@ class Node {
   void name_caller() noexcept;
   /// A row of this rank's page that no communicator has; nullptr: all are taken.
   [[nodiscard]] abi::CommunicatorRow* free_row() const noexcept;
-  /// On this rank's page: one more has begun and ended, within a moment.
-  void count_operation() noexcept;
+  /// On this rank's page: one more of so many bytes has begun and ended, within a moment.
+  void count_operation(std::int64_t bytes) noexcept {
+    if constexpr (!kObservable) return;
+    add(page_->posted, 1);
+    add(page_->completed, 1);
+    add(page_->bytes, bytes);
+  }
+  /// Of a collective that has ended: what Plan::payload_bytes says.
+  void count_bytes(std::int64_t bytes) noexcept {
+    if constexpr (kObservable) add(page_->bytes, bytes);
+  }
   /// An operation has so many bytes of buffers that are not in the arena.
   void count_staged(std::int64_t bytes) noexcept;
 
  private:
+  /// To a counter of this rank's page: it has no other writer.
+  static void add(std::atomic<std::uint64_t>& counter, std::int64_t more) noexcept {
+    constexpr auto kRelaxed = std::memory_order_relaxed;
+    counter.store(counter.load(kRelaxed) + static_cast<std::uint64_t>(more), kRelaxed);
+  }
   void wake_sleepers(Doorbell& doorbell) noexcept;
   memory::Arena* arena_;
+  abi::ProgressPage* page_;  ///< this rank's
   int self_;
   bool has_heavy_fence_;
   bool light_fences_ = false;

@@ -98,6 +98,8 @@ struct ProgressPage {
   std::atomic<std::uint64_t> staged_bytes;  ///< of those buffers
   TransferRecord transfers[kPageTransfers];
   CommunicatorRow communicators[kPageCommunicators];  ///< of further ones nothing is seen
+  /// Of the collectives in `completed`: the larger of this rank's two buffers.
+  std::atomic<std::uint64_t> bytes;
 };
 static_assert(sizeof(ProgressPage) <= kProgressPageBytes);
 

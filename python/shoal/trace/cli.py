@@ -5,10 +5,14 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import json
+import signal
 import sys
 import time
 
+from shoal.trace import record
 from shoal.trace.kernel import Kernel
+from shoal.trace.missing import NotInstalled
+from shoal.trace.record import Recorder, open_recorder
 from shoal.trace.verdict import Verdict
 from shoal.trace.watch import Selection, Watch, own_cpu_s
 
@@ -32,6 +36,7 @@ def add_arguments(command: argparse.ArgumentParser) -> None:
     command.add_argument(
         "--no-kernel", action="store_true", help="progress pages and /proc only: no privilege"
     )
+    record.add_arguments(command)
 
 
 def print_verdict(verdict: Verdict, as_json: bool) -> None:
@@ -57,6 +62,21 @@ def _explain_nothing(options: argparse.Namespace, selection: Selection) -> str:
 
 
 def main(options: argparse.Namespace) -> int:
+    try:
+        recorder = open_recorder(options)
+    except (NotInstalled, OSError) as error:
+        print(f"shoal trace: {error}", file=sys.stderr)
+        return 2
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # what is recorded is finished
+    try:
+        return _watch(options, recorder)
+    finally:
+        recorder.close()
+        if recorder.summary and not options.json:
+            print(f"shoal trace: {recorder.summary}", file=sys.stderr)
+
+
+def _watch(options: argparse.Namespace, recorder: Recorder) -> int:
     seconds = options.seconds or (ONCE_S if options.once else float("inf"))
     selection = Selection(options.job, options.pid)
     pids = [page.pid for pages in selection.read().values() for page in pages]
@@ -71,6 +91,7 @@ def main(options: argparse.Namespace) -> int:
         for verdict in watch.verdicts(begin + seconds):
             verdicts += 1
             print_verdict(verdict, options.json)
+            recorder.verdict(verdict)
             if options.once and not verdict.provisional:
                 return 0
     except KeyboardInterrupt:

@@ -20,6 +20,7 @@ from tests.trace.faults.catalog import HEALTHY, RANKS, Fault, Scene, read_log, u
 from tests.trace.faults.hosts import Hosts
 from tests.trace.faults.judge import Outcome
 from tests.trace.faults.processes import started, wait_until
+from tests.trace.faults.waiting import Waiting
 
 PROGRAM = pathlib.Path(__file__).with_name("job.py")
 START_S = 30.0
@@ -27,6 +28,7 @@ END_S = 15.0
 JOB_S = 60.0  # then the launcher ends it by itself, if it has not been asked for more
 LIMIT_S = 6.0  # for the verdict, from the fault or the tracer's start
 LATE_MS = 100.0  # the tracer's default. A fault that made nobody wait so long has not happened
+PREEMPTED_SHARE = 0.4  # a rank that waits for a core so much of the time is late by that
 ATTEMPTS = 3  # at a seed that the machine's other work has spoilt
 
 
@@ -101,6 +103,7 @@ class Facts:
     said_at: float | None = None
     verdict: dict[str, Any] = field(default_factory=dict)
     broken: str = ""
+    preempted: float = 0  # how much of the time the accused rank was ready and had no core
 
 
 def play(fault: Fault, seed: int, hosts: Hosts | None, tracer: str) -> Outcome:
@@ -123,7 +126,10 @@ def _play_once(fault: Fault, seed: int, hosts: Hosts | None, tracer: str) -> Out
             seconds = rng.uniform(0.4, 2.5) if outcome.attached == "before" else LIMIT_S
             scene = Scene(rng, job.directory, job.pids(), victim, seconds, hosts)
             time.sleep(rng.uniform(0.3, 0.6))
-            facts = _disturb(fault, scene, job, outcome.attached, tracer)
+            with Waiting(scene.pids) as waiting:
+                facts = _disturb(fault, scene, job, outcome.attached, tracer)
+            if facts.said_at is not None and facts.verdict["rank"] >= 0:
+                facts.preempted = waiting.share(facts.verdict["rank"], facts.said_at)
             outcome.variant = scene.variant
             facts.broken = job.finish() or facts.broken
             _decide(fault, job, facts, outcome)
@@ -170,10 +176,18 @@ def _decide(fault: Fault, job: Job, facts: Facts, outcome: Outcome) -> None:
         outcome.late_ms = late_ms(job, facts.begin, facts.end)
         if outcome.late_ms < LATE_MS:
             outcome.result = judge.NOT_LATE
+        elif outcome.result != judge.RIGHT and _says_what_the_machine_did(fault, facts):
+            outcome.result = judge.NOISE
     if facts.said_at is not None:
         outcome.seconds = max(0, facts.said_at - max(facts.begin, facts.tracer_began))
     if facts.broken:
         outcome.result, outcome.note = judge.BROKEN, facts.broken
+
+
+def _says_what_the_machine_did(fault: Fault, facts: Facts) -> bool:
+    if fault.starves and facts.verdict.get("rank") in facts.culprits:
+        return False
+    return facts.verdict.get("cause") == "preempted" and facts.preempted >= PREEMPTED_SHARE
 
 
 def watch_healthy(seed: int, seconds: float, hosts: Hosts | None, tracer: str) -> Outcome:

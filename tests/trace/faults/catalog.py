@@ -90,7 +90,7 @@ class Fault:
     two_hosts: bool = False
     options: Options = usual
     missing: Callable[[], str] = lambda: ""  # why it cannot be done here
-    rank_is_exact: bool = True  # False: two ranks, the ends of a connection, are both right
+    starves: bool = False  # the victim is ready and gets no core: by the fault, not by the machine
 
 
 FAULTS: dict[str, Fault] = {}
@@ -141,7 +141,7 @@ def _cannot_throttle() -> str:
     return "" if groups.can_throttle() else "no writable cgroup limits processor time"
 
 
-@fault("throttled", options=busy, missing=_cannot_throttle)
+@fault("throttled", options=busy, starves=True, missing=_cannot_throttle)
 def throttled(scene: Scene) -> Iterator[set[int]]:
     """1 to 4 ms of processor time in 100 ms, by the victim's own cgroup."""
     quota_us = scene.random.choice((1000, 2000, 4000))
@@ -170,7 +170,7 @@ def _hogged(scene: Scene, *how: str) -> Iterator[set[int]]:
         yield {scene.victim}
 
 
-@fault("preempted", options=busy, missing=_lacks_cores)
+@fault("preempted", options=busy, starves=True, missing=_lacks_cores)
 def crowded(scene: Scene) -> Iterator[set[int]]:
     """16 to 24 other processes spin on the victim's core."""
     yield from _hogged(scene, "--count", str(scene.random.randint(16, 24)))
@@ -180,7 +180,7 @@ def _lacks_realtime() -> str:
     return _lacks_cores() or ("" if os.geteuid() == 0 else "real-time priority needs root")
 
 
-@fault("preempted", options=busy, missing=_lacks_realtime)
+@fault("preempted", options=busy, starves=True, missing=_lacks_realtime)
 def outranked(scene: Scene) -> Iterator[set[int]]:
     """A process of real-time priority spins on the victim's core."""
     yield from _hogged(scene, "--realtime")
@@ -272,22 +272,19 @@ def _lossy(scene: Scene, percent: int) -> Iterator[set[int]]:
         yield set(range(RANKS)) if port is None else {at_a, at_b}
 
 
-LINK: dict[str, Any] = {"two_hosts": True, "rank_is_exact": False}
-
-
-@fault("packet_loss", missing=_cannot_drop, **LINK)
+@fault("packet_loss", missing=_cannot_drop, two_hosts=True)
 def packet_loss(scene: Scene) -> Iterator[set[int]]:
     """20 to 50 % of the packets of a connection or link are lost."""
     yield from _lossy(scene, scene.random.randint(20, 50))
 
 
-@fault("packet_loss", missing=_cannot_drop, **LINK)
+@fault("packet_loss", missing=_cannot_drop, two_hosts=True)
 def black_hole(scene: Scene) -> Iterator[set[int]]:
     """All packets of a connection or link are lost, without a word."""
     yield from _lossy(scene, 100)
 
 
-@fault("link_down", missing=hosts.can_make, **LINK)
+@fault("link_down", missing=hosts.can_make, two_hosts=True)
 def link_down(scene: Scene) -> Iterator[set[int]]:
     """The network interface of one host is set down."""
     assert scene.hosts is not None
@@ -299,7 +296,7 @@ def _lacks_netem() -> str:
     return hosts.can_make() or ("" if hosts.has_netem() else "this kernel has no netem: tests/vm")
 
 
-@fault("packet_loss", missing=_lacks_netem, **LINK)
+@fault("packet_loss", missing=_lacks_netem, two_hosts=True)
 def netem_loss(scene: Scene) -> Iterator[set[int]]:
     """netem loses 20 to 50 % of what one host sends."""
     assert scene.hosts is not None
@@ -307,7 +304,7 @@ def netem_loss(scene: Scene) -> Iterator[set[int]]:
         yield set(range(RANKS))
 
 
-@fault("congestion", missing=_lacks_netem, **LINK)
+@fault("congestion", missing=_lacks_netem, two_hosts=True)
 def netem_delay(scene: Scene) -> Iterator[set[int]]:
     """netem delays what one host sends by 80 to 150 ms."""
     assert scene.hosts is not None

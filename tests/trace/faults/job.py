@@ -313,7 +313,7 @@ def main() -> int:
     parser.add_argument("--directory", type=pathlib.Path, required=True)
     parser.add_argument("--steps", type=int, default=1_000_000, help="at most")
     parser.add_argument("--compute-ms", type=float, default=3, help="processor time of a step")
-    # As if a device computed: ranks outnumber cores here, and would preempt one another all the time.
+    # As if a device computed: ranks that outnumber cores would preempt one another all the time.
     parser.add_argument("--pause-ms", type=float, default=4)
     parser.add_argument("--memory", choices=("pool", "ordinary"), default="pool")
     parser.add_argument("--split", action="store_true", help="also within halves of the job")

@@ -1,0 +1,48 @@
+#include "processes.h"
+
+#include <dirent.h>
+
+#include <cstdlib>
+#include <fstream>
+#include <iterator>
+#include <memory>
+#include <sstream>
+
+namespace shoal::tracer {
+
+std::vector<int> threads_of(int pid) {
+  std::vector<int> tids;
+  const std::string path = "/proc/" + std::to_string(pid) + "/task";
+  const auto close = [](DIR* folder) { closedir(folder); };
+  const std::unique_ptr<DIR, decltype(close)> folder(opendir(path.c_str()));
+  if (!folder) return tids;
+  while (const dirent* entry = readdir(folder.get())) {
+    if (const int tid = std::atoi(entry->d_name)) tids.push_back(tid);
+  }
+  return tids;
+}
+
+// "tid (name) state ppid ...": the name may hold anything, also parentheses; it ends at the last
+// one. Fields are counted as in proc(5): the state is the third, the priority (less 100) the 18th,
+// the core the 39th.
+ThreadStatus status_of(int pid, int tid) {
+  std::ifstream file("/proc/" + std::to_string(pid) + "/task/" + std::to_string(tid) + "/stat");
+  const std::string text(std::istreambuf_iterator<char>(file), {});
+  const size_t open = text.find('(');
+  const size_t close = text.rfind(')');
+  ThreadStatus status;
+  if (open == std::string::npos || close == std::string::npos) return status;
+  status.name = text.substr(open + 1, close - open - 1);
+  std::istringstream rest(text.substr(close + 1));
+  const std::vector<std::string> fields(std::istream_iterator<std::string>(rest), {});
+  constexpr size_t kState = 0;
+  constexpr size_t kPriority = 18 - 3;
+  constexpr size_t kCore = 39 - 3;
+  if (fields.size() <= kCore) return status;
+  status.state = fields[kState][0];
+  status.priority = std::atoi(fields[kPriority].c_str()) + 100;
+  status.core = std::atoi(fields[kCore].c_str());
+  return status;
+}
+
+}  // namespace shoal::tracer
