@@ -180,6 +180,14 @@ def test_a_receiver_that_refuses_is_more_than_slow() -> None:
     assert says(verdict, "completions wait", "send_rnr_err: 12 more")
 
 
+def test_a_queue_pair_in_error_is_named_though_its_rank_does_not_look() -> None:
+    fabric = _undriven()
+    fabric.states[101] = "ERR"
+    verdict = fabric.verdict()
+    assert (verdict.rank, verdict.cause) == (1, "qp_error")
+    assert says(verdict, "queue pair 22 of rank 1", "completions wait", "no thread of it waits")
+
+
 def test_a_limit_that_is_reached_is_told_with_what_is_wrong() -> None:
     fabric = Fabric()
     fabric.states[101] = "ERR"

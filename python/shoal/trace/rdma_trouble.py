@@ -94,9 +94,12 @@ def waiting_completions(ev: Evidence, page: Page) -> list[str]:
 
 def undriven_queues(ev: Evidence, late: Late, page: Page) -> tuple[str, list[str]]:
     """(cause, evidence) of the queues of a rank that drives nothing, and is waited for."""
+    waiting = waiting_completions(ev, page)
+    broken = _qp_error(ev, [page], late)
+    if broken is not None:
+        return "qp_error", [*broken[1].evidence, *waiting]
     refused = grown(ev, late, page, REFUSES)
-    cause = "receiver_not_ready" if refused else "slow_receiver"
-    return cause, waiting_completions(ev, page) + refused
+    return "receiver_not_ready" if refused else "slow_receiver", waiting + refused
 
 
 def _stuck_sends(ev: Evidence, page: Page) -> list[Queue]:

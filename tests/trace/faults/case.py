@@ -16,18 +16,20 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from tests.trace.faults import judge
-from tests.trace.faults.catalog import HEALTHY, RANKS, Fault, Scene, read_log, usual
+from tests.trace.faults.catalog import HEALTHY, Fault, Scene, read_log, usual
 from tests.trace.faults.hosts import Hosts
 from tests.trace.faults.judge import Outcome
+from tests.trace.faults.pace import RANKS, SLOWER
 from tests.trace.faults.processes import started, wait_until
 from tests.trace.faults.waiting import Waiting
 
 PROGRAM = pathlib.Path(__file__).with_name("job.py")
-START_S = 30.0
-END_S = 15.0
-JOB_S = 60.0  # then the launcher ends it by itself, if it has not been asked for more
-LIMIT_S = 6.0  # for the verdict, from the fault or the tracer's start
-LATE_MS = 100.0  # the tracer's default. A fault that made nobody wait so long has not happened
+START_S = 30.0 * SLOWER
+END_S = 15.0 * SLOWER
+JOB_S = 60.0 * SLOWER  # then the launcher ends it by itself, if it has not been asked for more
+LIMIT_S = 6.0 * SLOWER  # for the verdict, from the fault or the tracer's start
+# The tracer's default. A fault that made nobody wait so long has not happened.
+LATE_MS = 100.0 * SLOWER
 PREEMPTED_SHARE = 0.4  # a rank that waits for a core so much of the time is late by that
 ATTEMPTS = 3  # at a seed that the machine's other work has spoilt
 
@@ -123,7 +125,7 @@ def _play_once(fault: Fault, seed: int, hosts: Hosts | None, tracer: str) -> Out
     try:
         with running(name, fault.options(rng), seed, hosts if fault.two_hosts else None) as job:
             # A tracer that comes later must find the fault still there.
-            seconds = rng.uniform(0.4, 2.5) if outcome.attached == "before" else LIMIT_S
+            seconds = rng.uniform(0.4, 2.5) * SLOWER if outcome.attached == "before" else LIMIT_S
             scene = Scene(rng, job.directory, job.pids(), victim, seconds, hosts)
             time.sleep(rng.uniform(0.3, 0.6))
             with Waiting(scene.pids) as waiting:
@@ -131,7 +133,8 @@ def _play_once(fault: Fault, seed: int, hosts: Hosts | None, tracer: str) -> Out
             if facts.said_at is not None and facts.verdict["rank"] >= 0:
                 facts.preempted = waiting.share(facts.verdict["rank"], facts.said_at)
             outcome.variant = scene.variant
-            facts.broken = job.finish() or facts.broken
+            broken = job.finish()
+            facts.broken = facts.broken or ("" if fault.may_break else broken)
             _decide(fault, job, facts, outcome)
     except (OSError, RuntimeError, TimeoutError, subprocess.TimeoutExpired) as error:
         outcome.result, outcome.note = judge.BROKEN, str(error)
@@ -140,7 +143,8 @@ def _play_once(fault: Fault, seed: int, hosts: Hosts | None, tracer: str) -> Out
 
 def _disturb(fault: Fault, scene: Scene, job: Job, attached: str, tracer: str) -> Facts:
     facts = Facts()
-    options = ("--once", "--seconds", f"{scene.seconds + LIMIT_S + 4:g}")
+    seconds = scene.seconds + LIMIT_S + 4 * SLOWER
+    options = ("--once", "--seconds", f"{seconds:g}", "--after-ms", f"{LATE_MS:.0f}")
     with contextlib.ExitStack() as stack:
         court = said = None
         if attached == "before":
@@ -198,7 +202,9 @@ def watch_healthy(seed: int, seconds: float, hosts: Hosts | None, tracer: str) -
     try:
         with running(name, options, seed, hosts, seconds + JOB_S) as job:
             job.pids()
-            with judge.tracing(tracer, name, "--seconds", f"{seconds:g}") as court:
+            with judge.tracing(
+                tracer, name, "--seconds", f"{seconds:g}", "--after-ms", f"{LATE_MS:.0f}"
+            ) as court:
                 said = court.verdict(seconds + LIMIT_S)
                 outcome.note = court.failure()
             outcome.note = job.finish() or outcome.note
