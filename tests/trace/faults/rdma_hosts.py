@@ -32,6 +32,7 @@ _VERBS_IOCTL = 0xC0181B01  # RDMA_VERBS_IOCTL of <rdma/rdma_user_ioctl_cmds.h>
 _HEADER = struct.Struct("=HHHHQII")  # length, object, method, attributes, -, driver, -
 _ATTRIBUTE = struct.Struct("=HHHHQ")  # number, length, flags, -, data or its address
 _CORE_IN, _WRITE_COMMAND, _MANDATORY = 0, 2, 1
+_RXE = 14  # RDMA_DRIVER_RXE
 _MODIFY_QP = 26  # of ib_uverbs_write_cmds
 _STATE, _ERROR = 1, 6  # IB_QP_STATE, IB_QPS_ERR
 # ib_uverbs_modify_qp: two addresses, handle, mask, five words, two halves, state, and the rest.
@@ -98,7 +99,7 @@ def _break(device: int, handle: int) -> bool:
     command = ctypes.create_string_buffer(_MODIFY.pack(handle, _STATE, _ERROR), _MODIFY.size)
     attributes = _ATTRIBUTE.pack(_CORE_IN, _MODIFY.size, _MANDATORY, 0, ctypes.addressof(command))
     attributes += _ATTRIBUTE.pack(_WRITE_COMMAND, 8, _MANDATORY, 0, _MODIFY_QP)
-    header = _HEADER.pack(_HEADER.size + len(attributes), 0, 0, 2, 0, 0, 0)
+    header = _HEADER.pack(_HEADER.size + len(attributes), 0, 0, 2, 0, _RXE, 0)
     try:
         fcntl.ioctl(device, _VERBS_IOCTL, bytearray(header + attributes))
     except OSError:
