@@ -63,10 +63,7 @@ bool read_steady(int map, uint32_t tid, thread_record& thread) {
 }  // namespace
 
 Scheduler::Scheduler(const SharedMaps& maps, Report& report)
-    : maps_(maps),
-      programs_(maps, "threads: time on a core, waiting, asleep; who was in the way; who woke",
-                report),
-      faults_(maps, "page faults of each thread", report) {}
+    : maps_(maps), programs_(maps, kThreads, report), faults_(maps, kFaults, report) {}
 
 // Called with the programs attached: from the moment of the insertion on nothing is missed, so what
 // /proc says afterwards holds until the first event.

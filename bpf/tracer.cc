@@ -82,7 +82,7 @@ Tracer::Tracer(const Options& options, const SharedMaps& maps, Report& report)
   }
   if (!options.ucx.empty()) sources_.push_back(std::make_unique<Ucx>(maps, options.ucx, report));
   ring_.reset(ring_buffer__new(maps.events(), on_event, this, nullptr));
-  if (ring_ == nullptr) report.refused("events", "single events", errno, last_warning());
+  if (ring_ == nullptr) report.refused("events", kSignals, errno, take_warning());
 }
 
 int Tracer::on_event(void* self, void* data, size_t /*bytes*/) {
@@ -210,20 +210,22 @@ void Tracer::run() {
   output_.finish(kLastWordsMs);
 }
 
-Json nothing(const Report& report) {
-  Json hello = report.hello();
-  if (!kernel_has_btf()) {
-    hello["missing"].push_back({{"what", "everything that the kernel counts"},
-                                {"why", "/sys/kernel/btf/vmlinux cannot be read"},
-                                {"do", "use a kernel with CONFIG_DEBUG_INFO_BTF"}});
-  }
-  return hello;
+// Without maps there is nothing; what was asked for is said one by one.
+void refuse_all(const Options& options, const Refused& error, Report& report) {
+  std::vector<const Subject*> subjects = {&kThreads, &kFaults, &kSignals, &kLinks};
+  if (options.syscalls) subjects.push_back(&kCalls);
+  if (options.bytes) subjects.push_back(&kBytes);
+  if (!options.operations.empty()) subjects.push_back(&kOperations);
+  if (!options.ucx.empty()) subjects.push_back(&kMessages);
+  for (const Subject* subject : subjects)
+    report.refused("maps", *subject, error.code(), error.what());
 }
 
 int trace(const Options& options) {
   keep_warnings();
   Report report;
   try {
+    if (!in_first_pid_namespace()) throw Refused("not tried", EPERM);
     const SharedMaps maps(options.ring_bytes);
     Tracer tracer(options, maps, report);
     if (!report.nothing_attached()) {
@@ -231,10 +233,10 @@ int trace(const Options& options) {
       return 0;
     }
   } catch (const Refused& error) {
-    report.refused("maps", "everything that the kernel counts", error.code(), error.what());
+    refuse_all(options, error, report);
   }
   Output output(STDOUT_FILENO);
-  output.line(nothing(report));
+  output.line(report.hello());
   output.finish(kLastWordsMs);
   return kNothingAttached;
 }
