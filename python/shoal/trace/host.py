@@ -177,6 +177,17 @@ def _faults(ev: Evidence, before: Thread, after: Thread) -> tuple[str, ...] | No
     return None
 
 
+def is_in_kernel(ev: Evidence, page: Page) -> bool:
+    """The thread that should go on spends its time in system calls: it pays to see in which."""
+    pair = ev.threads(page.pid, page.caller or page.pid)
+    if pair is None:
+        return False
+    before, after = pair
+    system = after.system_ticks - before.system_ticks
+    busy = after.on_cpu_ns - before.on_cpu_ns >= BUSY * ev.window_ns
+    return after.state == "D" or (busy and system >= after.user_ticks - before.user_ticks)
+
+
 def _computing(
     ev: Evidence, page: Page, tid: int, at: tuple[str, ...], missing: tuple[str, ...]
 ) -> Finding:
