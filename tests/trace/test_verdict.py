@@ -64,6 +64,7 @@ def test_who_has_not_posted_is_named_with_its_line() -> None:
         ({"syscall": FLOCK}, "slow_syscall"),
         ({"state": "R", "syscall": -1, "on_cpu_ns": 90 * MS, "user_ticks": 9}, "computing"),
         ({"state": "R", "syscall": -1, "waiting_ns": 80 * MS}, "preempted"),
+        ({"state": "R", "syscall": -1, "on_cpu_ns": 30 * MS}, "computing"),  # since when is not known
         (
             {"state": "R", "syscall": -1, "on_cpu_ns": 90 * MS, "system_ticks": 9,
              "minor_faults": 20_000},
@@ -77,6 +78,13 @@ def test_who_has_not_posted_is_named_with_its_line() -> None:
 def test_what_its_thread_does_is_the_cause(thread: dict[str, object], cause: str) -> None:
     verdict = verdict_of(waiting_world(**thread))
     assert (verdict.rank, verdict.cause) == (2, cause), verdict
+
+
+def test_a_rank_that_never_gets_a_core_is_seen_although_its_wait_is_not_added_up_yet() -> None:
+    world = waiting_world(state="R", syscall=-1, on_cpu_ns=MS)
+    world.before[102] = process(102, state="R", syscall=-1)
+    verdict = verdict_of(world)
+    assert verdict.cause == "preempted" and says(verdict, "99 % of 100 ms, and ran 1 ms")
 
 
 def test_the_sender_of_a_stop_is_named_if_it_was_seen_and_missing_if_not() -> None:

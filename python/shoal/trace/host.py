@@ -94,13 +94,15 @@ def preempted(ev: Evidence, page: Page, tid: int) -> Finding | None:
     if pair is None:
         return None
     before, after = pair
-    waited = after.waiting_ns - before.waiting_ns
+    waited, ran = after.waiting_ns - before.waiting_ns, after.on_cpu_ns - before.on_cpu_ns
+    if before.state == after.state == "R":  # the kernel adds up a wait when it is over
+        waited = max(waited, ev.window_ns - ran)
     if waited < PREEMPTED * ev.window_ns:
         return None
     who = _preemptors(ev, tid, after.cpu)
     evidence = [
         f"thread {tid} was ready to run and had no core for {share(waited, ev.window_ns)}, "
-        f"and ran {in_ms(after.on_cpu_ns - before.on_cpu_ns)}"
+        f"and ran {in_ms(ran)}"
     ]
     if who:
         evidence.append(f"on core {after.cpu} ran meanwhile: {who}")
