@@ -215,7 +215,7 @@ def render(rows: Sequence[Row]) -> Any:
     for job in dict.fromkeys(row.job for row in rows):
         mine = [row for row in rows if row.job == job]
         table = table_class(
-            title=f"job {job}: {len(mine)} of {mine[0].ranks} ranks are here",
+            title=text(f"job {job}: {len(mine)} of {mine[0].ranks} ranks are here"),
             title_justify="left", box=None, pad_edge=False, padding=(0, 1),
         )  # fmt: skip
         for name in COLUMNS:
