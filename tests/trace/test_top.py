@@ -110,6 +110,17 @@ def test_each_job_has_a_table() -> None:
     assert "no shoal jobs" in printed([])
 
 
+def test_a_low_terminal_shows_who_is_stopped_and_who_is_late() -> None:
+    ranks = [read(0, rank) for rank in range(20)]
+    late = {("job", 7): Lateness(5), ("job", 11): Lateness(80), ("job", 12): Lateness(9)}
+    some = make_rows([], ranks, late, lambda p: "stopped" if p.rank == 18 else "running")
+    console = Console(file=io.StringIO(), width=180)
+    console.print(render(some, height=6))
+    lines = console.file.getvalue().splitlines()  # type: ignore[attr-defined]
+    assert [line.split()[0] for line in lines[2:5]] == ["11", "12", "18"]
+    assert "and 17 ranks" in lines[5] and len(lines) == 6
+
+
 def test_top_once_beside_a_running_job(running_job: RunningJob) -> None:
     done = shoal("top", "--once", "--job", running_job.job)
     assert done.returncode == 0, done.stderr

@@ -26,6 +26,7 @@ from shoal.trace.spans import Collective, Tracker
 from shoal.trace.watch import Selection
 
 LOOK_S = 0.02
+MAX_ROWS = 1 << 20
 PIPE_COLUMNS = 180  # of a table that goes into a file or a pipe
 MARKED_MS = 10  # lateness that is shown in colour
 
@@ -204,25 +205,35 @@ def _style(row: Row) -> str:
     return "yellow" if row.is_late and (row.late_ms or 0) >= MARKED_MS else ""
 
 
-def render(rows: Sequence[Row]) -> Any:
-    """A table for each job, for rich to print."""
+def most_telling(rows: Sequence[Row], limit: int) -> list[Row]:
+    """So many of them, in their order: first those that do not run, then the latest."""
+    worst = sorted(rows, key=lambda row: (row.process == "running", -(row.late_ms or 0)))[:limit]
+    return [row for row in rows if row in worst]
+
+
+def render(rows: Sequence[Row], height: int = MAX_ROWS) -> Any:
+    """A table for each job, for rich to print. `height`: lines that there is room for."""
     table_class, text, group = (
         need("rich.table").Table, need("rich.text").Text, need("rich.console").Group
     )  # fmt: skip
     if not rows:
         return text("no shoal jobs on this node (of this user)")
     tables = []
-    for job in dict.fromkeys(row.job for row in rows):
+    jobs = list(dict.fromkeys(row.job for row in rows))
+    limit = max(1, height // len(jobs) - 3)  # beside title, heads and the line about the others
+    for job in jobs:
         mine = [row for row in rows if row.job == job]
         table = table_class(
-            title=f"job {job}: {len(mine)} of {mine[0].ranks} ranks are here",
+            title=text(f"job {job}: {len(mine)} of {mine[0].ranks} ranks are here"),
             title_justify="left", box=None, pad_edge=False, padding=(0, 1),
         )  # fmt: skip
         for name in COLUMNS:
             table.add_column(name, justify="right" if name in _RIGHT else "left", no_wrap=True)
-        for row in mine:
+        for row in most_telling(mine, limit):
             table.add_row(*map(text, cells(row)), style=_style(row))
         tables.append(table)
+        if len(mine) > limit:
+            tables.append(text(f"and {len(mine) - limit} ranks that are less late"))
     return group(*tables)
 
 
@@ -289,7 +300,7 @@ def _output(options: argparse.Namespace) -> Iterator[Callable[[list[Row]], None]
         yield lambda rows: console.print(render(rows))
         return
     with need("rich.live").Live(console=console, screen=True, auto_refresh=False) as live:
-        yield lambda rows: live.update(render(rows), refresh=True)
+        yield lambda rows: live.update(render(rows, console.height), refresh=True)
 
 
 def _print_lines(rows: list[Row]) -> None:
