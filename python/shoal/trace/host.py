@@ -12,6 +12,7 @@ from shoal.trace.processes import CLOCK_TICKS, Thread, command, syscall_name
 
 THROTTLED = 0.25
 PREEMPTED = 0.5
+STARVED = 0.1  # who is ready at both moments and has run less than this had no core
 BUSY = 0.5
 REGISTERING = 0.3
 FAULTS_PER_MS = 20
@@ -89,20 +90,27 @@ def _preemptors(ev: Evidence, tid: int, cpu: int) -> str:
                      for ns, name, other in sorted(users, reverse=True)[:3])  # fmt: skip
 
 
+def _waited_ns(ev: Evidence, before: Thread, after: Thread) -> int:
+    """Ready, without a core. The kernel counts a wait when it ends: behind a real-time process it
+    may last over both moments."""
+    ran = after.on_cpu_ns - before.on_cpu_ns
+    if before.state == after.state == "R" and ran < STARVED * ev.window_ns:
+        return ev.window_ns - ran
+    return after.waiting_ns - before.waiting_ns
+
+
 def preempted(ev: Evidence, page: Page, tid: int) -> Finding | None:
     pair = ev.threads(page.pid, tid)
     if pair is None:
         return None
     before, after = pair
-    waited, ran = after.waiting_ns - before.waiting_ns, after.on_cpu_ns - before.on_cpu_ns
-    if before.state == after.state == "R":  # the kernel adds up a wait when it is over
-        waited = max(waited, ev.window_ns - ran)
+    waited = _waited_ns(ev, before, after)
     if waited < PREEMPTED * ev.window_ns:
         return None
     who = _preemptors(ev, tid, after.cpu)
     evidence = [
         f"thread {tid} was ready to run and had no core for {share(waited, ev.window_ns)}, "
-        f"and ran {in_ms(ran)}"
+        f"and ran {in_ms(after.on_cpu_ns - before.on_cpu_ns)}"
     ]
     if who:
         evidence.append(f"on core {after.cpu} ran meanwhile: {who}")

@@ -98,11 +98,12 @@ def _root(ev: Evidence, late: Late, path: tuple[int, ...] = ()) -> tuple[Page | 
         victim = f"rank {pages[0].rank} has not posted it: it waits itself"
         is_first = page is not None and page in pages
         return page, found.after(_describe_gap(late, page) if page and is_first else victim)
-    return _root_of_posted(ev, late)
+    return _root_of_posted(ev, late, path)
 
 
-def _root_of_posted(ev: Evidence, late: Late) -> tuple[Page | None, Finding]:
-    """All ranks that can be seen have posted it."""
+def _root_of_posted(ev: Evidence, late: Late, path: tuple[int, ...]) -> tuple[Page | None, Finding]:
+    """All ranks that can be seen have posted it. The last of `path` is in it, and is waited for
+    elsewhere."""
     awaited = [rank for rank in late.awaited if rank >= 0]
     members = [page for page in ev.after.pages.values()
                if late.first < 0 or page.progress(late.key) is not None]  # fmt: skip
@@ -120,8 +121,12 @@ def _root_of_posted(ev: Evidence, late: Late) -> tuple[Page | None, Finding]:
     network = link_trouble(ev, late)
     if network is not None:
         return network
+    inside = [page.rank for page in members if _still_in(page, late)]
+    last = inside if len(inside) == 1 else []  # the others are through: they have waited for nobody
     for page in members:
-        trouble = preempted(ev, page, page.driver or page.pid) if page.rank in awaited else None
+        if page.rank not in (*awaited, *path[-1:], *last):
+            continue
+        trouble = preempted(ev, page, page.driver or page.pid)
         if trouble is not None:
             return page, _posted(late, page, trouble)
     return None, _nothing_found(ev, late)

@@ -27,7 +27,9 @@ START_S = 30.0
 END_S = 15.0
 JOB_S = 60.0  # then the launcher ends it by itself, if it has not been asked for more
 LIMIT_S = 6.0  # for the verdict, from the fault or the tracer's start
+HEALED_S = 1.0  # after a fault has ended, a verdict may still be about it
 LATE_MS = 100.0  # the tracer's default. A fault that made nobody wait so long has not happened
+SURE_MS = 300.0  # what is over sooner may be over before the tracer has looked twice
 PREEMPTED_SHARE = 0.4  # a rank that waits for a core so much of the time is late by that
 ATTEMPTS = 3  # at a seed that the machine's other work has spoilt
 
@@ -154,7 +156,7 @@ def _disturb(fault: Fault, scene: Scene, job: Job, attached: str, tracer: str) -
                     court = stack.enter_context(judge.tracing(tracer, job.name, *options))
                 said = court.verdict(scene.seconds)
             facts.end = time.monotonic()
-            said = said or court.verdict(LIMIT_S)
+            said = said or court.verdict(HEALED_S)
         assert court is not None
         facts.tracer_began = court.began
         if said is not None:
@@ -174,7 +176,7 @@ def _decide(fault: Fault, job: Job, facts: Facts, outcome: Outcome) -> None:
             outcome.result = judge.NOISE if noise else judge.FALSE_ALARM
     else:
         outcome.late_ms = late_ms(job, facts.begin, facts.end)
-        if outcome.late_ms < LATE_MS:
+        if outcome.late_ms < (SURE_MS if outcome.result == judge.MISSED else LATE_MS):
             outcome.result = judge.NOT_LATE
         elif outcome.result != judge.RIGHT and _says_what_the_machine_did(fault, facts):
             outcome.result = judge.NOISE

@@ -266,7 +266,7 @@ def _lossy(scene: Scene, percent: int) -> Iterator[set[int]]:
     at_b, at_a = max(scene.victim, peer), min(scene.victim, peer)
     port = None
     if scene.random.random() < 0.5:
-        port = hosts.connection(scene.pids[at_a], scene.pids[at_b])
+        port = hosts.connection(scene.hosts, scene.pids[at_a], scene.pids[at_b])
     scene.variant = f"{percent} % {direction} {'all' if port is None else f'port {port}'}"
     with scene.hosts.dropping(percent, direction, port or 0):
         yield set(range(RANKS)) if port is None else {at_a, at_b}
