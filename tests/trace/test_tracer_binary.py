@@ -25,7 +25,17 @@ import time
 from collections.abc import Iterator
 
 import pytest
-from tracer_process import HERE, LIMIT_S, ROOT, Line, Tracer, Workload, find_tracer, two_namespaces
+
+from tests.trace.tracer_process import (
+    HERE,
+    LIMIT_S,
+    ROOT,
+    Line,
+    Tracer,
+    Workload,
+    find_tracer,
+    two_namespaces,
+)
 
 FOUND = find_tracer()
 pytestmark = [
