@@ -136,7 +136,7 @@ def test_top_finds_the_late_rank_and_counts_what_the_job_does(running_job: Runni
                    key=lambda row: row["rank"])  # fmt: skip
     assert [row["pid"] for row in found] == running_job.pids
     late = [row["late_ms"] or 0 for row in found]
-    assert max(late) == late[1] and late[1] > 5, found
+    assert max(late) == late[1] and late[1] > 50, found
     for row in found:
         # An all_reduce of 64 KiB and a broadcast of 4 bytes a loop.
         assert row["operations_per_s"] > 2
