@@ -27,7 +27,7 @@ WITH_CXX = CXX="$$(scripts/find-cxx.sh)"
 CONFIGURE = $(WITH_CXX) cmake --log-level=WARNING
 CTEST = ctest --no-tests=error --timeout 300 -j $(JOBS)
 
-.PHONY: help demo test bench bench-quick bench-torch build package baseline format lint clean \
+.PHONY: help demo test bench bench-quick bench-torch bench-tracer build package baseline format lint clean \
   test-cpp test-python test-torch test-torch-full test-asan test-tsan
 
 help: ## this list
@@ -52,6 +52,11 @@ bench-quick: package ## the same with two ranks and fewer sizes, in under 3 minu
 bench-torch: package $(VENV)/.ready-for-test ## torch.distributed over shoal beside gloo, 15 minutes, with a report
 	@mkdir -p build/bench
 	$(BENCH) --torch --json build/bench/torch.json --report $(or $(REPORT),build/bench/performance-torch.md)
+
+bench-tracer: package $(VENV)/.ready-for-test build ## what progress page, probes and an attached tracer cost, 5 minutes
+	$(CONFIGURE) --preset release -B build/unobservable -DSHOAL_TESTS=ON -DSHOAL_UCX=OFF -DSHOAL_TRACER=OFF -DSHOAL_OBSERVABLE=OFF
+	cmake --build build/unobservable --target call_cost page_cost
+	$(VENV)/bin/python -m benchmarks.tracer --builds $(BUILD) build/unobservable --report $(or $(REPORT),docs/tracing.md)
 
 build: $(VENV)/.ready-for-test configure ## the C++ libraries and tests, in build/release
 	cmake --build $(BUILD)
