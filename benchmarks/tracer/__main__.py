@@ -1,7 +1,8 @@
 """`make bench-tracer`: what the progress page, the probes and an attached tracer cost.
 
-Compared are two builds of the library, with records and probes and without (SHOAL_OBSERVABLE=OFF), in
-instructions (callgrind) and in time; and one running job with `shoal trace` and without, in turn.
+Compared are two builds of the library, with records and probes and without
+(SHOAL_OBSERVABLE=OFF), in instructions (callgrind) and in time; and one running job with
+`shoal trace` and without, in turn.
 """
 
 from __future__ import annotations
@@ -70,8 +71,9 @@ def _document(
         "|---|---|---|---|",
     ]
     for one in attached:
-        lines.append(f"| {one.bytes} B | {one.rate:,.0f} | {100 * (one.ratio - 1):+.1f} % "
-                     f"(median of {one.rounds} rounds) | {100 * one.cpu:.1f} % of a core |")  # fmt: skip
+        change = f"{100 * (one.ratio - 1):+.1f} % (median of {one.rounds} rounds)"
+        cpu = f"{100 * one.cpu:.1f} % of a core"
+        lines.append(f"| {one.bytes} B | {one.rate:,.0f} | {change} | {cpu} |")
     return "\n".join(lines)
 
 

@@ -1,4 +1,4 @@
-"""A running job with `shoal trace` attached and without, in turn; its rate is read from its pages."""
+"""A running job with `shoal trace` attached and without, in turn; pages tell its rate."""
 
 from __future__ import annotations
 
