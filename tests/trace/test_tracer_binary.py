@@ -8,6 +8,7 @@ tests/vm/run.sh -n 0 -t 600 -- python -m pytest tests/trace/test_tracer_binary.p
 from __future__ import annotations
 
 import ctypes
+import fcntl
 import importlib.util
 import itertools
 import json
@@ -20,9 +21,11 @@ import socket
 import subprocess
 import sys
 import tempfile
+import termios
 import threading
 import time
 from collections.abc import Iterator
+from typing import IO
 
 import pytest
 
@@ -161,16 +164,28 @@ def test_a_process_can_be_added(workload: Workload) -> None:
         assert tracer.thread(workload.pid)["comm"] == "workload"
 
 
-def test_a_reader_that_waits_loses_nothing_small(workload: Workload) -> None:
-    """Lines that do not fit into the pipe are kept."""
+def test_a_reader_that_waits_loses_nothing(workload: Workload) -> None:
+    """Lines that do not fit into the pipe are kept, and the last one comes, too."""
     process = subprocess.Popen(
-        [TRACER, "--pid", str(workload.pid), "--interval-ms", "10", "--seconds", "3"],
+        [TRACER, "--pid", str(workload.pid), "--interval-ms", "10"],
         stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
     )  # fmt: skip
-    time.sleep(2.5)  # 250 lines of 600 bytes: more than a pipe's 64 KiB
-    out, _ = process.communicate(timeout=LIMIT_S)
+    assert process.stdout is not None
+    fcntl.fcntl(process.stdout, fcntl.F_SETPIPE_SZ, 4096)  # six lines
+    end = time.monotonic() + LIMIT_S
+    while unread(process.stdout) < 3000:
+        assert time.monotonic() < end
+        time.sleep(0.01)
+    time.sleep(1)
+    out, _ = process.communicate("quit\n", timeout=LIMIT_S)
     samples = [json.loads(line) for line in out.splitlines()][1:]
-    assert len(samples) > 100 and samples[-1]["drops"] == 0
+    assert len(samples) > 12 and samples[-1]["drops"] == 0
+    assert all(a["t_ns"] < b["t_ns"] for a, b in itertools.pairwise(samples))
+
+
+def unread(pipe: IO[str]) -> int:
+    answer = fcntl.ioctl(pipe, termios.FIONREAD, bytes(4))
+    return int.from_bytes(answer, sys.byteorder)
 
 
 # --- threads ------------------------------------------------------------------------------------
@@ -185,23 +200,25 @@ def test_a_thread_that_slept_before_we_came(workload: Workload) -> None:
         assert before < thread["since_ns"] < sample["t_ns"]
         assert thread["sleeping_ns"] == sample["t_ns"] - thread["since_ns"]
         assert thread["switches"] == thread["on_cpu_ns"] == thread["waiting_ns"] == 0
+        assert any("read" in name for name in thread["stack"]), thread["stack"]
 
 
 def test_a_sleep_and_who_ended_it(workload: Workload) -> None:
     with Tracer(TRACER, pids=(workload.pid,)) as tracer:
         before = tracer.thread(workload.pid)
         start = time.monotonic_ns()
-        workload.start("pause 600")
-        time.sleep(0.2)
+        workload.start("pause 1500")
+        time.sleep(0.1)
         asleep = tracer.thread(workload.pid)
-        assert asleep["state"] == "S"
-        assert start < asleep["since_ns"] < start + 0.2e9 * 5
+        later = tracer.thread(workload.pid)
+        assert asleep["state"] == later["state"] == "S"
+        assert start < asleep["since_ns"] == later["since_ns"] < time.monotonic_ns()
         assert any("nanosleep" in name for name in asleep["stack"]), asleep["stack"]
         assert asleep["woken_by"]["comm"]  # by us, to read the command
         workload.wait()
         workload.do("calls 0")
         after = tracer.thread(workload.pid)
-        assert growth(before, after, "sleeping_ns") > 0.6e9
+        assert growth(before, after, "sleeping_ns") > 1.5e9
         assert growth(before, after, "switches") >= 2
         assert after["woken_by"] == {"tid": os.getpid(), "comm": own_name()}
 
@@ -211,12 +228,11 @@ def own_name() -> str:
 
 
 def test_a_thread_that_computes_and_never_sleeps(workload: Workload) -> None:
-    workload.start("spin 1500")
+    workload.start("spin 100000")  # until the end of the test
     time.sleep(0.1)
     with Tracer(TRACER, pids=(workload.pid,)) as tracer:
         first = tracer.sample()
         last = tracer.sample()
-        workload.wait()
         one, other = first["threads"][0], last["threads"][0]
         assert one["state"] == other["state"] == "R"
         ran = growth(one, other, "on_cpu_ns") + growth(one, other, "waiting_ns")
@@ -247,19 +263,20 @@ def test_a_hog_on_the_same_core(programs: pathlib.Path) -> None:
     hog = Workload(programs / "workload", ("nice", "-n", "-10", "taskset", "-c", core))
     try:
         with Tracer(TRACER, pids=(ours.pid, hog.pid)) as tracer:
+            ours.start("spin 100000")  # until the end of the test
+            time.sleep(0.1)
             first = {thread["pid"]: thread for thread in tracer.sample()["threads"]}
-            hog.start("spin 3000")
-            ours.do("spin 2000")
+            hog.start("spin 100000")
+            time.sleep(2)
             last = {thread["pid"]: thread for thread in tracer.sample()["threads"]}
-            hog.wait()
         before, after = first[ours.pid], last[ours.pid]
         waited = growth(before, after, "waiting_ns")
         assert waited > 0.5e9
         assert after["cpu"] == int(core)
         charged = {other["pid"]: other["ns"] for other in after["preempted_by"]}
-        # Whenever the hog ran, ours waited: but for the ends, until it has read its command.
+        # Whenever the hog ran, ours waited.
         ran = growth(first[hog.pid], last[hog.pid], "on_cpu_ns")
-        assert charged[hog.pid] == pytest.approx(ran, rel=0.1)
+        assert charged[hog.pid] == pytest.approx(ran, rel=0.02)
         assert sum(charged.values()) <= after["waiting_ns"] * 1.01
         assert next(o for o in after["preempted_by"] if o["pid"] == hog.pid)["comm"] == "workload"
     finally:
@@ -390,14 +407,14 @@ def test_system_calls_are_counted_exactly(workload: Workload) -> None:
 def test_the_present_system_call_and_since_when(workload: Workload) -> None:
     with Tracer(TRACER, "--syscalls", pids=(workload.pid,)) as tracer:
         start = time.monotonic_ns()
-        workload.start("pause 500")
+        workload.start("pause 1500")
         time.sleep(0.1)
         present = tracer.thread(workload.pid)["in_syscall"]
         assert present["name"] == "clock_nanosleep"
-        assert start < present["since_ns"] < start + 0.4e9
+        assert start < present["since_ns"] < time.monotonic_ns()
         workload.wait()
         calls = {call["name"]: call for call in tracer.thread(workload.pid)["syscalls"]}
-        assert calls["clock_nanosleep"]["max_ns"] > 0.5e9
+        assert calls["clock_nanosleep"]["max_ns"] > 1.5e9
 
 
 # --- networks -----------------------------------------------------------------------------------
