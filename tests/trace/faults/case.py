@@ -147,6 +147,7 @@ def _disturb(fault: Fault, scene: Scene, job: Job, attached: str, tracer: str) -
         court = said = None
         if attached == "before":
             court = stack.enter_context(judge.tracing(tracer, job.name, *options))
+            scene.tracer = court.process.pid
             said = court.verdict(judge.WATCHES_S)
         if said is None:
             with fault.inject(scene) as facts.culprits:

@@ -22,7 +22,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from tests.trace.faults import groups, hosts
-from tests.trace.faults.processes import bound, started, wait_until
+from tests.trace.faults.processes import bound, family, started, wait_until
 
 HOG = pathlib.Path(__file__).with_name("hog.py")
 RANKS = 4
@@ -41,6 +41,7 @@ class Scene:
     victim: int
     seconds: float  # how long the fault is to last
     hosts: hosts.Hosts | None
+    tracer: int | None = None  # its pid, if it is there before the fault
     variant: str = ""  # what the seed has chosen, for people
 
     @property
@@ -155,15 +156,16 @@ def _lacks_cores() -> str:
 
 
 def _hogged(scene: Scene, *how: str) -> Iterator[set[int]]:
-    """The victim shares its core with hogs; the other ranks are kept away from there."""
+    """The victim shares its core with hogs; the other ranks, and the tracer, are kept away."""
     cores = os.sched_getaffinity(0)
     core = scene.random.choice(sorted(cores))
     command = [sys.executable, str(HOG), "--core", str(core), "--seconds",
                str(scene.seconds + 5), *how]  # fmt: skip
     scene.variant = f"core {core} {' '.join(how)}"
+    watchers = [] if scene.tracer is None else family(scene.tracer)
     with (
         bound([scene.pid], {core}),
-        bound(scene.others, cores - {core}),
+        bound([*scene.others, *watchers, os.getpid()], cores - {core}),  # one that comes inherits
         started(command, stdout=subprocess.PIPE) as hog,
     ):
         assert hog.stdout is not None and hog.stdout.readline() == "spinning\n"
