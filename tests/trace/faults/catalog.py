@@ -40,6 +40,7 @@ class Scene:
     pids: list[int]  # by rank
     victim: int
     seconds: float  # how long the fault is to last
+    pace: float  # what is drawn by a class itself is so many times as long
     hosts: hosts.Hosts | None
     tracer: int | None = None  # its pid, if it is there before the fault
     variant: str = ""  # what the seed has chosen, for people
@@ -194,14 +195,14 @@ def outranked(scene: Scene) -> Iterator[set[int]]:
 def _ask(scene: Scene, do: str, may_repeat: bool = True, **parameters: Any) -> Iterator[set[int]]:
     """Once for long, or a little in every step."""
     repeat = may_repeat and scene.random.random() < 0.5
-    seconds = scene.random.uniform(0.25, 0.6) if repeat else scene.seconds
+    seconds = scene.pace * scene.random.uniform(0.25, 0.6) if repeat else scene.seconds
     command = {"do": do, "seconds": seconds, "repeat": repeat, **parameters}
     scene.variant = f"{seconds:.2f} s {'in each step' if repeat else 'once'}"
     file = scene.directory / f"command.{scene.victim}"
     written = file.with_suffix(".writing")
     written.write_text(json.dumps(command))
     written.rename(file)
-    wait_until(scene.has_obeyed, SEEN_S, f"rank {scene.victim} reads its command")
+    wait_until(scene.has_obeyed, SEEN_S * scene.pace, f"rank {scene.victim} reads its command")
     try:
         yield {scene.victim}
     finally:
@@ -310,5 +311,5 @@ def netem_loss(scene: Scene) -> Iterator[set[int]]:
 def netem_delay(scene: Scene) -> Iterator[set[int]]:
     """netem delays what one host sends by 80 to 150 ms."""
     assert scene.hosts is not None
-    with scene.hosts.netem("delay", f"{scene.random.randint(80, 150)}ms"):
+    with scene.hosts.netem("delay", f"{scene.pace * scene.random.uniform(80, 150):.0f}ms"):
         yield set(range(RANKS))
