@@ -153,7 +153,8 @@ def test_who_never_gets_the_core_is_preempted_although_the_kernel_has_counted_no
 def test_who_is_preempted_in_an_operation_that_the_others_have_done_is_named() -> None:
     world = World(*(page(r, 5, operation(5, 1) if r == 2 else None) for r in range(4)))
     for moment in (world.before, world.after):
-        moment[102] = process(102, state="R", syscall=-1)
+        for rank in (1, 2):  # 2 says that it waits for 1, but 1 is through
+            moment[100 + rank] = process(100 + rank, state="R", syscall=-1)
     verdict = verdict_of(world)
     assert (verdict.rank, verdict.cause) == (2, "preempted"), verdict
 

@@ -121,10 +121,10 @@ def _root_of_posted(ev: Evidence, late: Late, path: tuple[int, ...]) -> tuple[Pa
     network = link_trouble(ev, late)
     if network is not None:
         return network
-    inside = [page.rank for page in members if _still_in(page, late)]
-    last = inside if len(inside) == 1 else []  # the others are through: they have waited for nobody
-    for page in members:
-        if page.rank not in (*awaited, *path[-1:], *last):
+    # Nobody waits any more for who is through; who is alone in it waits for nobody.
+    inside = [page for page in members if _still_in(page, late)]
+    for page in inside:
+        if page.rank not in (*awaited, *path[-1:]) and len(inside) > 1:
             continue
         trouble = preempted(ev, page, page.driver or page.pid)
         if trouble is not None:

@@ -19,7 +19,7 @@ import time
 from collections.abc import Iterator
 
 from tests.trace.faults import report
-from tests.trace.faults.case import play, watch_healthy
+from tests.trace.faults.case import Settings, play, watch_healthy
 from tests.trace.faults.catalog import FAULTS, HEALTHY, Fault
 from tests.trace.faults.hosts import Hosts, can_make
 from tests.trace.faults.judge import BROKEN, TRACER, Outcome
@@ -39,6 +39,9 @@ def _parse() -> argparse.Namespace:
     add("--minutes", type=float, default=0, metavar="M", help="watch a healthy job so long")
     add("--report", type=pathlib.Path, metavar="PAGE", help="write the tables into this page")
     add("--json", type=pathlib.Path, metavar="FILE", help="write every outcome there")
+    add(
+        "--pace", type=float, default=1, metavar="F", help="F times as slow: in an emulated machine"
+    )
     add("--tracer", default=TRACER, metavar="COMMAND", help="what to ask (default: shoal trace)")
     options = parser.parse_args()
     options.names = options.classes.split(",")
@@ -62,17 +65,17 @@ def _show(outcome: Outcome) -> None:
 
 
 def _play_all(
-    faults: list[Fault], options: argparse.Namespace, hosts: Hosts | None
+    faults: list[Fault], options: argparse.Namespace, settings: Settings
 ) -> Iterator[Outcome]:
     seeds = range(options.first, options.first + options.seeds)
     for fault in faults:
         for seed in seeds:
-            yield play(fault, seed, hosts, options.tracer)
+            yield play(fault, seed, settings)
     if HEALTHY in options.names:
         for seed in seeds:
-            yield watch_healthy(seed, HEALTHY_S, None, options.tracer)
+            yield watch_healthy(seed, HEALTHY_S, settings)
     if options.minutes:
-        yield watch_healthy(seeds.stop, options.minutes * 60, None, options.tracer)
+        yield watch_healthy(seeds.stop, options.minutes * 60, settings)
 
 
 def main() -> int:
@@ -88,13 +91,13 @@ def main() -> int:
     with contextlib.ExitStack() as stack:
         need = any(fault.two_hosts for fault in faults) and not can_make()
         hosts = stack.enter_context(Hosts()) if need else None
-        for outcome in _play_all(faults, options, hosts):
+        for outcome in _play_all(faults, options, Settings(hosts, options.tracer, options.pace)):
             outcomes.append(outcome)
             _show(outcome)
-    settings = f"{options.seeds} seeds a class"
+    said = f"{options.seeds} seeds a class"
     if options.minutes:
-        settings += f", and a healthy job watched for {options.minutes:g} minutes"
-    text = report.markdown(outcomes, skipped, settings)
+        said += f", and a healthy job watched for {options.minutes:g} minutes"
+    text = report.markdown(outcomes, skipped, said)
     print(f"\n{text}\n{len(outcomes)} cases in {time.monotonic() - begin:.0f} s")
     if options.json:
         options.json.write_text(json.dumps([dataclasses.asdict(o) for o in outcomes], indent=1))
