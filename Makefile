@@ -27,8 +27,8 @@ WITH_CXX = CXX="$$(scripts/find-cxx.sh)"
 CONFIGURE = $(WITH_CXX) cmake --log-level=WARNING
 CTEST = ctest --no-tests=error --timeout 300 -j $(JOBS)
 
-.PHONY: help demo test bench bench-quick bench-torch build package baseline format lint clean \
-  test-cpp test-python test-torch test-torch-full test-asan test-tsan
+.PHONY: help demo test bench bench-quick bench-torch bench-tracer build package baseline format lint clean \
+  test-cpp test-python test-torch test-torch-full test-rdma test-asan test-tsan
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-16s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -52,6 +52,11 @@ bench-quick: package ## the same with two ranks and fewer sizes, in under 3 minu
 bench-torch: package $(VENV)/.ready-for-test ## torch.distributed over shoal beside gloo, 15 minutes, with a report
 	@mkdir -p build/bench
 	$(BENCH) --torch --json build/bench/torch.json --report $(or $(REPORT),build/bench/performance-torch.md)
+
+bench-tracer: package $(VENV)/.ready-for-test build ## what progress page, probes and an attached tracer cost, 5 minutes
+	$(CONFIGURE) --preset release -B build/unobservable -DSHOAL_TESTS=ON -DSHOAL_UCX=OFF -DSHOAL_TRACER=OFF -DSHOAL_OBSERVABLE=OFF
+	cmake --build build/unobservable --target call_cost page_cost
+	$(VENV)/bin/python -m benchmarks.tracer --builds $(BUILD) build/unobservable --report $(or $(REPORT),docs/tracing.md)
 
 build: $(VENV)/.ready-for-test configure ## the C++ libraries and tests, in build/release
 	cmake --build $(BUILD)
@@ -93,6 +98,10 @@ test-torch-full: package $(VENV)/.ready-for-test ## torch's own suites, all of t
 	@mkdir -p $(REPORTS)
 	$(VENV)/bin/python -m tests.torch.suites --backend gloo --backend shoal --minutes 60 \
 	  --json $(REPORTS)/torch-full.json --junit $(REPORTS)/torch-full.xml
+
+# In a virtual machine with RDMA devices in software (docs/rdma.md); skipped where there can be none.
+test-rdma: package $(VENV)/.ready-for-rdma build ## UCX over verbs: transports, collectives, faults, limits
+	tests/vm/test-rdma.sh
 
 # Not under a sanitizer: tests that measure (slow), and the installed library (install).
 # intercept_tls_get_addr=0 (in the preset): GCC 12's leak checker guesses where modules loaded later, UCX here,

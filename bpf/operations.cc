@@ -10,13 +10,12 @@
 namespace shoal::tracer {
 namespace {
 
-constexpr char kWhat[] = "operations of shoal: counts, times, stalls and errors";
 constexpr uint64_t kLookNs = 20'000'000;  // between two looks at the rate while the probes are on
 
 }  // namespace
 
 Operations::Operations(const SharedMaps& maps, std::string library, bool sampling, Report& report)
-    : library_(std::move(library)), programs_(load<operations_bpf>(maps, kWhat, report)) {
+    : library_(std::move(library)), programs_(load<operations_bpf>(maps, kOperations, report)) {
   if (programs_ == nullptr) return;
   for (bpf_program* program : {programs_->progs.stall, programs_->progs.error}) {
     attach(program, rare_, report);
@@ -41,12 +40,14 @@ bool Operations::attach(bpf_program* program, std::vector<Link>& links, Report& 
       bpf_program__attach_usdt(program, -1, library_.c_str(), "shoal", name.c_str(), nullptr));
   if (link == nullptr) {
     const int code = errno;
-    report.refused("shoal:" + name, kWhat, code,
-                   code == ENOENT
-                       ? library_ +
-                             " has no such probe: build shoal with <sys/sdt.h> "
-                             "(systemtap-sdt-dev), and name the library the ranks have loaded"
-                       : last_warning());
+    const bool no_file = access(library_.c_str(), R_OK) != 0;
+    const std::string no_probe = library_ +
+                                 " has no such probe: it was built without <sys/sdt.h> "
+                                 "(systemtap-sdt-dev), or is another library";
+    report.refused("shoal:" + name, kOperations, code,
+                   no_file          ? library_ + " cannot be read"
+                   : code == ENOENT ? no_probe
+                                    : take_warning());
     return false;
   }
   report.attached("shoal:" + name);

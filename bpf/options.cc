@@ -19,13 +19,18 @@ constexpr char kHelp[] =
   --seconds N         end after this time (0: do not)
   --ring-bytes N      size of the buffer for single events, a power of two, at least a page (262144)
 
-Always on: states and times of threads, page faults, signals, TCP segments sent again. More sources:
+Always on: states and times of threads, page faults, signals, TCP segments sent again. They cost each switch of
+threads on this machine 0.3 us (one of a watched thread 1 us), each wake-up 0.3 us, each page fault in user mode
+0.1 us. The tracer itself uses 0.4 % of a core with 8 ranks. More sources:
 
-  --syscalls          system calls: the present one, and count and time of each
-  --operations LIB    operations of shoal, by the probes of the libshoal.so that the ranks have loaded
+  --syscalls          system calls: the present one, and count and time of each. Costs every system call of this
+                      machine 0.25 us
+  --operations LIB    operations of shoal, by the probes of the libshoal.so that the ranks have loaded. Costs each
+                      operation two hits of 0.5 us; above 1 % of a core the probes are taken off for most of the time
   --no-sampling       do not take these probes off, however often they are hit
-  --bytes             bytes by pairs of addresses, on all interfaces the ranks have
-  --ucx LIB           tagged messages of programs that use UCX, by probes on the libucp.so they have loaded
+  --bytes             bytes by pairs of addresses, on all interfaces the ranks have. Costs each packet 0.3 us
+  --ucx LIB           tagged messages of programs that use UCX, by probes on the libucp.so they have loaded. Costs
+                      each message 0.5 us, where the function begins with endbr64 12 us or more
 
 Standard input: a line `pid PID` adds a process; `quit`, or the end of the input, ends the tracer. So do SIGTERM
 and the death of its parent. Exit status: 0 ended as told; 2 wrong use; 3 nothing could be attached (the first line

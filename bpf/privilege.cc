@@ -5,9 +5,10 @@
 #include <sys/syscall.h>
 #include <unistd.h>
 
+#include <algorithm>
+#include <cctype>
 #include <cerrno>
 #include <filesystem>
-#include <vector>
 
 namespace shoal::tracer {
 namespace {
@@ -16,7 +17,42 @@ bool holds(unsigned capability) {
   __user_cap_header_struct header{_LINUX_CAPABILITY_VERSION_3, 0};
   __user_cap_data_struct data[2] = {};
   if (syscall(SYS_capget, &header, data) != 0) return false;
-  return (data[capability / 32].effective >> (capability % 32)) & 1;
+  return ((data[capability / 32].effective >> (capability % 32)) & 1) != 0;
+}
+
+const char* name_of(unsigned capability) {
+  switch (capability) {
+    case CAP_BPF:
+      return "CAP_BPF";
+    case CAP_PERFMON:
+      return "CAP_PERFMON";
+    case CAP_NET_ADMIN:
+      return "CAP_NET_ADMIN";
+    case CAP_SYS_PTRACE:
+      return "CAP_SYS_PTRACE";
+    default:
+      return "CAP_SYS_ADMIN";
+  }
+}
+
+// CAP_SYS_ADMIN has stood for these two since before they were split off.
+bool is_held(unsigned capability) {
+  const bool split_off = capability == CAP_BPF || capability == CAP_PERFMON;
+  return holds(capability) || (split_off && holds(CAP_SYS_ADMIN));
+}
+
+std::string joined(const std::vector<unsigned>& capabilities, const char* separator) {
+  std::string text;
+  for (const unsigned capability : capabilities) {
+    if (!text.empty()) text += separator;
+    text += name_of(capability);
+  }
+  return text;
+}
+
+std::string lower(std::string text) {
+  std::ranges::transform(text, text.begin(), [](unsigned char c) { return std::tolower(c); });
+  return text;
 }
 
 std::string own_path() {
@@ -25,36 +61,37 @@ std::string own_path() {
   return error ? "shoal-tracer" : path.string();
 }
 
-// "CAP_BPF and CAP_PERFMON"; CAP_SYS_ADMIN stands for both.
-std::string lacking() {
-  std::string text;
-  if (holds(CAP_SYS_ADMIN)) return text;
-  if (!holds(CAP_BPF)) text = "CAP_BPF";
-  if (!holds(CAP_PERFMON)) text += text.empty() ? "CAP_PERFMON" : " and CAP_PERFMON";
-  return text;
+Remedy remedy_for_refusal(const std::vector<unsigned>& capabilities) {
+  std::vector<unsigned> lacking;
+  std::ranges::remove_copy_if(capabilities, std::back_inserter(lacking), is_held);
+  if (lacking.empty()) {
+    return {"",
+            "all capabilities for it are held: a container's seccomp rules or kernel.lockdown may "
+            "forbid bpf; run it "
+            "on the host"};
+  }
+  return {joined(lacking, " and ") + (lacking.size() == 1 ? " is not held" : " are not held"),
+          "run as root, or setcap " + lower(joined(capabilities, ",")) + "+ep " + own_path()};
 }
 
 }  // namespace
 
-Remedy remedy_for(int code) {
-  if (code == EPERM || code == EACCES) {
-    if (const std::string text = lacking(); !text.empty()) {
-      return {text + (text.find(' ') == text.npos ? " is not held" : " are not held"),
-              "run as root, or setcap cap_bpf,cap_perfmon+ep " + own_path()};
-    }
-    return {"",
-            "run as root in the host's user namespace; a container needs --privileged or its own "
-            "seccomp rule for bpf"};
+Remedy remedy_for(int code, const std::vector<unsigned>& capabilities) {
+  if (!in_first_pid_namespace()) {
+    return {"process ids mean other processes here than in the kernel (a pid namespace)",
+            "run it in the host's, e.g. docker run --pid=host"};
   }
-  if (code == ENOSYS)
-    return {"this kernel has no bpf system call", "use a kernel with CONFIG_BPF_SYSCALL"};
-  return {"", "shoal trace goes on without; see bpf/README.md for the kernels it was tried on"};
+  if (code == EPERM || code == EACCES) return remedy_for_refusal(capabilities);
+  if (code == ENOENT) return {"", "name the file that the ranks have loaded: see /proc/PID/maps"};
+  if (access("/sys/kernel/btf/vmlinux", R_OK) != 0) {
+    return {"/sys/kernel/btf/vmlinux cannot be read: the kernel does not say what its types are",
+            "use a kernel with CONFIG_DEBUG_INFO_BTF (5.8 or later)"};
+  }
+  return {"", "see bpf/README.md for the kernels it was tried on"};
 }
 
-bool kernel_has_btf() { return access("/sys/kernel/btf/vmlinux", R_OK) == 0; }
-
 bool in_first_pid_namespace() {
-  constexpr ino_t kFirst = 0xEFFFFFFC;  // PROC_PID_INIT_INO, part of the ABI
+  constexpr ino_t kFirst = 0xEFFFFFFC;  // PROC_PID_INIT_INO, the same on every Linux
   struct stat status{};
   return stat("/proc/self/ns/pid", &status) != 0 || status.st_ino == kFirst;
 }

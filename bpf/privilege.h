@@ -2,23 +2,21 @@
 #pragma once
 
 #include <string>
+#include <vector>
 
 namespace shoal::tracer {
 
 struct Remedy {
-  std::string why;  // empty: not a matter of privilege
+  std::string why;  // empty: the kernel's own words say it best
   std::string action;
 };
 
-/// For an errno of bpf(2) or perf_event_open(2).
-Remedy remedy_for(int code);
+/// For an errno of bpf(2), perf_event_open(2) or setns(2) in something that takes these
+/// capabilities.
+Remedy remedy_for(int code, const std::vector<unsigned>& capabilities);
 
-/// Whether the kernel describes its types (/sys/kernel/btf/vmlinux), without which no program here
-/// loads.
-bool kernel_has_btf();
-
-/// Process ids that programs see are those of the first pid namespace: in another one they would
-/// mean others.
+/// Process ids that programs see are those of the first pid namespace: elsewhere ours would mean
+/// others.
 bool in_first_pid_namespace();
 
 }  // namespace shoal::tracer

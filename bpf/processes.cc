@@ -45,4 +45,17 @@ ThreadStatus status_of(int pid, int tid) {
   return status;
 }
 
+// "[<0>] futex_wait+0x5e/0xb0"
+std::vector<std::string> stack_of(int pid, int tid) {
+  std::ifstream file("/proc/" + std::to_string(pid) + "/task/" + std::to_string(tid) + "/stack");
+  std::vector<std::string> names;
+  for (std::string line; std::getline(file, line);) {
+    const size_t start = line.find("] ");
+    const size_t end = line.find('+');
+    if (start == std::string::npos || end == std::string::npos) continue;
+    names.push_back(line.substr(start + 2, end - start - 2));
+  }
+  return names;
+}
+
 }  // namespace shoal::tracer

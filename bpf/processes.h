@@ -17,4 +17,8 @@ struct ThreadStatus {
 };
 ThreadStatus status_of(int pid, int tid);
 
+/// The kernel's functions that a sleeping thread is in, innermost first. Needs CAP_SYS_ADMIN; else
+/// empty.
+std::vector<std::string> stack_of(int pid, int tid);
+
 }  // namespace shoal::tracer

@@ -15,13 +15,13 @@ struct {
 } cores SEC(".maps");
 
 static __always_inline u32 state_of(struct task_struct *task) {
-  if (bpf_core_field_exists(task->__state)) return BPF_CORE_READ(task, __state);
-  return (u32)BPF_CORE_READ((struct task_struct___old *)task, state);
+  if (bpf_core_field_exists(task->__state)) return task->__state;
+  return (u32)((struct task_struct___old *)task)->state;
 }
 
 static __always_inline u32 core_of(struct task_struct *task) {
-  if (bpf_core_field_exists(task->thread_info.cpu)) return BPF_CORE_READ(task, thread_info.cpu);
-  return BPF_CORE_READ((struct task_struct___old *)task, cpu);
+  if (bpf_core_field_exists(task->thread_info.cpu)) return task->thread_info.cpu;
+  return ((struct task_struct___old *)task)->cpu;
 }
 
 /* The state is read from the task and not taken from the event's arguments, where kernels
@@ -132,6 +132,15 @@ static __always_inline void charge_waiters(struct core *core, u32 core_id, u64 n
   }
 }
 
+/* Walking the stack takes 1 us: not at each of 10,000 sleeps a second. Of a sleep that lasts, /proc
+ * has it, too. */
+static __always_inline void keep_stack(void *context, struct thread_record *thread, u64 now) {
+  if (now - thread->stack_ns < kStackEveryNs) return;
+  thread->stack_ns = now;
+  const long bytes = bpf_get_stack(context, thread->stack, sizeof thread->stack, 0);
+  thread->stack_depth = bytes > 0 ? (u32)bytes / sizeof thread->stack[0] : 0;
+}
+
 static __always_inline void leave(void *context, struct task_struct *prev, u32 tid, bool preempted,
                                   u32 core_id, u64 now) {
   struct thread_record *thread = find(tid);
@@ -141,13 +150,12 @@ static __always_inline void leave(void *context, struct task_struct *prev, u32 t
   change(thread, kOnCpu, is, now);
   ++thread->switches;
   thread->core = core_id;
-  thread->priority = BPF_CORE_READ(prev, prio);
+  thread->priority = prev->prio;
   bpf_core_read(thread->name, kNameBytes, &prev->comm);
   if (is == kWaiting) {
     begin_wait(thread, core_id, now);
   } else if (is != kDead) {
-    const long bytes = bpf_get_stack(context, thread->stack, sizeof thread->stack, 0);
-    thread->stack_depth = bytes > 0 ? (u32)bytes / sizeof thread->stack[0] : 0;
+    keep_stack(context, thread, now);
   }
   thread->done = thread->begun;
 }
@@ -165,14 +173,14 @@ SEC("tp_btf/sched_switch")
 int BPF_PROG(on_switch, bool preempted, struct task_struct *prev, struct task_struct *next) {
   const u64 now = bpf_ktime_get_ns();
   const u32 core_id = bpf_get_smp_processor_id();
-  const u32 prev_tid = BPF_CORE_READ(prev, pid);
-  const u32 next_tid = BPF_CORE_READ(next, pid);
+  const u32 prev_tid = prev->pid;
+  const u32 next_tid = next->pid;
   struct core *core = bpf_map_lookup_elem(&cores, &core_id);
   if (core) {
     if (core->since_ns) charge_waiters(core, core_id, now);
     core->since_ns = now;
     core->tid = next_tid;
-    core->pid = BPF_CORE_READ(next, tgid);
+    core->pid = next->tgid;
   }
   leave(ctx, prev, prev_tid, preempted, core_id, now);
   enter(next_tid, core_id, now);
@@ -182,7 +190,7 @@ int BPF_PROG(on_switch, bool preempted, struct task_struct *prev, struct task_st
 /* Under the lock of the target's run queue, but not always in the waker's context: who woke is
  * on_waking's. */
 static __always_inline int awake(struct task_struct *task) {
-  struct thread_record *thread = find(BPF_CORE_READ(task, pid));
+  struct thread_record *thread = find(task->pid);
   if (!thread || thread->activity == kOnCpu || thread->activity == kWaiting) return 0;
   const u64 now = bpf_ktime_get_ns();
   ++thread->begun;
@@ -200,7 +208,7 @@ int BPF_PROG(on_wakeup_new, struct task_struct *task) { return awake(task); }
 
 SEC("tp_btf/sched_waking")
 int BPF_PROG(on_waking, struct task_struct *task) {
-  struct thread_record *thread = find(BPF_CORE_READ(task, pid));
+  struct thread_record *thread = find(task->pid);
   if (!thread) return 0;
   thread->waker_tid = (u32)bpf_get_current_pid_tgid();
   bpf_get_current_comm(thread->waker_name, kNameBytes);
@@ -209,7 +217,7 @@ int BPF_PROG(on_waking, struct task_struct *task) {
 
 SEC("tp_btf/sched_migrate_task")
 int BPF_PROG(on_migrate, struct task_struct *task, int destination) {
-  struct thread_record *thread = find(BPF_CORE_READ(task, pid));
+  struct thread_record *thread = find(task->pid);
   if (!thread || thread->activity != kWaiting) return 0;
   begin_wait(thread, (u32)destination, bpf_ktime_get_ns());
   return 0;
@@ -221,9 +229,9 @@ const volatile __u64 zeros[sizeof(struct thread_record) / sizeof(__u64)] = {};
 /* A new thread of a watched process. A new process is not watched: it is no rank. */
 SEC("tp_btf/sched_process_fork")
 int BPF_PROG(on_fork, struct task_struct *parent, struct task_struct *child) {
-  const u32 pid = BPF_CORE_READ(child, tgid);
+  const u32 pid = child->tgid;
   if (!is_watched(pid)) return 0;
-  const u32 tid = BPF_CORE_READ(child, pid);
+  const u32 tid = child->pid;
   if (bpf_map_update_elem(&threads, &tid, (const void *)zeros, BPF_ANY)) {
     count_drop();
     return 0;
@@ -232,7 +240,7 @@ int BPF_PROG(on_fork, struct task_struct *parent, struct task_struct *child) {
   if (!thread) return 0;
   thread->pid = pid;
   thread->tid = tid;
-  thread->priority = BPF_CORE_READ(child, prio);
+  thread->priority = child->prio;
   bpf_core_read(thread->name, kNameBytes, &child->comm);
   thread->since_ns = bpf_ktime_get_ns();
   thread->activity = kSleeping; /* until on_wakeup_new */

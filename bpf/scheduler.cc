@@ -63,10 +63,7 @@ bool read_steady(int map, uint32_t tid, thread_record& thread) {
 }  // namespace
 
 Scheduler::Scheduler(const SharedMaps& maps, Report& report)
-    : maps_(maps),
-      programs_(maps, "threads: time on a core, waiting, asleep; who was in the way; who woke",
-                report),
-      faults_(maps, "page faults of each thread", report) {}
+    : maps_(maps), programs_(maps, kThreads, report), faults_(maps, kFaults, report) {}
 
 // Called with the programs attached: from the moment of the insertion on nothing is missed, so what
 // /proc says afterwards holds until the first event.
@@ -100,7 +97,10 @@ void Scheduler::sample(Json& line, uint64_t now_ns) {
   for (const thread_record& thread : threads) {
     Json described = describe(thread, now_ns);
     // Said once more, as dead, and then forgotten.
-    if (described["state"] == "X") bpf_map_delete_elem(maps_.threads(), &thread.tid);
+    if (described["state"] == "X") {
+      bpf_map_delete_elem(maps_.threads(), &thread.tid);
+      sleeps_.erase(thread.tid);
+    }
     list.push_back(std::move(described));
   }
   line["threads"] = std::move(list);
@@ -136,7 +136,7 @@ Json Scheduler::describe(thread_record thread, uint64_t now_ns) {
 }
 
 // The way into the scheduler is the same for all: the stack begins with who called schedule().
-Json Scheduler::stack_of(const thread_record& thread) {
+Json Scheduler::kept_stack_of(const thread_record& thread) {
   std::vector<std::string_view> names;
   for (uint32_t i = 0; i < std::min<uint32_t>(thread.stack_depth, kStackDepth); ++i) {
     const std::string_view name = symbols_.name(thread.stack[i]);
@@ -147,6 +147,24 @@ Json Scheduler::stack_of(const thread_record& thread) {
     }
   }
   return names;
+}
+
+// A sleep is asked about once. It may end at that moment: then the stack is of the next one, or
+// empty.
+Json Scheduler::asked_stack_of(const thread_record& thread) {
+  const auto [known, fresh] = sleeps_.try_emplace(thread.tid);
+  if (fresh || known->second.since_ns != thread.since_ns) {
+    const int pid = static_cast<int>(thread.pid);
+    known->second = {thread.since_ns, tracer::stack_of(pid, static_cast<int>(thread.tid))};
+  }
+  return known->second.stack;
+}
+
+Json Scheduler::stack_of(const thread_record& thread) {
+  const bool asleep = thread.activity == kSleeping || thread.activity == kUninterruptible ||
+                      thread.activity == kStopped;
+  const bool kept = thread.stack_ns != 0 && (!asleep || thread.stack_ns == thread.since_ns);
+  return kept ? kept_stack_of(thread) : asleep ? asked_stack_of(thread) : Json::array();
 }
 
 // Whoever has the core at this moment while the thread waits for it is charged at the next switch

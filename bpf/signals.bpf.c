@@ -13,7 +13,7 @@ static __always_inline int code_of(const struct kernel_siginfo *info) {
 SEC("tp_btf/signal_generate")
 int BPF_PROG(on_signal, int signal, struct kernel_siginfo *info, struct task_struct *task,
              int group, int result) {
-  const u32 pid = BPF_CORE_READ(task, tgid);
+  const u32 pid = task->tgid;
   if (!is_watched(pid)) return 0;
   struct signal_event *event = bpf_ringbuf_reserve(&events, sizeof *event, 0);
   if (!event) {
@@ -23,7 +23,7 @@ int BPF_PROG(on_signal, int signal, struct kernel_siginfo *info, struct task_str
   const u64 sender = bpf_get_current_pid_tgid();
   event->head.kind = kSignalEvent;
   event->head.pid = pid;
-  event->head.tid = BPF_CORE_READ(task, pid);
+  event->head.tid = task->pid;
   event->head.pad = 0;
   event->head.time_ns = bpf_ktime_get_ns();
   event->signal = signal;

@@ -8,8 +8,7 @@ namespace shoal::tracer {
 
 class Signals {
  public:
-  Signals(const SharedMaps& maps, Report& report)
-      : programs_(maps, "signals and their senders", report) {}
+  Signals(const SharedMaps& maps, Report& report) : programs_(maps, kSignals, report) {}
 
  private:
   Attached<signals_bpf> programs_;

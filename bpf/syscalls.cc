@@ -33,8 +33,7 @@ Json call_of_proc(uint32_t pid, uint32_t tid, uint64_t since_ns) {
 }  // namespace
 
 Syscalls::Syscalls(const SharedMaps& maps, Report& report)
-    : maps_(maps),
-      programs_(maps, "system calls, the present one and how long each took", report) {}
+    : maps_(maps), programs_(maps, kCalls, report) {}
 
 void Syscalls::added(int pid) { watched_since_[pid] = now_ns(); }
 

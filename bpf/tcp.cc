@@ -4,8 +4,7 @@
 
 namespace shoal::tracer {
 
-Tcp::Tcp(const SharedMaps& maps, Report& report)
-    : programs_(maps, "TCP segments sent again, by connection", report) {}
+Tcp::Tcp(const SharedMaps& maps, Report& report) : programs_(maps, kLinks, report) {}
 
 void Tcp::sample(Json& line, uint64_t /*now_ns*/) {
   Json links = Json::array();

@@ -45,6 +45,8 @@ class Tracer {
 
   static int on_event(void* self, void* data, size_t bytes);
   void watch(int pid);
+  void look_at_syscalls(bool on);
+  bool obey(const std::string& line);
   void sample();
   bool read_input();
   void prepare_to_wait();
@@ -59,6 +61,7 @@ class Tracer {
   Output output_;
   Signals signals_;
   std::vector<std::unique_ptr<Source>> sources_;  // in the order of a sample's fields
+  std::unique_ptr<Syscalls> syscalls_;            // adds to what the first of them has put there
   Ring ring_;
   Fd epoll_, timer_, end_;
   std::string input_;
@@ -73,7 +76,7 @@ Tracer::Tracer(const Options& options, const SharedMaps& maps, Report& report)
       output_(STDOUT_FILENO),
       signals_(maps, report) {
   sources_.push_back(std::make_unique<Scheduler>(maps, report));
-  if (options.syscalls) sources_.push_back(std::make_unique<Syscalls>(maps, report));
+  if (options.syscalls) look_at_syscalls(true);
   sources_.push_back(std::make_unique<Tcp>(maps, report));
   if (options.bytes) sources_.push_back(std::make_unique<Traffic>(maps, report));
   if (!options.operations.empty()) {
@@ -82,7 +85,7 @@ Tracer::Tracer(const Options& options, const SharedMaps& maps, Report& report)
   }
   if (!options.ucx.empty()) sources_.push_back(std::make_unique<Ucx>(maps, options.ucx, report));
   ring_.reset(ring_buffer__new(maps.events(), on_event, this, nullptr));
-  if (ring_ == nullptr) report.refused("events", "single events", errno, last_warning());
+  if (ring_ == nullptr) report.refused("events", kSignals, errno, take_warning());
 }
 
 int Tracer::on_event(void* self, void* data, size_t /*bytes*/) {
@@ -101,16 +104,43 @@ void Tracer::watch(int pid) {
   const uint32_t present = 1;
   bpf_map_update_elem(maps_.watched(), &key, &present, BPF_ANY);
   for (const auto& source : sources_) source->added(pid);
+  if (syscalls_ != nullptr) syscalls_->added(pid);
+}
+
+// They cost every system call of the watched processes: `shoal trace` asks for them when it has a
+// reason to, and no longer than that.
+void Tracer::look_at_syscalls(bool on) {
+  if (on == (syscalls_ != nullptr)) return;
+  syscalls_ = on ? std::make_unique<Syscalls>(maps_, report_) : nullptr;
+  for (const int pid : pids_) {
+    if (syscalls_ != nullptr) syscalls_->added(pid);
+  }
 }
 
 void Tracer::sample() {
   const uint64_t now = now_ns();
   Json line = {{"type", "sample"}, {"t_ns", now}};
   for (const auto& source : sources_) source->sample(line, now);
+  if (syscalls_ != nullptr) syscalls_->sample(line, now);
   line["drops"] = maps_.drops() + output_.dropped();
   line["sampling"] = line.value("operations_sampled", 1.0);  // all else is counted all the time
   line["own_cpu_ns"] = read_clock(CLOCK_PROCESS_CPUTIME_ID);
   output_.line(line);
+}
+
+// False: told to end.
+bool Tracer::obey(const std::string& line) {
+  int pid = 0;
+  if (line == "quit") return false;
+  if (std::sscanf(line.c_str(), "pid %d", &pid) == 1 && pid > 0) {
+    watch(pid);
+  } else if (line == "syscalls on" || line == "syscalls off") {
+    look_at_syscalls(line == "syscalls on");
+  } else {
+    std::fprintf(stderr, "shoal-tracer: \"%s\" is none of pid PID, syscalls on|off, quit\n",
+                 line.c_str());
+  }
+  return true;
 }
 
 // False: told to end.
@@ -121,14 +151,7 @@ bool Tracer::read_input() {
   if (count == 0) return false;
   input_.append(bytes, static_cast<size_t>(count));
   for (size_t end; (end = input_.find('\n')) != std::string::npos; input_.erase(0, end + 1)) {
-    const std::string line = input_.substr(0, end);
-    int pid = 0;
-    if (line == "quit") return false;
-    if (std::sscanf(line.c_str(), "pid %d", &pid) == 1 && pid > 0) {
-      watch(pid);
-    } else {
-      std::fprintf(stderr, "shoal-tracer: \"%s\" is neither `pid PID` nor `quit`\n", line.c_str());
-    }
+    if (!obey(input_.substr(0, end))) return false;
   }
   return true;
 }
@@ -210,20 +233,22 @@ void Tracer::run() {
   output_.finish(kLastWordsMs);
 }
 
-Json nothing(const Report& report) {
-  Json hello = report.hello();
-  if (!kernel_has_btf()) {
-    hello["missing"].push_back({{"what", "everything that the kernel counts"},
-                                {"why", "/sys/kernel/btf/vmlinux cannot be read"},
-                                {"do", "use a kernel with CONFIG_DEBUG_INFO_BTF"}});
-  }
-  return hello;
+// Without maps there is nothing; what was asked for is said one by one.
+void refuse_all(const Options& options, const Refused& error, Report& report) {
+  std::vector<const Subject*> subjects = {&kThreads, &kFaults, &kSignals, &kLinks};
+  if (options.syscalls) subjects.push_back(&kCalls);
+  if (options.bytes) subjects.push_back(&kBytes);
+  if (!options.operations.empty()) subjects.push_back(&kOperations);
+  if (!options.ucx.empty()) subjects.push_back(&kMessages);
+  for (const Subject* subject : subjects)
+    report.refused("maps", *subject, error.code(), error.what());
 }
 
 int trace(const Options& options) {
   keep_warnings();
   Report report;
   try {
+    if (!in_first_pid_namespace()) throw Refused("not tried", EPERM);
     const SharedMaps maps(options.ring_bytes);
     Tracer tracer(options, maps, report);
     if (!report.nothing_attached()) {
@@ -231,10 +256,10 @@ int trace(const Options& options) {
       return 0;
     }
   } catch (const Refused& error) {
-    report.refused("maps", "everything that the kernel counts", error.code(), error.what());
+    refuse_all(options, error, report);
   }
   Output output(STDOUT_FILENO);
-  output.line(nothing(report));
+  output.line(report.hello());
   output.finish(kLastWordsMs);
   return kNothingAttached;
 }

@@ -20,6 +20,7 @@ enum {
   kPreemptors = 8,  /* heaviest others remembered for each thread */
   kWaitersOfACore =
       8, /* watched threads that can wait for one core and still be charged to somebody */
+  kStackEveryNs = 10000000,
   kMaxThreads = 4096,
   kMaxCores = 1024,
   kMaxLinks = 1024,
@@ -68,6 +69,7 @@ struct thread_record {
   uint64_t queued_ns; /* kWaiting: since when for this core */
   uint64_t spent_ns[kActivities];
   uint64_t switches;
+  uint64_t stack_ns; /* the sleep that `stack` is of: its since_ns */
   uint32_t core;
   int32_t priority;
   char name[kNameBytes];
@@ -85,7 +87,7 @@ struct thread_record {
   uint32_t call;
   uint32_t call_events; /* 0: none yet, so that only /proc knows */
 };
-static_assert(sizeof(struct thread_record) == 560, "shared with the kernel's side");
+static_assert(sizeof(struct thread_record) == 568, "shared with the kernel's side");
 
 /* One core: who runs, since when, and which watched threads wait for it (0: none). */
 struct core {

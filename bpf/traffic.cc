@@ -15,8 +15,6 @@
 namespace shoal::tracer {
 namespace {
 
-constexpr char kWhat[] = "bytes by pairs of addresses";
-
 // What libbpf 1.1 does not know: BPF_LINK_CREATE for tcx (Linux 6.6), of which the kernel takes the
 // first 40 bytes.
 struct TcxLink {
@@ -73,7 +71,7 @@ bpf_tc_hook hook_of(int interface, bpf_tc_attach_point point) {
 }  // namespace
 
 Traffic::Traffic(const SharedMaps& maps, Report& report)
-    : report_(report), programs_(load<traffic_bpf>(maps, kWhat, report)) {}
+    : report_(report), programs_(load<traffic_bpf>(maps, kBytes, report)) {}
 
 Traffic::~Traffic() {
   for (const auto& [inode, place] : namespaces_) {
@@ -97,7 +95,7 @@ void Traffic::added(int pid) {
   Fd netns(::open(("/proc/" + std::to_string(pid) + "/ns/net").c_str(), O_RDONLY | O_CLOEXEC));
   struct stat status{};
   if (!netns.valid() || fstat(netns.get(), &status) != 0) {
-    report_.refused("bytes", kWhat, errno,
+    report_.refused("bytes", kBytes, errno,
                     "no network namespace of process " + std::to_string(pid));
     return;
   }
@@ -105,7 +103,7 @@ void Traffic::added(int pid) {
   if (!fresh) return;
   place->second.fd = std::move(netns);
   const int code = do_inside(place->second.fd.get(), [&] { attach_in(place->second); });
-  if (code != 0) report_.refused("bytes", kWhat, code, "setns to the network namespace of a rank");
+  if (code != 0) report_.refused("bytes", kBytes, code, "setns to the network namespace of a rank");
 }
 
 void Traffic::attach_in(Namespace& place) {
@@ -124,7 +122,7 @@ void Traffic::attach(Namespace& place, int interface, bool outgoing) {
   } else if (errno == EINVAL) {
     attach_filter(place, interface, outgoing);
   } else {
-    report_.refused("bytes", kWhat, errno, "");
+    report_.refused("bytes", kBytes, errno, "");
   }
 }
 
@@ -137,7 +135,7 @@ void Traffic::attach_filter(Namespace& place, int interface, bool outgoing) {
   LIBBPF_OPTS(bpf_tc_opts, options, .prog_fd = bpf_program__fd(program));
   const int code = made != 0 && made != -EEXIST ? made : bpf_tc_attach(&hook, &options);
   if (code != 0) {
-    report_.refused("bytes", kWhat, -code, last_warning());
+    report_.refused("bytes", kBytes, -code, take_warning());
     return;
   }
   report_.attached("bytes", "attached (clsact)");

@@ -3,17 +3,17 @@
 namespace shoal::tracer {
 
 Ucx::Ucx(const SharedMaps& maps, const std::string& library, Report& report) {
-  const std::string what = "messages of programs that use UCX";
-  programs_ = load<ucx_bpf>(maps, what, report);
+  programs_ = load<ucx_bpf>(maps, kMessages, report);
   if (programs_ == nullptr) return;
   for (bpf_program* program :
        {programs_->progs.ucp_tag_send_nbx, programs_->progs.ucp_tag_recv_nbx}) {
     // The program has the name of the function.
     const char* name = bpf_program__name(program);
+    take_warning();
     LIBBPF_OPTS(bpf_uprobe_opts, options, .func_name = name);
     Link link(bpf_program__attach_uprobe_opts(program, -1, library.c_str(), 0, &options));
     if (link == nullptr) {
-      report.refused(name, what, errno, last_warning());
+      report.refused(name, kMessages, errno, take_warning());
       continue;
     }
     report.attached(name);

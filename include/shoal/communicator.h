@@ -62,7 +62,7 @@ struct Options {
   /// Between nodes: "tcp", "ucx", or "auto" (UCX where all nodes have RDMA devices and a UCX with
   /// verbs, else TCP); "": SHOAL_NETWORK, else "auto".
   std::string network;
-  std::string ucx_directory;  ///< where to look for libucp first; "": the usual places
+  std::string ucx_directory;  ///< where the wheel libucx-cu13 has its libraries, if known
   /// What `shoal tune` has measured. Of rank 0 only, which tells the others; not read in one node.
   /// "": SHOAL_TUNING_FILE, else ~/.config/shoal/tuning if it exists; "none": no table.
   std::string tuning_file;

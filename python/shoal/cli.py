@@ -13,8 +13,6 @@ from typing import Any
 from shoal import _core, pages
 from shoal._ucx import ucx_directory
 from shoal.launch import run
-from shoal.trace import cli as trace
-from shoal.trace import top
 from shoal.tune import cli as tune
 
 
@@ -142,13 +140,20 @@ def _parser(arguments: list[str]) -> argparse.ArgumentParser:
     command.add_argument("--json", action="store_true")
     command.set_defaults(main=_ps)
 
+    # Imported only where they are asked for: it takes as long as all the rest.
     command = commands.add_parser("top", help="the same with rates and lateness, live")
-    top.add_arguments(command)
-    command.set_defaults(main=top.main)
+    if "top" in arguments[:1]:
+        from shoal.trace import top
+
+        top.add_arguments(command)
+        command.set_defaults(main=top.main)
 
     command = commands.add_parser("trace", help="who makes a running job late, and why")
-    trace.add_arguments(command)
-    command.set_defaults(main=trace.main)
+    if "trace" in arguments[:1]:
+        from shoal.trace import cli as trace
+
+        trace.add_arguments(command)
+        command.set_defaults(main=trace.main)
 
     command = commands.add_parser("info", help="what was built in and what this machine offers")
     command.add_argument("--json", action="store_true")
@@ -170,7 +175,7 @@ def _parser(arguments: list[str]) -> argparse.ArgumentParser:
     command.set_defaults(main=tune.main)
 
     command = commands.add_parser("bench", help="time shoal beside other libraries")
-    if "bench" in arguments[:1]:  # importing the suite takes longer than starting two ranks
+    if "bench" in arguments[:1]:
         from shoal.bench import cli as bench
 
         bench.add_arguments(command)

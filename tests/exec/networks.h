@@ -9,6 +9,7 @@
 #include "transport/sim/sim_transport.h"
 #include "transport/tcp/tcp_transport.h"
 #include "transport/ucx/loader.h"
+#include "transport/ucx_member.h"
 
 namespace shoal::exec {
 
@@ -54,10 +55,7 @@ inline Members tcp_network(int ranks) {
 
 inline Members ucx_network(int ranks) {
   return connected(ranks, [&](int self) {
-    transport::ucx::UcxOptions options;
-    options.self = self;
-    options.peers = ranks;
-    return transport::ucx::make_ucx(options);
+    return transport::ucx::make_ucx(transport::ucx_member(self, ranks));
   });
 }
 

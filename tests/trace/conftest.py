@@ -31,7 +31,7 @@ wrong, loops, end = 0, 0, time.monotonic() + {LIMIT_S}
 while True:
     loops += 1
     if comm.rank == 1:
-        time.sleep(0.02)
+        time.sleep(0.1)
     x[:] = (comm.rank + 1) * loops
     comm.all_reduce(x)
     wrong += not np.all(x == loops * sum(range(1, comm.size + 1)))

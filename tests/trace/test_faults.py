@@ -12,7 +12,7 @@ from collections.abc import Iterator
 import pytest
 
 from tests.trace.faults import judge, report
-from tests.trace.faults.case import play, watch_healthy
+from tests.trace.faults.case import Settings, play, watch_healthy
 from tests.trace.faults.catalog import FAULTS
 from tests.trace.faults.hosts import Hosts, can_make
 from tests.trace.faults.judge import Outcome
@@ -39,7 +39,7 @@ def test_the_tracer_names_rank_and_cause(name: str, hosts: Hosts | None) -> None
         pytest.skip(why)
     seen: list[Outcome] = []
     for seed in range(MOST_SEEDS):
-        seen.append(play(fault, seed, hosts, judge.TRACER))
+        seen.append(play(fault, seed, Settings(hosts)))
         assert seen[-1].result not in (judge.WRONG_RANK, judge.FALSE_ALARM, judge.BROKEN), seen[-1]
         if [outcome.result for outcome in seen].count(judge.RIGHT) == RIGHT_SEEDS:
             return
@@ -51,7 +51,7 @@ def test_the_tracer_names_rank_and_cause(name: str, hosts: Hosts | None) -> None
 
 def test_a_healthy_job_is_not_accused() -> None:
     for seed in range(MOST_SEEDS):
-        outcome = watch_healthy(seed, HEALTHY_S, None, judge.TRACER)
+        outcome = watch_healthy(seed, HEALTHY_S, Settings())
         if outcome.result != judge.NOISE:
             break
     else:

@@ -64,6 +64,7 @@ def test_who_has_not_posted_is_named_with_its_line() -> None:
         ({"syscall": FLOCK}, "slow_syscall"),
         ({"state": "R", "syscall": -1, "on_cpu_ns": 90 * MS, "user_ticks": 9}, "computing"),
         ({"state": "R", "syscall": -1, "waiting_ns": 80 * MS}, "preempted"),
+        ({"state": "R", "syscall": -1, "on_cpu_ns": 30 * MS}, "computing"),
         (
             {"state": "R", "syscall": -1, "on_cpu_ns": 90 * MS, "system_ticks": 9,
              "minor_faults": 20_000},
@@ -77,6 +78,13 @@ def test_who_has_not_posted_is_named_with_its_line() -> None:
 def test_what_its_thread_does_is_the_cause(thread: dict[str, object], cause: str) -> None:
     verdict = verdict_of(waiting_world(**thread))
     assert (verdict.rank, verdict.cause) == (2, cause), verdict
+
+
+def test_a_rank_that_never_gets_a_core_is_seen_although_its_wait_is_not_added_up_yet() -> None:
+    world = waiting_world(state="R", syscall=-1, on_cpu_ns=MS)
+    world.before[102] = process(102, state="R", syscall=-1)
+    verdict = verdict_of(world)
+    assert verdict.cause == "preempted" and says(verdict, "99 % of 100 ms, and ran 1 ms")
 
 
 def test_the_sender_of_a_stop_is_named_if_it_was_seen_and_missing_if_not() -> None:
@@ -133,6 +141,22 @@ def test_who_had_the_core_comes_from_the_kernel_or_else_from_proc() -> None:
     world.kernel_after = [kernel_thread(102, preempted_by=(earlier, preemptor("stress", 75)))]
     verdict = verdict_of(world)
     assert says(verdict, "stress (pid 999) 75 ms") and not says(verdict, "old")
+
+
+def test_who_never_gets_the_core_is_preempted_although_the_kernel_has_counted_no_wait() -> None:
+    world = waiting_world(state="R", syscall=-1)
+    world.before[102] = process(102, state="R", syscall=-1)
+    verdict = verdict_of(world)
+    assert (verdict.rank, verdict.cause) == (2, "preempted"), verdict
+
+
+def test_who_is_preempted_in_an_operation_that_the_others_have_done_is_named() -> None:
+    world = World(*(page(r, 5, operation(5, 1) if r == 2 else None) for r in range(4)))
+    for moment in (world.before, world.after):
+        for rank in (1, 2):  # 2 says that it waits for 1, but 1 is through
+            moment[100 + rank] = process(100 + rank, state="R", syscall=-1)
+    verdict = verdict_of(world)
+    assert (verdict.rank, verdict.cause) == (2, "preempted"), verdict
 
 
 def test_registering_memory_is_told_from_other_time_in_the_kernel() -> None:

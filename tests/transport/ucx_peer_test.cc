@@ -6,13 +6,12 @@
 #include "network_peer.h"
 #include "shoal/error.h"
 #include "transport/ucx/loader.h"
+#include "ucx_member.h"
 
 namespace shoal::transport {
 namespace {
 
-std::unique_ptr<Network> make_rank(int self) {
-  return ucx::make_ucx({.self = self, .peers = 2, .transports = {}, .registration = {}});
-}
+std::unique_ptr<Network> make_rank(int self) { return ucx::make_ucx(ucx_member(self, 2)); }
 
 INSTANTIATE_TEST_SUITE_P(Ucx, NetworkPeer, testing::Values(NetworkMember{"ucx", make_rank}),
                          network_name);
@@ -20,8 +19,8 @@ INSTANTIATE_TEST_SUITE_P(Ucx, NetworkPeer, testing::Values(NetworkMember{"ucx", 
 TEST(MissingUcx, IsAnErrorThatNamesThePackages) {
   in_new_process([] {
     try {
-      ucx::make_ucx({.self = 0, .peers = 2, .transports = {}, .registration = {}},
-                    {.directory = "/nonexistent", .module = {}});
+      ::setenv("SHOAL_UCX_DIR", "/nonexistent", 1);
+      ucx::make_ucx(ucx_member(0, 2));
       FAIL() << "it was made";
     } catch (const Error& error) {
       const std::string text = error.what();

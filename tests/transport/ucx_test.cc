@@ -1,5 +1,5 @@
 // UCX over TCP's loopback, several workers in one process. ctest runs it once for each UCX that
-// was found (SHOAL_UCX_DIR).
+// was found (SHOAL_UCX_DIR); tests/vm runs it over verbs.
 #include <cstdlib>
 #include <vector>
 
@@ -7,6 +7,7 @@
 #include "shoal/error.h"
 #include "transport/ucx/loader.h"
 #include "transport/ucx/wire_tag.h"
+#include "ucx_member.h"
 
 namespace shoal::transport {
 namespace {
@@ -14,17 +15,10 @@ namespace {
 using ucx::UcxOptions;
 using ucx::UcxTransport;
 
-UcxOptions options_for(int self, int peers) {
-  UcxOptions options;
-  options.self = self;
-  options.peers = peers;
-  return options;
-}
-
 class UcxWorld final : public Fabric {
  public:
   explicit UcxWorld(int peers) {
-    for (int r = 0; r < peers; ++r) members_.push_back(ucx::make_ucx(options_for(r, peers)));
+    for (int r = 0; r < peers; ++r) members_.push_back(ucx::make_ucx(ucx_member(r, peers)));
     for (auto& member : members_) {
       for (int r = 0; r < peers; ++r) {
         member->set_peer_address(r, members_[static_cast<std::size_t>(r)]->address());
@@ -68,12 +62,12 @@ TEST(FindUcx, SaysWhichWasFoundAndLeavesTheEnvironmentAsItWas) {
             found.transports.end());
   EXPECT_EQ(std::getenv("UCX_MEM_MMAP_HOOK_MODE"), nullptr);
   EXPECT_EQ(std::getenv("UCX_ERROR_SIGNALS"), nullptr);
-  const std::string line = ucx::make_ucx(options_for(0, 1))->describe();
+  const std::string line = ucx::make_ucx(ucx_member(0, 1))->describe();
   EXPECT_NE(line.find(found.version), std::string::npos) << line;
 }
 
 TEST(FindUcx, AnImpossibleTransportIsAnErrorThatSaysWhatWasAsked) {
-  UcxOptions options = options_for(0, 2);
+  UcxOptions options = ucx_member(0, 2);
   options.transports = "nosuchtransport";
   try {
     ucx::make_ucx(options);
@@ -93,7 +87,7 @@ TEST(UcxRegistration, MessagesInRegisteredMemoryArrive) {
   int asked = 0;
   std::vector<std::unique_ptr<UcxTransport>> members;
   for (int r = 0; r < 2; ++r) {
-    UcxOptions options = options_for(r, 2);
+    UcxOptions options = ucx_member(r, 2);
     options.registration = [&, r](const void*, std::int64_t) { return ++asked, handles[r]; };
     members.push_back(ucx::make_ucx(options));
   }

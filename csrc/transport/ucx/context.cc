@@ -1,10 +1,16 @@
 #include "transport/ucx/context.h"
 
+#include <stdio.h>
+#include <unistd.h>
+
 #include <cstdlib>
+#include <memory>
+#include <sstream>
 #include <string_view>
 #include <utility>
 
 #include "core/log.h"
+#include "transport/ucx/rdma_limits.h"
 
 namespace shoal::transport::ucx {
 namespace {
@@ -14,9 +20,14 @@ struct ConfigDeleter {
 };
 using Config = std::unique_ptr<ucp_config_t, ConfigDeleter>;
 
+struct Setting {
+  std::string_view name;
+  const char* value;
+};
+
 /// What we set where the user has not. A message is either one segment, copied, or a rendezvous,
 /// never a row of segments: UCX can neither cancel nor fail a receive whose segments stop coming.
-constexpr std::pair<const char*, const char*> kSettings[] = {
+constexpr Setting kSettings[] = {
     {"TLS", "^sm"},
     {"RNDV_THRESH", "256k"},
     {"TCP_TX_SEG_SIZE", "260k"},
@@ -26,29 +37,121 @@ constexpr std::pair<const char*, const char*> kSettings[] = {
     {"TCP_PUT_ENABLE", "n"},
 };
 
-/// The name by which this UCX's ucp_config_modify() finds a transport's setting: 1.13 looks for it
-/// without the transport's prefix, and ignores what it does not find.
-const char* name_to_modify(const char* name) {
+/// The same over verbs. Each is explained in docs/rdma.md.
+constexpr Setting kVerbsSettings[] = {
+    // Not TCP, that a job on RDMA devices does not fall back to it unnoticed. "rc" has UD with it,
+    // for connecting only.
+    {"TLS", "rc,dc,cuda,self"},
+    {"RNDV_THRESH", "8000"},       // RC's segments have 8256 bytes, with UCX's header
+    {"RNDV_SCHEME", "get_zcopy"},  // whoever receives reads: what it has cancelled is not written
+    {"RC_RETRY_COUNT", "6"},       // 7, UCX's default, is for ever to some devices (Linux's rxe)
+};
+
+/// Before 1.19 UD looks for the address of a RoCE v2 packet over IPv4 where it is not, finds that
+/// it is not ours, and drops every packet.
+constexpr Setting kUdOverIpv4 = {"UD_ETH_DGID_CHECK", "n"};
+constexpr unsigned kUdOverIpv4WorksSince = 19;
+
+/// A version that does what may_be_closed() tells of, by itself too when UD gives up a peer that
+/// does not answer: after 30 s, unless told to be patient. Keep-alive makes UD a way for messages,
+/// of which may_be_closed() cannot tell; we watch peers by other means.
+constexpr unsigned kVersionWithAssertions = 13;
+constexpr Setting kSettingsOfThatVersion[] = {{"UD_TIMEOUT", "30m"}, {"KEEPALIVE_INTERVAL", "inf"}};
+
+unsigned minor_version() {
   unsigned major = 0, minor = 0, release = 0;
   ucp_get_version(&major, &minor, &release);
-  constexpr std::string_view kPrefix = "TCP_";
-  return minor == 13 && std::string_view(name).starts_with(kPrefix) ? name + kPrefix.size() : name;
+  return minor;
 }
 
-void set(ucp_config_t* config, const char* name, const char* value) {
-  const ucs_status_t status = ucp_config_modify(config, name, value);
+/// The name by which this UCX's ucp_config_modify() finds a transport's setting: 1.13 looks for it
+/// without the transport's prefix, and ignores what it does not find. (RC_ and UD_ are what several
+/// transports share, and are part of the name.)
+std::string name_to_modify(std::string_view name) {
+  constexpr std::string_view kPrefix = "TCP_";
+  if (minor_version() == 13 && name.starts_with(kPrefix)) name.remove_prefix(kPrefix.size());
+  return std::string(name);
+}
+
+/// UCX_<name>; of what several transports share also that of one, UCX_RC_VERBS_RETRY_COUNT.
+bool set_by_user(std::string_view name) {
+  if (std::getenv(("UCX_" + std::string(name)).c_str()) != nullptr) return true;
+  const std::size_t family = name.find('_') + 1;
+  std::string begin("UCX_"), end("_");
+  begin += name.substr(0, family);
+  end += name.substr(family);
+  if (begin != "UCX_RC_" && begin != "UCX_UD_") return false;
+  for (char** entry = environ; *entry != nullptr; ++entry) {
+    const std::string_view text = *entry;
+    if (text.starts_with(begin) && text.substr(0, text.find('=')).ends_with(end)) return true;
+  }
+  return false;
+}
+
+void set(ucp_config_t* config, const std::string& name, const char* value) {
+  const ucs_status_t status = ucp_config_modify(config, name.c_str(), value);
   if (status != UCS_OK) {
-    log(LogLevel::kInfo, "ucx: this version does not take %s=%s (%s)", name, value,
+    log(LogLevel::kInfo, "ucx: this version does not take %s=%s (%s)", name.c_str(), value,
         ucs_status_string(status));
   }
 }
 
+void set_unless_by_user(ucp_config_t* config, const Setting& setting) {
+  if (!set_by_user(setting.name)) set(config, name_to_modify(setting.name), setting.value);
+}
+
+/// What the caller or the user has named; "": nothing.
+std::string named_transports(const UcxOptions& options) {
+  const char* variable = std::getenv("UCX_TLS");
+  return !options.transports.empty() ? options.transports : variable != nullptr ? variable : "";
+}
+
+/// A list of UCX_TLS that may bring RDMA devices: all but some, all, or a name of theirs.
+bool may_use_verbs(const std::string& transports) {
+  if (transports.empty() || transports.front() == '^') return true;
+  std::istringstream names(transports);
+  for (std::string name; std::getline(names, name, ',');) {
+    if (name == "all" || name == "ib" || name.starts_with("rc") || name.starts_with("ud") ||
+        name.starts_with("dc")) {
+      return true;
+    }
+  }
+  return false;
+}
+
 void apply_settings(ucp_config_t* config, const UcxOptions& options) {
-  for (const auto& [name, value] : kSettings) {
-    if (std::getenv(("UCX_" + std::string(name)).c_str()) == nullptr)
-      set(config, name_to_modify(name), value);
+  for (const Setting& setting : kSettings) set_unless_by_user(config, setting);
+  if (options.verbs && may_use_verbs(named_transports(options))) {
+    for (const Setting& setting : kVerbsSettings) set_unless_by_user(config, setting);
+    if (minor_version() < kUdOverIpv4WorksSince) set_unless_by_user(config, kUdOverIpv4);
+    if (minor_version() == kVersionWithAssertions) {
+      for (const Setting& setting : kSettingsOfThatVersion) set_unless_by_user(config, setting);
+    }
   }
   if (!options.transports.empty()) set(config, "TLS", options.transports.c_str());
+  if (!options.device.empty()) set(config, "NET_DEVICES", options.device.c_str());
+}
+
+/// What one of UCX's functions prints: no other call of the API says it.
+template <class Print>
+std::string printed(Print&& print) {
+  char* text = nullptr;
+  std::size_t bytes = 0;
+  FILE* stream = ::open_memstream(&text, &bytes);
+  if (stream == nullptr) return {};
+  print(stream);
+  ::fclose(stream);
+  const std::unique_ptr<char, decltype(&std::free)> owner(text, &std::free);
+  return {text, bytes};
+}
+
+/// UCX passes over devices that it cannot open.
+bool lacks_verbs(ucp_context_h context) {
+  const std::string found = resources(context);
+  for (const char* transport : {"rc_", "ud_", "dc_"}) {
+    if (found.find(transport) != std::string::npos) return false;
+  }
+  return !found.empty();  // else its print is not as we know it
 }
 
 }  // namespace
@@ -72,14 +175,47 @@ Context open_context(const UcxOptions& options, std::string& error) {
   // The oldest API that we are written to, not that of the headers: a newer one than the library's
   // makes UCX warn, though nothing of it is used.
   status = ucp_init_version(1, 13, &params, config.get(), &context);
+  const std::string named = named_transports(options);
   if (status != UCS_OK) {
-    error =
-        std::string("ucx: ucp_init failed: ") + ucs_status_string(status) +
-        "; transports asked for: " + (options.transports.empty() ? "default" : options.transports) +
-        "; try UCX_TLS=tcp, or UCX_LOG_LEVEL=info for the reason";
+    error = std::string("ucx: ucp_init failed: ") + ucs_status_string(status) +
+            "; transports asked for: " + (named.empty() ? "default" : named) +
+            "; try UCX_TLS=tcp, or UCX_LOG_LEVEL=info for the reason";
     return nullptr;
   }
-  return Context(context);
+  Context owned(context);
+  if (options.verbs && named.empty() && lacks_verbs(context)) {
+    error = with_limits("ucx: this node has RDMA devices, but none that UCX can open and use");
+    return nullptr;
+  }
+  return owned;
+}
+
+std::string resources(ucp_context_h context) {
+  const std::string text = printed([&](FILE* stream) { ucp_context_print_info(context, stream); });
+  std::string found;
+  std::istringstream lines(text);
+  for (std::string line; std::getline(lines, line);) {
+    const std::size_t name = line.find(" -- ");  // "# resource 1 : md 1 dev 1 flags -- tcp/eth0"
+    if (name == std::string::npos) continue;
+    if (!found.empty()) found += ' ';
+    found.append(line, name + 4, std::string::npos);
+  }
+  return found;
+}
+
+bool may_be_closed(ucp_ep_h endpoint) {
+  if (minor_version() != kVersionWithAssertions) return true;
+  // A transport that is there to connect the others only is in use until they are: "wireup{ud_..}".
+  return printed([&](FILE* stream) { ucp_ep_print_info(endpoint, stream); }).find("wireup{") ==
+         std::string::npos;
+}
+
+std::string with_limits(std::string text) {
+  const std::string limits = explain_rdma_limits();
+  if (!limits.empty()) return std::move(text) + "; limits here: " + limits;
+  return std::move(text) +
+         "; no limit of locked memory or of rdma.max is in force here: look at `ibv_devinfo` and "
+         "`rdma resource`, and at UCX's own words with UCX_LOG_LEVEL=warn";
 }
 
 }  // namespace shoal::transport::ucx

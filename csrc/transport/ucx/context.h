@@ -20,4 +20,14 @@ using Context = std::unique_ptr<std::remove_pointer_t<ucp_context_h>, ContextDel
 /// `error` says why.
 Context open_context(const UcxOptions& options, std::string& error);
 
+/// The transports and devices it works with, "rc_verbs/mlx5_0:1 ud_verbs/mlx5_0:1 self/memory".
+std::string resources(ucp_context_h context);
+
+/// Whether the endpoint may be closed by force. UCX 1.13 ends the process by an assertion (gone in
+/// 1.14, commit 9ccaf31bb6) if the peer has not answered the endpoint's first message.
+bool may_be_closed(ucp_ep_h endpoint);
+
+/// `text` with the limits that may be behind an error of UCX where RDMA devices are used.
+std::string with_limits(std::string text);
+
 }  // namespace shoal::transport::ucx

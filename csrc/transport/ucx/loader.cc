@@ -52,21 +52,30 @@ struct Candidate {
   std::string why;
 };
 
-std::string setting(const std::string& given, const char* variable) {
-  if (!given.empty()) return given;
-  const char* value = std::getenv(variable);
+std::string variable(const char* name) {
+  const char* value = std::getenv(name);
   return value != nullptr ? value : "";
 }
 
+/// Where the wheel may be: where the caller has found it, and beside our own library.
+std::vector<fs::path> wheel_directories(const UcxSearch& search) {
+  std::vector<fs::path> list;
+  if (!search.wheel_directory.empty()) list.emplace_back(search.wheel_directory);
+  for (const char* beside : {"../libucx/lib", "../../libucx/lib"}) {
+    std::error_code ignored;
+    list.push_back(fs::weakly_canonical(our_directory() / beside, ignored));
+  }
+  return list;
+}
+
 std::vector<Candidate> candidates(const UcxSearch& search) {
-  if (const std::string named = setting(search.directory, "SHOAL_UCX_DIR"); !named.empty()) {
-    return {{named, "named by SHOAL_UCX_DIR or the caller"}};
+  if (const std::string named = variable("SHOAL_UCX_DIR"); !named.empty()) {
+    return {{named, "named by SHOAL_UCX_DIR"}};
   }
   std::vector<Candidate> list;
   if (has_rdma_device()) list.push_back({{}, "the system's, for this node's RDMA devices"});
-  for (const char* beside : {"../libucx/lib", "../../libucx/lib"}) {
+  for (const fs::path& directory : wheel_directories(search)) {
     std::error_code ignored;
-    const fs::path directory = fs::weakly_canonical(our_directory() / beside, ignored);
     if (fs::exists(directory / "libucp.so.0", ignored)) {
       list.push_back({directory, "the wheel libucx-cu13"});
     }
@@ -149,9 +158,8 @@ UcxFound load(const UcxSearch& search) {
 }
 
 fs::path module_path(const UcxSearch& search) {
-  if (std::string named = setting(search.module, "SHOAL_UCX_MODULE"); !named.empty()) {
-    return named;
-  }
+  if (!search.module.empty()) return search.module;
+  if (std::string named = variable("SHOAL_UCX_MODULE"); !named.empty()) return named;
   std::error_code ignored;
   const fs::path inside = our_directory() / "shoal" / "libshoal_ucx.so";
   return fs::exists(inside, ignored) ? inside : our_directory() / "libshoal_ucx.so";
@@ -201,8 +209,10 @@ std::unique_ptr<UcxTransport> make_ucx(const UcxOptions& options, const UcxSearc
                 "ucx: a rank on another node needs UCX; " + found.reason);
   }
   const CreateFunction create = load_module(search);
-  char error[1024] = "";
-  std::unique_ptr<UcxTransport> transport(create(options, error, sizeof error));
+  UcxOptions informed = options;
+  informed.verbs = found.verbs && has_rdma_device();
+  char error[2048] = "";
+  std::unique_ptr<UcxTransport> transport(create(informed, error, sizeof error));
   if (!transport) {
     throw Error(ErrorCode::kTransport,
                 std::string(error) + " (UCX " + found.version + ", " + found.path + ")");

@@ -3,9 +3,10 @@
 ///
 /// Order of search:
 ///   1. one that this process has loaded already (an MPI, torch): a second one would not load;
-///   2. the directory named by the caller or by SHOAL_UCX_DIR;
+///   2. the directory named by SHOAL_UCX_DIR;
 ///   3. where the node has an RDMA device: the system's, which has verbs (the wheel has not);
-///   4. the wheel libucx-cu13, beside our own library: ../libucx/lib, ../../libucx/lib;
+///   4. the wheel libucx-cu13: where the caller has found it, else beside our own library, in
+///      ../libucx/lib or ../../libucx/lib;
 ///   5. the system's, by soname.
 ///
 /// Memory hooks and signal handlers of UCX stay off (UCX_MEM_MMAP_HOOK_MODE=none, 1.3 instead of
@@ -24,8 +25,9 @@
 namespace shoal::transport::ucx {
 
 struct UcxSearch {
-  std::string directory;  ///< of libucp.so.0; empty: SHOAL_UCX_DIR, else as above
-  std::string module;     ///< of libshoal_ucx.so; empty: SHOAL_UCX_MODULE, else beside our library
+  std::string wheel_directory;  ///< of the wheel's libucp.so.0, where the caller knows of one
+  std::string
+      module;  ///< path of libshoal_ucx.so; empty: SHOAL_UCX_MODULE, else beside our library
 };
 
 /// What `shoal info` prints.

@@ -87,6 +87,7 @@ class Module final : public UcxTransport {
   bool open_worker(std::string& error);
   Peer& peer_at(int peer) noexcept { return peers_[static_cast<std::size_t>(peer)]; }
   ucs_status_t connect(Peer& peer) noexcept;
+  void note_trouble(const char* what, ucs_status_t status) noexcept;
 
   Slot& take_slot(int peer, bool receives, Operation& operation) noexcept;
   void finish(Slot& slot, ucs_status_t status) noexcept;
@@ -118,6 +119,8 @@ class Module final : public UcxTransport {
   Slot* free_slots_ = nullptr;
   bool failure_noticed_ = false;
   const Operation* cancelling_ = nullptr;
+  std::string trouble_;     ///< the first
+  bool abandoned_ = false;  ///< the worker could not be destroyed and lives on, as its context must
 };
 
 Module::Module(const UcxOptions& options, Context context)
@@ -143,8 +146,10 @@ std::unique_ptr<Module> Module::open(const UcxOptions& options, std::string& err
 
 bool Module::open_worker(std::string& error) {
   const auto failed = [&](const char* what, ucs_status_t status) {
-    if (status != UCS_OK) error = std::string("ucx: ") + what + ": " + ucs_status_string(status);
-    return status != UCS_OK;
+    if (status == UCS_OK) return false;
+    error = std::string("ucx: ") + what + ": " + ucs_status_string(status);
+    if (options_.verbs) error = with_limits(std::move(error));
+    return true;
   };
   ucp_worker_params_t params{};
   params.field_mask = UCP_WORKER_PARAM_FIELD_THREAD_MODE;
@@ -163,9 +168,11 @@ bool Module::open_worker(std::string& error) {
 }
 
 Module::~Module() {
-  if (worker_ == nullptr) return;
-  flush();
-  retire();
+  if (worker_ != nullptr) {
+    flush();
+    retire();
+  }
+  if (abandoned_) static_cast<void>(context_.release());
 }
 
 void Module::set_peer_address(int peer, std::span<const std::byte> address) {
@@ -184,8 +191,18 @@ ucs_status_t Module::connect(Peer& peer) noexcept {
   params.err_mode = UCP_ERR_HANDLING_MODE_PEER;
   params.err_handler = {.cb = on_error, .arg = &peer};
   const ucs_status_t status = ucp_ep_create(worker_, &params, &peer.endpoint);
-  if (status != UCS_OK) peer.endpoint = nullptr;
+  if (status == UCS_OK) return status;
+  peer.endpoint = nullptr;
+  note_trouble("an endpoint could not be made", status);
   return status;
+}
+
+/// For describe(), which is what the error of the operation will say; once, and to the log.
+void Module::note_trouble(const char* what, ucs_status_t status) noexcept {
+  if (!trouble_.empty()) return;
+  trouble_ = std::string(what) + ": " + ucs_status_string(status);
+  if (options_.verbs) trouble_ = with_limits(std::move(trouble_));
+  log(LogLevel::kWarn, "ucx: rank %d: %s", options_.self, trouble_.c_str());
 }
 
 // --- operations ----------------------------------------------------------------------------------
@@ -328,7 +345,7 @@ void Module::on_closed(void* request, ucs_status_t, void*) noexcept { ucp_reques
 
 /// The peer's sends end with an error; messages from it are not accepted any more.
 void Module::close(Peer& peer) noexcept {
-  if (peer.endpoint == nullptr) return;
+  if (peer.endpoint == nullptr || !may_be_closed(peer.endpoint)) return;
   ucp_request_param_t param{};
   param.op_attr_mask = UCP_OP_ATTR_FIELD_FLAGS | UCP_OP_ATTR_FIELD_CALLBACK;
   param.flags = UCP_EP_CLOSE_FLAG_FORCE;
@@ -390,14 +407,18 @@ void Module::flush() noexcept {
   ucp_request_free(request);
 }
 
-/// Ends everything: without the worker nothing of ours is written or read any more.
+/// Ends everything: without the worker nothing of ours is written or read any more. With an
+/// endpoint that may not be closed neither may the worker be destroyed. It is left behind: nothing
+/// has been posted to a peer that never answered, and no more will be where nobody makes progress.
 void Module::retire() noexcept {
   for (Peer& peer : peers_) close(peer);
   const Deadline deadline = Deadline::after_ms(kFlushMs);
   for (int quiet = 0; quiet < kCancelProgress && !deadline.passed(); ++quiet) {
     if (ucp_worker_progress(worker_) != 0) quiet = 0;
   }
-  ucp_worker_destroy(std::exchange(worker_, nullptr));
+  for (const Peer& peer : peers_) abandoned_ = abandoned_ || peer.endpoint != nullptr;
+  ucp_worker_h worker = std::exchange(worker_, nullptr);
+  if (!abandoned_) ucp_worker_destroy(worker);
   for (Slot& slot : slots_) {
     if (slot.operation != nullptr) finish(slot, kRetired);
   }
@@ -414,7 +435,10 @@ Result<void*> Module::register_memory(void* base, std::int64_t bytes) noexcept {
   params.memory_type = UCS_MEMORY_TYPE_HOST;
   ucp_mem_h handle = nullptr;
   const ucs_status_t status = ucp_mem_map(context_.get(), &params, &handle);
-  if (status != UCS_OK) return Status{ErrorCode::kTransport, -1, status};
+  if (status != UCS_OK) {
+    note_trouble("memory could not be registered, and will be copied", status);
+    return Status{ErrorCode::kTransport, -1, status};
+  }
   return static_cast<void*>(handle);
 }
 
@@ -423,11 +447,8 @@ void Module::deregister_memory(void* handle) noexcept {
 }
 
 std::string Module::describe() const {
-  const char* tls = std::getenv("UCX_TLS");
-  return std::string("ucx ") + ucp_get_version_string() + ", transports " +
-         (!options_.transports.empty() ? options_.transports
-          : tls != nullptr             ? tls
-                                       : "all but shared memory") +
+  return std::string("ucx ") + ucp_get_version_string() + " over " + resources(context_.get()) +
+         (trouble_.empty() ? "" : "; " + trouble_) +
          (worker_ == nullptr ? ", retired after an operation that UCX could not end" : "");
 }
 

@@ -12,6 +12,7 @@ from shoal.trace.processes import CLOCK_TICKS, Thread, command, syscall_name
 
 THROTTLED = 0.25
 PREEMPTED = 0.5
+STARVED = 0.1  # who is ready at both moments and has run less than this had no core
 BUSY = 0.5
 REGISTERING = 0.3
 FAULTS_PER_MS = 20
@@ -89,12 +90,21 @@ def _preemptors(ev: Evidence, tid: int, cpu: int) -> str:
                      for ns, name, other in sorted(users, reverse=True)[:3])  # fmt: skip
 
 
+def _waited_ns(ev: Evidence, before: Thread, after: Thread) -> int:
+    """Ready, without a core. The kernel counts a wait when it ends: behind a real-time process it
+    may last over both moments."""
+    ran = after.on_cpu_ns - before.on_cpu_ns
+    if before.state == after.state == "R" and ran < STARVED * ev.window_ns:
+        return ev.window_ns - ran
+    return after.waiting_ns - before.waiting_ns
+
+
 def preempted(ev: Evidence, page: Page, tid: int) -> Finding | None:
     pair = ev.threads(page.pid, tid)
     if pair is None:
         return None
     before, after = pair
-    waited = after.waiting_ns - before.waiting_ns
+    waited = _waited_ns(ev, before, after)
     if waited < PREEMPTED * ev.window_ns:
         return None
     who = _preemptors(ev, tid, after.cpu)
@@ -175,6 +185,17 @@ def _faults(ev: Evidence, before: Thread, after: Thread) -> tuple[str, ...] | No
     if minor > FAULTS_PER_MS * window_ms and in_kernel:
         return (f"{minor} page faults in {window_ms:.0f} ms",)
     return None
+
+
+def is_in_kernel(ev: Evidence, page: Page) -> bool:
+    """The thread that should go on spends its time in system calls: it pays to see in which."""
+    pair = ev.threads(page.pid, page.caller or page.pid)
+    if pair is None:
+        return False
+    before, after = pair
+    system = after.system_ticks - before.system_ticks
+    busy = after.on_cpu_ns - before.on_cpu_ns >= BUSY * ev.window_ns
+    return after.state == "D" or (busy and system >= after.user_ticks - before.user_ticks)
 
 
 def _computing(

@@ -174,6 +174,14 @@ class Kernel:
                 self._process.stdin.write(f"pid {pid}\n")
             self._process.stdin.flush()
 
+    def look_at_syscalls(self, on: bool) -> None:
+        """They cost the watched processes something: only while there is a reason to."""
+        if self._process is None or self._process.stdin is None:
+            return
+        with contextlib.suppress(OSError):
+            self._process.stdin.write(f"syscalls {'on' if on else 'off'}\n")
+            self._process.stdin.flush()
+
     def sample(self) -> Sample:
         """The last one."""
         return self._sample

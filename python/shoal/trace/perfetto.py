@@ -23,7 +23,7 @@ _CLOCKS = ((1, time.CLOCK_REALTIME), (_MONOTONIC, time.CLOCK_MONOTONIC), (6, tim
 
 
 def _hash(*words: object, bits: int = 63) -> int:
-    """The same on every host, so that two hosts' files can be joined by `cat`."""
+    """An id that nobody has to remember."""
     digest = hashlib.sha256("\0".join(map(str, words)).encode()).digest()
     return (int.from_bytes(digest[:8], "big") >> (64 - bits)) or 1
 

@@ -26,6 +26,7 @@ from shoal.trace.spans import Collective, Tracker
 from shoal.trace.watch import Selection
 
 LOOK_S = 0.02
+MAX_ROWS = 1 << 20
 PIPE_COLUMNS = 180  # of a table that goes into a file or a pipe
 MARKED_MS = 10  # lateness that is shown in colour
 
@@ -55,28 +56,21 @@ class Row:
     is_late: bool  # others wait for it now
 
 
-@dataclass(frozen=True)
-class Lateness:
-    ms: float
-    is_now: bool = False
-
-
 RankName = tuple[str, int]  # job, rank
 
 
-def lateness_of(collectives: Iterable[Collective]) -> dict[RankName, Lateness]:
-    """How much later than the first of its communicator each rank posted one of them, at most."""
-    worst: dict[RankName, Lateness] = {}
+def lateness_of(collectives: Iterable[Collective]) -> dict[RankName, float]:
+    """How many ms after the first of its communicator each rank posted one of them, at most."""
+    worst: dict[RankName, float] = {}
     for one in collectives:
         for part in one.parts:
             name = (one.name.job, part.rank)
-            found = Lateness((part.begin_ns - one.begin_ns) / 1e6)
-            worst[name] = max(found, worst.get(name, found), key=lambda late: late.ms)
+            worst[name] = max((part.begin_ns - one.begin_ns) / 1e6, worst.get(name, 0.0))
     return worst
 
 
-def late_now(pages: Sequence[Page]) -> dict[RankName, Lateness]:
-    """Who has not posted what others wait for, and for how long they have waited."""
+def late_now(pages: Sequence[Page]) -> dict[RankName, float]:
+    """Who has not posted what others wait for, and for how many ms they have waited."""
     first: dict[tuple[str, int, int], tuple[int, int]] = {}  # communicator -> sequence, begin_ns
     for page in pages:
         for operation in page.operations:
@@ -89,8 +83,7 @@ def late_now(pages: Sequence[Page]) -> dict[RankName, Lateness]:
         for row in page.communicators:
             sequence, begin_ns = first.get((page.job, *row.key), (0, 0))
             if row.posted < sequence:
-                ms = (page.read_ns - begin_ns) / 1e6
-                late[(page.job, page.rank)] = Lateness(ms, True)
+                late[(page.job, page.rank)] = (page.read_ns - begin_ns) / 1e6
     return late
 
 
@@ -132,24 +125,25 @@ def _describe(page: Page) -> dict[str, Any]:
 def make_rows(
     before: Sequence[Page],
     after: Sequence[Page],
-    worst: dict[RankName, Lateness],
+    worst: dict[RankName, float],
     state_of: Callable[[Page], str] = lambda page: page.state,
 ) -> list[Row]:
     """Of the ranks that are there after; rates are 0 for those that were not before."""
     earlier = {(page.job, page.rank, page.pid): page for page in before}
-    worst = {**worst, **late_now(after)}
+    now = late_now(after)
     rows = []
     for page in after:
         last = earlier.get((page.job, page.rank, page.pid), page)
         seconds = (page.read_ns - last.read_ns) / 1e9 or 1.0
-        late = worst.get((page.job, page.rank))
+        name = (page.job, page.rank)
+        late = [one[name] for one in (worst, now) if name in one]
         rows.append(Row(
             job=page.job, rank=page.rank, ranks=page.ranks, host=page.host, pid=page.pid,
             process=state_of(page), **_describe(page),
             operations_per_s=(page.completed - last.completed) / seconds,
             bytes_per_s=(page.bytes - last.bytes) / seconds,
             staged_bytes_per_s=(page.staged_bytes - last.staged_bytes) / seconds,
-            late_ms=None if late is None else late.ms, is_late=late is not None and late.is_now,
+            late_ms=max(late, default=None), is_late=name in now,
         ))  # fmt: skip
     return rows
 
@@ -195,6 +189,9 @@ COLUMNS = (
     "rank", "host", "pid", "process", "comm", "operation", "state", "step", "awaits", "waits",
     "op/s", "payload", "staged", "late",
 )  # fmt: skip
+# In a narrow terminal, in this order.
+_LEFT_OUT = ("host", "step", "staged", "pid", "comm", "waits", "state", "process")
+_GAP = 2  # between columns
 _RIGHT = frozenset({"rank", "pid", "step", "awaits", "waits", "op/s", "payload", "staged", "late"})
 
 
@@ -204,25 +201,49 @@ def _style(row: Row) -> str:
     return "yellow" if row.is_late and (row.late_ms or 0) >= MARKED_MS else ""
 
 
-def render(rows: Sequence[Row]) -> Any:
-    """A table for each job, for rich to print."""
+def most_telling(rows: Sequence[Row], limit: int) -> list[Row]:
+    """So many of them, in their order: first those that do not run, then the latest."""
+    worst = sorted(rows, key=lambda row: (row.process == "running", -(row.late_ms or 0)))[:limit]
+    return [row for row in rows if row in worst]
+
+
+def fitting(lines: Sequence[tuple[str, ...]], width: int) -> list[int]:
+    """Which columns there is room for: whole ones, rather than a bit of each."""
+    widths = [max(map(len, column)) for column in zip(COLUMNS, *lines, strict=True)]
+    chosen = list(range(len(COLUMNS)))
+    for name in _LEFT_OUT:
+        if sum(widths[i] + _GAP for i in chosen) - _GAP > width:
+            chosen.remove(COLUMNS.index(name))
+    return chosen
+
+
+def render(rows: Sequence[Row], width: int, height: int = MAX_ROWS) -> Any:
+    """A table for each job, for rich to print, in so many columns and lines of characters."""
     table_class, text, group = (
         need("rich.table").Table, need("rich.text").Text, need("rich.console").Group
     )  # fmt: skip
     if not rows:
         return text("no shoal jobs on this node (of this user)")
     tables = []
-    for job in dict.fromkeys(row.job for row in rows):
+    jobs = list(dict.fromkeys(row.job for row in rows))
+    limit = max(1, height // len(jobs) - 3)  # beside title, heads and the line about the others
+    for job in jobs:
         mine = [row for row in rows if row.job == job]
         table = table_class(
-            title=f"job {job}: {len(mine)} of {mine[0].ranks} ranks are here",
+            title=text(f"job {job}: {len(mine)} of {mine[0].ranks} ranks are here"),
             title_justify="left", box=None, pad_edge=False, padding=(0, 1),
         )  # fmt: skip
-        for name in COLUMNS:
-            table.add_column(name, justify="right" if name in _RIGHT else "left", no_wrap=True)
-        for row in mine:
-            table.add_row(*map(text, cells(row)), style=_style(row))
+        shown = most_telling(mine, limit)
+        lines = [cells(row) for row in shown]
+        chosen = fitting(lines, width)
+        for i in chosen:
+            justify = "right" if COLUMNS[i] in _RIGHT else "left"
+            table.add_column(COLUMNS[i], justify=justify, no_wrap=True)
+        for row, line in zip(shown, lines, strict=True):
+            table.add_row(*(text(line[i]) for i in chosen), style=_style(row))
         tables.append(table)
+        if len(mine) > limit:
+            tables.append(text(f"and {len(mine) - limit} ranks that are less late"))
     return group(*tables)
 
 
@@ -286,10 +307,10 @@ def _output(options: argparse.Namespace) -> Iterator[Callable[[list[Row]], None]
     if not console.is_terminal:
         console = need("rich.console").Console(width=PIPE_COLUMNS)
     if options.once or not console.is_terminal:
-        yield lambda rows: console.print(render(rows))
+        yield lambda rows: console.print(render(rows, console.width))
         return
     with need("rich.live").Live(console=console, screen=True, auto_refresh=False) as live:
-        yield lambda rows: live.update(render(rows), refresh=True)
+        yield lambda rows: live.update(render(rows, console.width, console.height), refresh=True)
 
 
 def _print_lines(rows: list[Row]) -> None:

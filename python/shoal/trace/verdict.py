@@ -99,11 +99,12 @@ def _root(ev: Evidence, late: Late, path: tuple[int, ...] = ()) -> tuple[Page | 
         victim = f"rank {pages[0].rank} has not posted it: it waits itself"
         is_first = page is not None and page in pages
         return page, found.after(_describe_gap(late, page) if page and is_first else victim)
-    return _root_of_posted(ev, late)
+    return _root_of_posted(ev, late, path)
 
 
-def _root_of_posted(ev: Evidence, late: Late) -> tuple[Page | None, Finding]:
-    """All ranks that can be seen have posted it."""
+def _root_of_posted(ev: Evidence, late: Late, path: tuple[int, ...]) -> tuple[Page | None, Finding]:
+    """All ranks that can be seen have posted it. The last of `path` is in it, and is waited for
+    elsewhere."""
     awaited = [rank for rank in late.awaited if rank >= 0]
     members = [page for page in ev.after.pages.values()
                if late.first < 0 or page.progress(late.key) is not None]  # fmt: skip
@@ -121,8 +122,12 @@ def _root_of_posted(ev: Evidence, late: Late) -> tuple[Page | None, Finding]:
     network = rdma_trouble(ev, late) or link_trouble(ev, late)
     if network is not None:
         return network
-    for page in members:
-        trouble = preempted(ev, page, page.driver or page.pid) if page.rank in awaited else None
+    # Nobody waits any more for who is through; who is alone in it waits for nobody.
+    inside = [page for page in members if _still_in(page, late)]
+    for page in inside:
+        if page.rank not in (*awaited, *path[-1:]) and len(inside) > 1:
+            continue
+        trouble = preempted(ev, page, page.driver or page.pid)
         if trouble is not None:
             return page, _posted(late, page, trouble)
     return None, _nothing_found(ev, late)

@@ -9,7 +9,8 @@ from collections import Counter, deque
 from collections.abc import Iterator
 
 from shoal.pages import Node, Page
-from shoal.trace.evidence import Moment, collect, observe
+from shoal.trace.evidence import Evidence, Moment, collect, observe
+from shoal.trace.host import is_in_kernel
 from shoal.trace.kernel import Kernel
 from shoal.trace.late import Late, find_late, suspect
 from shoal.trace.rdma import History
@@ -104,20 +105,29 @@ class Watch:
         if not _is_in(before, late, self._after_ns):
             self._again[late.name] = NEVER
             return self._judge_short(late, before)
-        time.sleep(WINDOW_S)
-        after = self._observe(late, pages)
-        lasts = _is_in(after, late, self._after_ns)
-        if not lasts:
-            after = dataclasses.replace(after, pages=before.pages)
-        evidence = collect(before, after, self._kernel, self._ports.samples())
+        evidence, lasts = self._compare(late, before)
+        page = suspect(evidence.after.pages, late)
+        if lasts and self._kernel is not None and page is not None and is_in_kernel(evidence, page):
+            self._kernel.look_at_syscalls(True)
+            evidence, lasts = self._compare(late, self._observe(late, pages))
+            self._kernel.look_at_syscalls(False)
         if is_moving(evidence, late):
             return None
         verdict = judge(evidence, late)
         again = lasts and verdict.provisional and first
         self._again[late.name] = time.monotonic() + PROVISIONAL_S if again else NEVER
         if not lasts and verdict.cause not in LASTING:
-            return self._judge_short(late, after)
+            return self._judge_short(late, evidence.after)
         return verdict
+
+    def _compare(self, late: Late, before: Moment) -> tuple[Evidence, bool]:
+        """`before` and a later moment; and whether the operation is still in flight then."""
+        time.sleep(WINDOW_S)
+        after = self._observe(late, list(before.pages.values()))
+        lasts = _is_in(after, late, self._after_ns)
+        if not lasts:
+            after = dataclasses.replace(after, pages=before.pages)
+        return collect(before, after, self._kernel, self._ports.samples()), lasts
 
     def _judge_short(self, late: Late, now: Moment) -> Verdict | None:
         """It was over before it could be looked at. If that happens often: who is it each time?"""

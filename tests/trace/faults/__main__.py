@@ -20,7 +20,7 @@ from collections.abc import Iterator
 
 import tests.trace.faults.rdma_catalog  # noqa: F401 (its classes join the others)
 from tests.trace.faults import report
-from tests.trace.faults.case import play, watch_healthy
+from tests.trace.faults.case import Settings, play, watch_healthy
 from tests.trace.faults.catalog import FAULTS, HEALTHY, Fault
 from tests.trace.faults.hosts import Hosts, can_make
 from tests.trace.faults.judge import BROKEN, TRACER, Outcome
@@ -41,6 +41,9 @@ def _parse() -> argparse.Namespace:
     add("--minutes", type=float, default=0, metavar="M", help="watch a healthy job so long")
     add("--report", type=pathlib.Path, metavar="PAGE", help="write the tables into this page")
     add("--json", type=pathlib.Path, metavar="FILE", help="write every outcome there")
+    add(
+        "--pace", type=float, default=1, metavar="F", help="F times as slow: in an emulated machine"
+    )
     add("--tracer", default=TRACER, metavar="COMMAND", help="what to ask (default: shoal trace)")
     options = parser.parse_args()
     options.names = options.classes.split(",")
@@ -64,21 +67,21 @@ def _show(outcome: Outcome) -> None:
 
 
 def _play_all(
-    faults: list[Fault], options: argparse.Namespace, two: Hosts | None
+    faults: list[Fault], options: argparse.Namespace, settings: Settings
 ) -> Iterator[Outcome]:
     seeds = range(options.first, options.first + options.seeds)
     for fault in faults:
         for seed in seeds:
             if fault.rdma is None:
-                yield play(fault, seed, two, options.tracer)
-            else:
-                with RdmaHosts(fault.rdma) as hosts:
-                    yield play(fault, seed, hosts, options.tracer)
+                yield play(fault, seed, settings)
+                continue
+            with RdmaHosts(fault.rdma) as hosts:
+                yield play(fault, seed, dataclasses.replace(settings, hosts=hosts))
     if HEALTHY in options.names:
         for seed in seeds:
-            yield watch_healthy(seed, HEALTHY_S, None, options.tracer)
+            yield watch_healthy(seed, HEALTHY_S, settings)
     if options.minutes:
-        yield watch_healthy(seeds.stop, options.minutes * 60, None, options.tracer)
+        yield watch_healthy(seeds.stop, options.minutes * 60, settings)
 
 
 def main() -> int:
@@ -94,13 +97,13 @@ def main() -> int:
     with contextlib.ExitStack() as stack:
         need = any(fault.two_hosts and fault.rdma is None for fault in faults) and not can_make()
         hosts = stack.enter_context(Hosts()) if need else None
-        for outcome in _play_all(faults, options, hosts):
+        for outcome in _play_all(faults, options, Settings(hosts, options.tracer, options.pace)):
             outcomes.append(outcome)
             _show(outcome)
-    settings = f"{options.seeds} seeds a class"
+    said = f"{options.seeds} seeds a class"
     if options.minutes:
-        settings += f", and a healthy job watched for {options.minutes:g} minutes"
-    text = report.markdown(outcomes, skipped, settings)
+        said += f", and a healthy job watched for {options.minutes:g} minutes"
+    text = report.markdown(outcomes, skipped, said)
     print(f"\n{text}\n{len(outcomes)} cases in {time.monotonic() - begin:.0f} s")
     if options.json:
         options.json.write_text(json.dumps([dataclasses.asdict(o) for o in outcomes], indent=1))

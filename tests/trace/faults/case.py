@@ -12,26 +12,44 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from typing import Any
 
 from tests.trace.faults import judge
 from tests.trace.faults.catalog import HEALTHY, Fault, Scene, read_log, usual
 from tests.trace.faults.hosts import Hosts
-from tests.trace.faults.judge import Outcome
-from tests.trace.faults.pace import RANKS, SLOWER
+from tests.trace.faults.judge import Judge, Outcome
 from tests.trace.faults.processes import started, wait_until
+from tests.trace.faults.size import RANKS
 from tests.trace.faults.waiting import Waiting
 
 PROGRAM = pathlib.Path(__file__).with_name("job.py")
-START_S = 30.0 * SLOWER
-END_S = 15.0 * SLOWER
-JOB_S = 60.0 * SLOWER  # then the launcher ends it by itself, if it has not been asked for more
-LIMIT_S = 6.0 * SLOWER  # for the verdict, from the fault or the tracer's start
-# The tracer's default. A fault that made nobody wait so long has not happened.
-LATE_MS = 100.0 * SLOWER
+START_S = 30.0
+END_S = 15.0
+JOB_S = 60.0  # then the launcher ends it by itself, if it has not been asked for more
+LIMIT_S = 6.0  # for the verdict, from the fault or the tracer's start
+HEALED_S = 1.0  # after a fault has ended, a verdict may still be about it
+LATE_MS = 100.0  # the tracer's default. A fault that made nobody wait so long has not happened
+SURE_MS = 200.0  # what is late no longer than this may be over before the tracer has looked twice
 PREEMPTED_SHARE = 0.4  # a rank that waits for a core so much of the time is late by that
 ATTEMPTS = 3  # at a seed that the machine's other work has spoilt
+
+
+@dataclass(frozen=True)
+class Settings:
+    """Of a whole run."""
+
+    hosts: Hosts | None = None  # None: no class that needs them is played
+    tracer: str = judge.TRACER
+    pace: float = 1.0  # all times are so many times as long: for an emulated machine
+
+    @property
+    def after_ms(self) -> float:
+        return LATE_MS * self.pace
+
+    def court(self, job: str, *options: str) -> AbstractContextManager[Judge]:
+        return judge.tracing(self.tracer, job, "--after-ms", f"{self.after_ms:.0f}", *options)
 
 
 @dataclass
@@ -40,6 +58,7 @@ class Job:
     directory: pathlib.Path
     launcher: subprocess.Popen[str]
     output: pathlib.Path
+    pace: float
 
     def pids(self) -> list[int]:
         files = [self.directory / f"ready.{rank}" for rank in range(RANKS)]
@@ -49,7 +68,7 @@ class Job:
                 raise RuntimeError(f"the job has ended: {self.output.read_text()}")
             return all(file.exists() for file in files)
 
-        wait_until(ready, START_S, f"all ranks of {self.name} are ready")
+        wait_until(ready, START_S * self.pace, f"all ranks of {self.name} are ready")
         return [json.loads(file.read_text())["pid"] for file in files]
 
     def goes_on(self) -> bool:
@@ -61,7 +80,7 @@ class Job:
         """Lets it end, and returns what was wrong, or ""."""
         (self.directory / "stop").touch()
         try:
-            code = self.launcher.wait(END_S)
+            code = self.launcher.wait(END_S * self.pace)
         except subprocess.TimeoutExpired:
             return f"the job does not end: {self.output.read_text()}"
         return "" if code == 0 else f"the job ended with {code}: {self.output.read_text()}"
@@ -69,14 +88,15 @@ class Job:
 
 @contextlib.contextmanager
 def running(
-    name: str, options: list[str], seed: int, hosts: Hosts | None, seconds: float = JOB_S
+    name: str, options: list[str], seed: int, hosts: Hosts | None, pace: float, longer_s: float = 0
 ) -> Iterator[Job]:
     with tempfile.TemporaryDirectory(prefix="shoal-fault-") as folder:
         directory = pathlib.Path(folder)
         where = ["-n", str(RANKS)] if hosts is None else hosts.options(RANKS // 2)
         command = [
             *([] if hosts is None else hosts.launcher()), sys.executable, "-m", "shoal.cli", "run",
-            *where, "--no-bind", "--job", name, "--timeout", f"{seconds:g}", "--grace", "1",
+            *where, "--no-bind", "--job", name, "--grace", "1",
+            "--timeout", f"{JOB_S * pace + longer_s:g}",
             sys.executable, str(PROGRAM), "--seed", str(seed), "--directory", folder, *options,
         ]  # fmt: skip
         output = directory / "output"
@@ -86,7 +106,7 @@ def running(
                 command, stdin=subprocess.DEVNULL, stdout=file, stderr=subprocess.STDOUT
             ) as launcher,
         ):
-            yield Job(name, directory, launcher, output)
+            yield Job(name, directory, launcher, output, pace)
 
 
 def late_ms(job: Job, begin: float = 0, end: float = float("inf")) -> float:
@@ -113,58 +133,59 @@ class Facts:
     preempted: float = 0  # how much of the time the accused rank was ready and had no core
 
 
-def play(fault: Fault, seed: int, hosts: Hosts | None, tracer: str) -> Outcome:
+def play(fault: Fault, seed: int, settings: Settings) -> Outcome:
     """Again if the machine's own noise came first; the same seed is then the same fault."""
     for _ in range(ATTEMPTS):
-        outcome = _play_once(fault, seed, hosts, tracer)
+        outcome = _play_once(fault, seed, settings)
         if outcome.result != judge.NOISE:
             break
     return outcome
 
 
-def _play_once(fault: Fault, seed: int, hosts: Hosts | None, tracer: str) -> Outcome:
+def _play_once(fault: Fault, seed: int, settings: Settings) -> Outcome:
     rng = random.Random(f"{fault.name}-{seed}")
     outcome = Outcome(fault.name, seed, rng.choice(("before", "after")))
     victim = rng.randrange(RANKS)
     name = f"fault-{fault.name}-{seed}-{os.getpid()}"
     try:
-        with running(name, fault.options(rng), seed, hosts if fault.two_hosts else None) as job:
+        hosts, pace = settings.hosts if fault.two_hosts else None, settings.pace
+        with running(name, fault.options(rng), seed, hosts, pace) as job:
             # A tracer that comes later must find the fault still there.
-            seconds = rng.uniform(0.4, 2.5) * SLOWER if outcome.attached == "before" else LIMIT_S
-            scene = Scene(rng, job.directory, job.pids(), victim, seconds, hosts)
-            wait_until(job.goes_on, START_S, f"{name} goes on")
+            seconds = rng.uniform(0.4, 2.5) if outcome.attached == "before" else LIMIT_S
+            scene = Scene(rng, job.directory, job.pids(), victim, seconds * pace, pace, hosts)
+            wait_until(job.goes_on, START_S * pace, f"{name} goes on")
             time.sleep(rng.uniform(0.3, 0.6))
             with Waiting(scene.pids) as waiting:
-                facts = _disturb(fault, scene, job, outcome.attached, tracer)
+                facts = _disturb(fault, scene, job, outcome.attached, settings)
             if facts.said_at is not None and facts.verdict["rank"] >= 0:
                 facts.preempted = waiting.share(facts.verdict["rank"], facts.said_at)
             outcome.variant = scene.variant
             broken = job.finish()
             facts.broken = facts.broken or ("" if fault.may_break else broken)
-            _decide(fault, job, facts, outcome)
+            _decide(fault, job, facts, outcome, settings.after_ms)
     except (OSError, RuntimeError, TimeoutError, subprocess.TimeoutExpired) as error:
         outcome.result, outcome.note = judge.BROKEN, str(error)
     return outcome
 
 
-def _disturb(fault: Fault, scene: Scene, job: Job, attached: str, tracer: str) -> Facts:
+def _disturb(fault: Fault, scene: Scene, job: Job, attached: str, settings: Settings) -> Facts:
     facts = Facts()
-    seconds = scene.seconds + LIMIT_S + 4 * SLOWER
-    options = ("--once", "--seconds", f"{seconds:g}", "--after-ms", f"{LATE_MS:.0f}")
+    options = ("--once", "--seconds", f"{scene.seconds + LIMIT_S * settings.pace + 4:g}")
     with contextlib.ExitStack() as stack:
         court = said = None
         if attached == "before":
-            court = stack.enter_context(judge.tracing(tracer, job.name, *options))
-            said = court.verdict(judge.WATCHES_S)
+            court = stack.enter_context(settings.court(job.name, *options))
+            scene.tracer = court.process.pid
+            said = court.verdict(judge.WATCHES_S * settings.pace)
         if said is None:
             with fault.inject(scene) as facts.culprits:
                 facts.begin = time.monotonic()
                 if court is None:
                     time.sleep(scene.random.uniform(0.1, 0.5))
-                    court = stack.enter_context(judge.tracing(tracer, job.name, *options))
+                    court = stack.enter_context(settings.court(job.name, *options))
                 said = court.verdict(scene.seconds)
             facts.end = time.monotonic()
-            said = said or court.verdict(LIMIT_S)
+            said = said or court.verdict(HEALED_S * settings.pace)
         assert court is not None
         facts.tracer_began = court.began
         if said is not None:
@@ -173,18 +194,19 @@ def _disturb(fault: Fault, scene: Scene, job: Job, attached: str, tracer: str) -
     return facts
 
 
-def _decide(fault: Fault, job: Job, facts: Facts, outcome: Outcome) -> None:
+def _decide(fault: Fault, job: Job, facts: Facts, outcome: Outcome, after_ms: float) -> None:
     """The verdict on the verdict, when the job has ended and all calls are written down."""
     outcome.culprits, outcome.verdict = sorted(facts.culprits), facts.verdict
     outcome.result = judge.compare(fault, facts.culprits, facts.verdict)
     if facts.said_at is not None and facts.said_at < facts.begin:
         outcome.late_ms = late_ms(job, 0, facts.said_at)
         if outcome.result != judge.RIGHT:  # right: while the fault was being made
-            noise = outcome.late_ms >= LATE_MS
+            noise = outcome.late_ms >= after_ms
             outcome.result = judge.NOISE if noise else judge.FALSE_ALARM
     else:
         outcome.late_ms = late_ms(job, facts.begin, facts.end)
-        if outcome.late_ms < LATE_MS and not fault.may_break:
+        sure_ms = after_ms + SURE_MS if outcome.result == judge.MISSED else after_ms
+        if outcome.late_ms < sure_ms and not fault.may_break:
             outcome.result = judge.NOT_LATE
         elif outcome.result != judge.RIGHT and _says_what_the_machine_did(fault, facts):
             outcome.result = judge.NOISE
@@ -200,17 +222,15 @@ def _says_what_the_machine_did(fault: Fault, facts: Facts) -> bool:
     return facts.verdict.get("cause") == "preempted" and facts.preempted >= PREEMPTED_SHARE
 
 
-def watch_healthy(seed: int, seconds: float, hosts: Hosts | None, tracer: str) -> Outcome:
+def watch_healthy(seed: int, seconds: float, settings: Settings) -> Outcome:
     """A job without a fault: every verdict is a false alarm, unless the machine made it late."""
     outcome = Outcome(HEALTHY, seed, "before")
     name = f"fault-{HEALTHY}-{seed}-{os.getpid()}"
     options = usual(random.Random(f"{HEALTHY}-{seed}"))
     try:
-        with running(name, options, seed, hosts, seconds + JOB_S) as job:
+        with running(name, options, seed, None, settings.pace, seconds) as job:
             job.pids()
-            with judge.tracing(
-                tracer, name, "--seconds", f"{seconds:g}", "--after-ms", f"{LATE_MS:.0f}"
-            ) as court:
+            with settings.court(name, "--seconds", f"{seconds:g}") as court:
                 said = court.verdict(seconds + LIMIT_S)
                 outcome.note = court.failure()
             outcome.note = job.finish() or outcome.note
@@ -223,5 +243,5 @@ def watch_healthy(seed: int, seconds: float, hosts: Hosts | None, tracer: str) -
         outcome.result = judge.RIGHT
     else:
         outcome.verdict = said[1]
-        outcome.result = judge.NOISE if outcome.late_ms >= LATE_MS else judge.FALSE_ALARM
+        outcome.result = judge.NOISE if outcome.late_ms >= settings.after_ms else judge.FALSE_ALARM
     return outcome

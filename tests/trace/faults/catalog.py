@@ -22,13 +22,13 @@ from dataclasses import dataclass
 from typing import Any
 
 from tests.trace.faults import groups, hosts
-from tests.trace.faults.pace import RANKS, SLOWER
-from tests.trace.faults.processes import bound, started, wait_until
+from tests.trace.faults.processes import bound, family, started, wait_until
+from tests.trace.faults.size import RANKS
 
 HOG = pathlib.Path(__file__).with_name("hog.py")
 HEALTHY = "healthy"  # the class without a fault
 MIB = 1 << 20
-SEEN_S = 15.0 * SLOWER  # until the victim obeys: it may be starved of its core
+SEEN_S = 15.0  # until the victim obeys: it may be starved of its core
 
 
 @dataclass
@@ -40,7 +40,9 @@ class Scene:
     pids: list[int]  # by rank
     victim: int
     seconds: float  # how long the fault is to last
+    pace: float  # what is drawn by a class itself is so many times as long
     hosts: hosts.Hosts | None
+    tracer: int | None = None  # its pid, if it is there before the fault
     variant: str = ""  # what the seed has chosen, for people
 
     @property
@@ -157,15 +159,16 @@ def _lacks_cores() -> str:
 
 
 def _hogged(scene: Scene, *how: str) -> Iterator[set[int]]:
-    """The victim shares its core with hogs; the other ranks are kept away from there."""
+    """The victim shares its core with hogs; the other ranks, and the tracer, are kept away."""
     cores = os.sched_getaffinity(0)
     core = scene.random.choice(sorted(cores))
     command = [sys.executable, str(HOG), "--core", str(core), "--seconds",
                str(scene.seconds + 5), *how]  # fmt: skip
     scene.variant = f"core {core} {' '.join(how)}"
+    watchers = [] if scene.tracer is None else family(scene.tracer)
     with (
         bound([scene.pid], {core}),
-        bound(scene.others, cores - {core}),
+        bound([*scene.others, *watchers, os.getpid()], cores - {core}),  # one that comes inherits
         started(command, stdout=subprocess.PIPE) as hog,
     ):
         assert hog.stdout is not None and hog.stdout.readline() == "spinning\n"
@@ -194,14 +197,14 @@ def outranked(scene: Scene) -> Iterator[set[int]]:
 def ask(scene: Scene, do: str, may_repeat: bool = True, **parameters: Any) -> Iterator[set[int]]:
     """Once for long, or a little in every step."""
     repeat = may_repeat and scene.random.random() < 0.5
-    seconds = scene.random.uniform(0.25, 0.6) if repeat else scene.seconds
+    seconds = scene.pace * scene.random.uniform(0.25, 0.6) if repeat else scene.seconds
     command = {"do": do, "seconds": seconds, "repeat": repeat, **parameters}
     scene.variant = f"{seconds:.2f} s {'in each step' if repeat else 'once'}"
     file = scene.directory / f"command.{scene.victim}"
     written = file.with_suffix(".writing")
     written.write_text(json.dumps(command))
     written.rename(file)
-    wait_until(scene.has_obeyed, SEEN_S, f"rank {scene.victim} reads its command")
+    wait_until(scene.has_obeyed, SEEN_S * scene.pace, f"rank {scene.victim} reads its command")
     try:
         yield {scene.victim}
     finally:
@@ -268,7 +271,7 @@ def _lossy(scene: Scene, percent: int) -> Iterator[set[int]]:
     at_b, at_a = max(scene.victim, peer), min(scene.victim, peer)
     port = None
     if scene.random.random() < 0.5:
-        port = hosts.connection(scene.pids[at_a], scene.pids[at_b])
+        port = hosts.connection(scene.hosts, scene.pids[at_a], scene.pids[at_b])
     scene.variant = f"{percent} % {direction} {'all' if port is None else f'port {port}'}"
     with scene.hosts.dropping(percent, direction, port or 0):
         yield set(range(RANKS)) if port is None else {at_a, at_b}
@@ -310,5 +313,5 @@ def netem_loss(scene: Scene) -> Iterator[set[int]]:
 def netem_delay(scene: Scene) -> Iterator[set[int]]:
     """netem delays what one host sends by 80 to 150 ms."""
     assert scene.hosts is not None
-    with scene.hosts.netem("delay", f"{scene.random.randint(80, 150)}ms"):
+    with scene.hosts.netem("delay", f"{scene.pace * scene.random.uniform(80, 150):.0f}ms"):
         yield set(range(RANKS))

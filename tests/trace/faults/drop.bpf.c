@@ -1,6 +1,6 @@
 // Loses TCP packets at a network interface, at random: a tc classifier with direct action.
-// Compiled for each use with -DPERCENT=1..100 and -DPORT=N, the port of one connection at this
-// host, or 0 for all connections.
+// Compiled for each use with -DPERCENT=1..100 and -DPORT=N, a port of one connection, or 0
+// for all connections.
 #include <linux/bpf.h>
 #include <linux/if_ether.h>
 #include <linux/in.h>

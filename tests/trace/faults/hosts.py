@@ -6,6 +6,7 @@ import contextlib
 import functools
 import os
 import pathlib
+import re
 import shutil
 import subprocess
 import tempfile
@@ -91,7 +92,7 @@ class Hosts:
     @contextlib.contextmanager
     def dropping(self, percent: int, direction: str, port: int = 0) -> Iterator[None]:
         """Loses a share of the packets at b's link: all TCP packets, or one connection's, named by
-        its port at b. `direction`: "egress" or "ingress"."""
+        its port at a. `direction`: "egress" or "ingress"."""
         compiler = clang()
         assert compiler is not None  # the catalog has asked
         with tempfile.TemporaryDirectory() as directory:
@@ -141,13 +142,22 @@ def _sockets(pid: int) -> set[tuple[str, str]]:
     return {(r[1], r[2]) for r in rows if r[3] == ESTABLISHED and r[9] in inodes}
 
 
-def connection(pid_a: int, pid_b: int) -> int | None:
-    """The port at b's end of the connection between two ranks; None if they have none."""
+def connection(hosts: Hosts, pid_a: int, pid_b: int) -> int | None:
+    """The port at a's end of the connection by which two ranks exchange data; None if they have
+    none. (b's port is the one it listens at, the same for several; and ranks have other connections
+    than for data, which are silent.)"""
     at_b = _sockets(pid_b)
-    for local, remote in _sockets(pid_a):
-        if (remote, local) in at_b:
-            return int(remote.rpartition(":")[2], 16)
-    return None
+    ports = [_port(here) for here, there in _sockets(pid_a) if (there, here) in at_b]
+    sent = {}
+    for line in hosts.on("a", "ss", "-tnHOi").splitlines():
+        port = int(line.split()[3].rpartition(":")[2])
+        found = re.search(r" bytes_sent:(\d+)", line)
+        sent[port] = int(found[1]) if found else 0
+    return max(ports, key=lambda port: sent.get(port, 0), default=None)
+
+
+def _port(address: str) -> int:
+    return int(address.rpartition(":")[2], 16)
 
 
 def can_make() -> str:

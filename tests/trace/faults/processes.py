@@ -36,6 +36,12 @@ def threads(pid: int) -> list[int]:
     return [int(task.name) for task in pathlib.Path(f"/proc/{pid}/task").iterdir()]
 
 
+def family(pid: int) -> list[int]:
+    """The process and its children."""
+    children = pathlib.Path(f"/proc/{pid}/task/{pid}/children")
+    return [pid, *map(int, children.read_text().split())] if children.exists() else [pid]
+
+
 def wait_until(condition: Callable[[], bool], seconds: float, what: str) -> None:
     end = time.monotonic() + seconds
     while not condition():

@@ -6,8 +6,8 @@ from collections.abc import Iterator
 from typing import Any
 
 from tests.trace.faults.catalog import Scene, ask, fault, overlapping
-from tests.trace.faults.pace import RANKS
 from tests.trace.faults.rdma_hosts import RdmaHosts, break_queue_pairs, missing
+from tests.trace.faults.size import RANKS
 
 RDMA: dict[str, Any] = {"two_hosts": True, "missing": missing, "rdma": {}}
 

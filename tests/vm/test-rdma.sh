@@ -1,0 +1,40 @@
+#!/usr/bin/env bash
+# The stage test-rdma: boots the virtual machine once, runs tests/vm/rdma-suites.sh there, and leaves one
+# report, build/reports/rdma.xml. Where there can be no such machine the report has one skipped test that
+# says why. Wants a build with the C++ tests, and the package in the Python that PYTHON names.
+#
+#   PYTHON   the interpreter (default .venv/bin/python); PYTHONPATH is passed on
+#   LIMIT_S  what everything may take, in seconds (default 600)
+set -euo pipefail
+cd "$(dirname "$(readlink -f "$0")")/../.."
+
+shopt -s nullglob
+readonly python=${PYTHON:-$PWD/.venv/bin/python} parts=$PWD/build/reports/rdma
+
+# Why there can be no virtual machine; nothing if there can.
+what_is_missing() {
+  local tool
+  [[ $(uname -m) == x86_64 ]] || { echo "the guest is an x86-64 PC, this is $(uname -m)"; return; }
+  for tool in qemu-system-x86_64 busybox cpio modprobe ibv_devices; do
+    command -v "$tool" >/dev/null \
+      || { echo "no $tool here: scripts/setup.sh rdma installs it, as root"; return; }
+  done
+  compgen -G '/usr/lib*/*/ucx/libuct_ib.so.0' >/dev/null \
+    || { echo "no UCX with verbs here (Debian's libucx0)"; return; }
+  [[ -e build/vm/release ]] || tests/vm/prepare.sh >&2 || echo "no kernel could be had for the guest, see above"
+}
+
+rm -rf "$parts"
+mkdir -p "$parts"
+missing=$(what_is_missing)
+if [[ -n $missing ]]; then
+  echo "test-rdma: skipped: $missing"
+  "$python" scripts/junit.py skipped build/reports/rdma.xml "rdma: $missing"
+  exit
+fi
+
+status=0
+tests/vm/run.sh -t "${LIMIT_S:-600}" -w "$parts" -e PYTHON="$python" -e PYTHONPATH="${PYTHONPATH:-}" \
+  -- tests/vm/rdma-suites.sh "$parts" || status=$?
+"$python" scripts/junit.py merge build/reports/rdma.xml "$parts"/*.xml || status=$?
+exit "$status"
