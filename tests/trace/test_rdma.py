@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import concurrent.futures
 import itertools
 import json
+import os
 import pathlib
+import threading
 
 import pytest
 
@@ -13,17 +16,27 @@ from shoal.trace.rdma import Limit, QueuePair
 
 PAIRS = json.loads("""[
 {"ifindex":0,"ifname":"rxe0","port":1,"lqpn":17,"rqpn":18,"type":"RC","state":"RTS","rq-psn":7739163,
- "sq-psn":6945927,"path-mig-state":"MIGRATED","pdn":1,"pid":183,"comm":"ibv_rc_pingpong"},
+ "sq-psn":6945927,"path-mig-state":"MIGRATED","pdn":1,"pid":99999999,"comm":"ibv_rc_pingpong"},
 {"ifindex":0,"ifname":"rxe0","port":1,"lqpn":1,"type":"GSI","state":"RTS","sq-psn":0,"comm":"ib_core"}]
 """)
 COMPLETION = json.loads("""[
 {"ifindex":0,"ifname":"rxe0","cqn":0,"cqe":1023,"users":2,"poll-ctx":"WORKQUEUE","comm":"ib_core"},
-{"ifindex":0,"ifname":"rxe0","cqn":1,"cqe":511,"users":2,"ctxn":0,"pid":183,"comm":"x"}]""")
+{"ifindex":0,"ifname":"rxe0","cqn":1,"cqe":511,"users":2,"ctxn":0,"pid":99999999,"comm":"x"}]""")
 
 
 def test_what_the_kernel_has_for_itself_belongs_to_nobody() -> None:
-    assert rdma.parse_pairs(PAIRS) == {183: (QueuePair("rxe0", 1, 17, 18, "RC", "RTS"),)}
-    assert rdma.parse_completion(COMPLETION) == {183: {"rxe0": [(1, 512)]}}
+    assert rdma.parse_pairs(PAIRS) == {99999999: (QueuePair("rxe0", 1, 17, 18, "RC", "RTS"),)}
+    assert rdma.parse_completion(COMPLETION) == {99999999: {"rxe0": [(1, 512)]}}
+
+
+def test_what_a_thread_has_made_belongs_to_its_process() -> None:
+    with concurrent.futures.ThreadPoolExecutor(1) as pool:
+        number = pool.submit(threading.get_native_id).result()
+        assert number != os.getpid()
+        rows = [{**row, "pid": number} for row in PAIRS if "pid" in row]
+        assert list(rdma.parse_pairs(rows)) == [os.getpid()]
+        rows = [{**row, "pid": number} for row in COMPLETION if "pid" in row]
+        assert list(rdma.parse_completion(rows)) == [os.getpid()]
 
 
 def test_limits_are_those_that_are_set(tmp_path: pathlib.Path) -> None:

@@ -176,12 +176,20 @@ def _ask(what: str) -> list[dict[str, Any]]:
     return [row for row in rows if isinstance(row, dict)]
 
 
+def process_of(tid: int) -> int:
+    """The kernel's `pid` is the thread that made it: of UCX, often not the main one."""
+    for line in read_text(pathlib.Path(f"/proc/{tid}/status")).splitlines():
+        if line.startswith("Tgid:"):
+            return int(line.split()[1])
+    return tid
+
+
 def parse_pairs(rows: Iterable[dict[str, Any]]) -> dict[int, tuple[QueuePair, ...]]:
     """By pid. Those of the kernel itself have none."""
     pairs: dict[int, list[QueuePair]] = {}
     for row in rows:
         if "pid" in row and "lqpn" in row:
-            pairs.setdefault(row["pid"], []).append(
+            pairs.setdefault(process_of(row["pid"]), []).append(
                 QueuePair(row["ifname"], row.get("port", 1), row["lqpn"], row.get("rqpn", 0),
                           row.get("type", "?"), row.get("state", "?"))
             )  # fmt: skip
@@ -201,7 +209,7 @@ def parse_completion(rows: Iterable[dict[str, Any]]) -> dict[int, dict[str, list
     queues: dict[int, dict[str, list[tuple[int, int]]]] = {}
     for row in rows:
         if "pid" in row and "cqn" in row:
-            mine = queues.setdefault(row["pid"], {}).setdefault(row["ifname"], [])
+            mine = queues.setdefault(process_of(row["pid"]), {}).setdefault(row["ifname"], [])
             mine.append((row["cqn"], row.get("cqe", 0) + 1))
     return queues
 
