@@ -146,7 +146,9 @@ def test_a_send_that_nobody_acknowledges_is_provisional_until_it_would_be_sent_a
     verdict = fabric.verdict()
     assert (verdict.rank, verdict.cause, verdict.provisional) == (0, "congestion", True)
     fabric.queues_before = {100: (send("rxe0", 9, 3, 21),)}  # one was completed in between
-    assert fabric.verdict().cause == "unknown"
+    fabric.count("rxe0", np_ecn_marked_roce_packets=90, duplicate_request=2)
+    assert fabric.verdict().cause == "unknown"  # whatever was counted, it went through
+    fabric.queues = {}  # as with mlx5
     fabric.count("rxe0", np_ecn_marked_roce_packets=90)
     verdict = fabric.verdict()
     assert (verdict.cause, verdict.provisional) == ("congestion", False)

@@ -19,8 +19,20 @@ from shoal.trace.queues import Queue, numbered, read_queues
 
 DEVICES = pathlib.Path("/sys/class/infiniband")
 NETWORK = pathlib.Path("/sys/class/net")
+# Counters of rxe, and of mlx5 and others that name theirs as it does.
+REFUSES = ("send_rnr_err", "out_of_buffer")  # had no buffer for what came
+REFUSED = ("rcvd_rnr_err", "retry_rnr_exceeded_err", "rnr_nak_retry_err")  # its peer had none
+# Of a port, in the order in which they tell most: what it sent was lost, or its acknowledgement.
+LOST = (
+    "retry_exceeded_err", "rcvd_seq_err", "packet_seq_err", "completer_retry_err",
+    "local_ack_timeout_err", "implied_nak_seq_err", "out_of_seq_request", "out_of_sequence",
+    "duplicate_request",
+)  # fmt: skip
+CONGESTED = ("rp_cnp_handled", "np_ecn_marked_roce_packets", "np_cnp_sent", "rx_ecn_marked_pkts")
+COUNTERS = (*REFUSES, *REFUSED, *LOST, *CONGESTED)
+
 _ASK_S = 5.0  # the tool `rdma`
-_KEPT, _APART_S = 64, 0.5  # samples of the ports
+_KEPT, _APART_S = 64, 1.0  # samples of the ports
 _UP = 0x1  # of an interface's flags
 
 
@@ -90,10 +102,10 @@ def _word(text: str) -> str:
 def _counters(port: pathlib.Path) -> dict[str, int]:
     found = {}
     for folder in ("counters", "hw_counters"):  # of the port, and of the device's maker
-        for entry in (port / folder).glob("*"):
-            text = read_text(entry).strip()
-            if text.isdigit() and entry.name != "lifespan":
-                found[entry.name] = int(text)
+        for name in COUNTERS:
+            text = read_text(port / folder / name).strip()
+            if text.isdigit():
+                found[name] = int(text)
     return found
 
 
@@ -131,7 +143,7 @@ def has_devices() -> bool:
 
 
 class History:
-    """The ports as they were during the last half minute: what is sent again is sent again only
+    """The ports as they were during the last minute: what is sent again is sent again only
     after a second or more, and between two moments some tens of milliseconds apart nothing may be
     counted. One thread."""
 

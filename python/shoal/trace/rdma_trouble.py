@@ -9,21 +9,8 @@ from shoal.trace.evidence import Evidence
 from shoal.trace.finding import Finding, in_ms
 from shoal.trace.late import Late
 from shoal.trace.queues import Queue
-from shoal.trace.rdma import Port, QueuePair, Sample
+from shoal.trace.rdma import CONGESTED, LOST, REFUSED, REFUSES, Port, QueuePair, Sample
 
-# Counters of rxe, and of mlx5 and others that name theirs as it does.
-REFUSES = ("send_rnr_err", "out_of_buffer")  # had no buffer for what came
-REFUSED = ("rcvd_rnr_err", "retry_rnr_exceeded_err", "rnr_nak_retry_err")  # its peer had none
-# Of a port, in the order in which they tell most: what it sent was lost, or its acknowledgement.
-LOST = (
-    "retry_exceeded_err", "rcvd_seq_err", "packet_seq_err", "completer_retry_err",
-    "local_ack_timeout_err", "implied_nak_seq_err", "out_of_seq_request", "out_of_sequence",
-    "duplicate_request",
-)  # fmt: skip
-CONGESTED = (
-    "rp_cnp_handled", "np_ecn_marked_roce_packets", "np_cnp_sent", "rx_ecn_marked_pkts",
-    "port_xmit_wait",
-)  # fmt: skip
 # Before so long, nothing is sent again: time-outs are of a second by default.
 RETRANSMIT_MS = 1500
 
@@ -113,6 +100,13 @@ def _stuck_sends(ev: Evidence, page: Page) -> list[Queue]:
     ]  # fmt: skip
 
 
+def _all_sent(ev: Evidence, pages: list[Page]) -> bool:
+    """Send queues can be seen, and none is stuck: whatever was counted, nothing waits for it."""
+    queues = [q for page in pages for q in ev.after.rdma.queues.get(page.pid) or ()]
+    seen = any(queue.kind == "send" for queue in queues)
+    return seen and not any(_stuck_sends(ev, page) for page in pages)
+
+
 def exhausted(ev: Evidence, page: Page) -> list[str]:
     """Limits of its cgroups that leave it nothing more."""
     return [
@@ -171,7 +165,7 @@ def _receiver_not_ready(ev: Evidence, pages: list[Page], late: Late) -> Trouble 
 
 def _packet_loss(ev: Evidence, pages: list[Page], late: Late) -> Trouble | None:
     seen = [(page, texts) for page in pages if (texts := grown(ev, late, page, LOST))]
-    if not seen:
+    if not seen or _all_sent(ev, pages):
         return None
     # Who sends again is at the link that loses; the other end only counts what comes twice.
     page, texts = max(seen, key=lambda one: (bool(_stuck_sends(ev, one[0])), -pages.index(one[0])))
@@ -182,6 +176,8 @@ def _packet_loss(ev: Evidence, pages: list[Page], late: Late) -> Trouble | None:
 
 
 def _congestion(ev: Evidence, pages: list[Page], late: Late) -> Trouble | None:
+    if _all_sent(ev, pages):
+        return None
     for page in pages:
         stuck = _stuck_sends(ev, page)
         marks = grown(ev, late, page, CONGESTED)

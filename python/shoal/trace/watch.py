@@ -65,7 +65,8 @@ class Watch:
         """As they come, until time.monotonic() is `until`."""
         while (begin := time.monotonic()) < until:
             jobs = self._selection.read()
-            self._ports.look()
+            if any(p.ranks > p.node_ranks for pages in jobs.values() for p in pages):
+                self._ports.look()
             if self._kernel is not None:
                 self._kernel.watch(page.pid for pages in jobs.values() for page in pages)
             late = [one for pages in jobs.values() for one in find_late(pages, self._after_ns)]
