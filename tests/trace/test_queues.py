@@ -87,6 +87,7 @@ def test_queues_get_the_kernel_s_numbers_in_the_order_in_which_they_were_made() 
     found = numbered(queues, completion, {"rxe0": [21, 20]})
     assert [one.number for one in found] == [3, 4, -1, 5, 6, 20, -1, 21]
     assert found[1].name == "completion queue 4 of rxe0"
+    assert found[3].name == "completion queue 5 of rxe0"
     assert found[2].name == "receive queue at 0x189000 of rxe0"
     assert found[7].name == "queue pair 21 of rxe0"
 

@@ -151,7 +151,12 @@ def numbered(
             if match is None:
                 break
             numbers[device, match.place] = number
-    return tuple(replace(q, number=numbers.get((q.device, q.place), -1)) for q in queues)
+    return tuple(
+        replace(q, number=number, kind="send" if q.kind == "send" else "completion")
+        if (number := numbers.get((q.device, q.place), -1)) >= 0
+        else q
+        for q in queues
+    )
 
 
 def _devices() -> dict[str, str]:
