@@ -24,10 +24,9 @@ def _link(scene: Scene) -> str:
 
 @fault("link_down", **RDMA)
 def rdma_link_down(scene: Scene) -> Iterator[set[int]]:
-    """The network interface of an RDMA device is set down, or the other end of its cable."""
-    link = scene.random.choice((_link(scene), _link(scene).replace("h", "port")))
-    scene.variant = link
-    with _hosts(scene).rdma_down(link):
+    """The cable of an RDMA device is pulled out."""
+    scene.variant = _link(scene)
+    with _hosts(scene).unplugged(_link(scene)):
         yield {scene.victim}
 
 
@@ -42,8 +41,8 @@ def rdma_loss(scene: Scene) -> Iterator[set[int]]:
 
 @fault("congestion", **RDMA)
 def rdma_delay(scene: Scene) -> Iterator[set[int]]:
-    """netem delays what an RDMA device sends by 700 to 1200 ms, less than its time-out."""
-    delay_ms = scene.random.randint(700, 1200)
+    """netem delays what an RDMA device sends by 1300 to 1800 ms, less than its time-out."""
+    delay_ms = scene.random.randint(1300, 1800)
     scene.variant = f"{delay_ms} ms at {_link(scene)}"
     with _hosts(scene).rdma_netem(_link(scene), "delay", f"{delay_ms}ms"):
         yield set(range(RANKS))

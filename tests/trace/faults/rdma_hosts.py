@@ -67,31 +67,15 @@ class RdmaHosts(Hosts):
             run("tc", "qdisc", "del", "dev", link, "root")
 
     @contextlib.contextmanager
-    def rdma_down(self, link: str) -> Iterator[None]:
-        """`link`: h1 is the device's own, port1 the other end of its cable."""
-        routes = run("ip", "route", "show", "table", str(_table(link)))
-        run("ip", "link", "set", link, "down")
+    def unplugged(self, link: str) -> Iterator[None]:
+        """The other end of this link's cable is set down. The interface itself set down would lose
+        its routes for good, and UCX's connections with them."""
+        port = link.replace("h", "port")
+        run("ip", "link", "set", port, "down")
         try:
             yield
         finally:
-            run("ip", "link", "set", link, "up")
-            _restore(link, routes)
-
-
-def _table(link: str) -> int:
-    return 100 + int(link[-1])
-
-
-def _restore(link: str, routes: str) -> None:
-    """A link that goes down loses its routes and neighbours for good."""
-    if not link.startswith("h"):
-        return
-    for route in routes.splitlines():
-        run("ip", "route", "replace", *route.split(), "table", str(_table(link)))
-    for other in (0, 1):
-        if other != int(link[-1]):
-            run("ip", "neigh", "replace", f"10.77.0.{other + 1}", "lladdr",
-                f"02:77:00:00:00:{other + 1:02x}", "dev", link, "nud", "permanent")  # fmt: skip
+            run("ip", "link", "set", port, "up")
 
 
 def _break(device: int, handle: int) -> bool:
