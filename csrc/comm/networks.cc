@@ -119,4 +119,13 @@ std::unique_ptr<transport::Network> Networks::choose(const std::vector<std::stri
   return chosen;
 }
 
+std::vector<transport::RdmaPort> Networks::ports() const {
+  std::vector<transport::RdmaPort> ports;
+  if (registrar_ == nullptr) return ports;  // TCP
+  for (transport::RdmaPort& port : transport::rdma_ports()) {
+    if (port.active()) ports.push_back(std::move(port));
+  }
+  return ports;
+}
+
 }  // namespace shoal::comm

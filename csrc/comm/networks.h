@@ -15,6 +15,7 @@
 #include "memory/registrar.h"
 #include "shoal/export.h"
 #include "transport/network.h"
+#include "transport/rdma_devices.h"
 #include "transport/tcp/tcp_transport.h"
 #include "transport/ucx/ucx_transport.h"
 
@@ -54,6 +55,8 @@ class Networks {
   std::unique_ptr<transport::Network> choose(const std::vector<std::string>& offers);
   /// Of the chosen one, if it wants to know memory.
   [[nodiscard]] memory::Registrar* registrar() const noexcept { return registrar_; }
+  /// The RDMA ports that the chosen one moves data by; none: it is TCP.
+  [[nodiscard]] std::vector<transport::RdmaPort> ports() const;
   /// Why that one; for people.
   [[nodiscard]] const std::string& reason() const noexcept { return reason_; }
 
