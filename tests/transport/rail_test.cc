@@ -358,6 +358,41 @@ TEST(Rails, PartsFollowTheMeasuredRates) {
   EXPECT_LT(ratio, 6);
 }
 
+/// Registers nothing, and remembers what it was asked.
+struct FakeRegistrar final : memory::Registrar {
+  Result<void*> register_memory(void*, std::int64_t) noexcept override {
+    if (refuses) return Status{ErrorCode::kTransport, -1, 0};
+    ++registered;
+    return static_cast<void*>(this);
+  }
+  void deregister_memory(void* handle) noexcept override {
+    EXPECT_EQ(handle, this);
+    --registered;
+  }
+  bool refuses = false;
+  int registered = 0;
+};
+
+TEST(Rails, MemoryIsRegisteredWithAllOfThemOrWithNone) {
+  FaultyRail first({}), second({});
+  FakeRegistrar registrars[2];
+  std::unique_ptr<Network> unused[] = {first.take(1), second.take(1)};
+  std::vector<Rail> rails;
+  rails.push_back({"a", first.take(0), 0, &registrars[0]});
+  rails.push_back({"b", second.take(0), 0, &registrars[1]});
+  const auto network = make_rail_network(std::move(rails), 2);
+  std::byte memory[8];
+  const auto handle = network->register_memory(memory, 8);
+  ASSERT_TRUE(handle.ok());
+  for (int r : {0, 1}) EXPECT_EQ(RailNetwork::handle_of(handle.value(), r), &registrars[r]);
+  EXPECT_EQ(RailNetwork::handle_of(nullptr, 1), nullptr);
+  registrars[1].refuses = true;
+  EXPECT_FALSE(network->register_memory(memory, 8).ok());
+  EXPECT_EQ(registrars[0].registered, 1);
+  network->deregister_memory(handle.value());
+  EXPECT_EQ(registrars[0].registered + registrars[1].registered, 0);
+}
+
 // --- its parts -----------------------------------------------------------------------------------
 
 std::int64_t covered(const rail::Cut& cut) {

@@ -24,6 +24,9 @@ constexpr double kBytesPerNsOfGbits = 1.0 / 8;
 /// In an address: so many bytes of a rail's follow.
 using Length = std::uint32_t;
 
+/// What each rail's registrar has given.
+using Handles = std::array<void*, kMaxRails>;
+
 class Rails final : public RailNetwork {
  public:
   Rails(std::vector<Rail> rails, int peers);
@@ -49,6 +52,9 @@ class Rails final : public RailNetwork {
   void cancel(Operation& operation) noexcept override;
   int arm() noexcept override;
   [[nodiscard]] std::string describe() const override;
+
+  Result<void*> register_memory(void* base, std::int64_t bytes) noexcept override;
+  void deregister_memory(void* handle) noexcept override;
 
  private:
   Link& link_to(int peer);
@@ -184,6 +190,30 @@ std::string Rails::describe() const {
   return text;
 }
 
+// --- memory --------------------------------------------------------------------------------------
+
+/// All or none: a part of a message goes over any rail.
+Result<void*> Rails::register_memory(void* base, std::int64_t bytes) noexcept {
+  auto handles = std::make_unique<Handles>();
+  for (std::size_t r = 0; r < rails_.size(); ++r) {
+    if (rails_[r].registrar == nullptr) continue;
+    const Result<void*> handle = rails_[r].registrar->register_memory(base, bytes);
+    if (!handle.ok()) {
+      deregister_memory(handles.release());
+      return handle.status();
+    }
+    (*handles)[r] = handle.value();
+  }
+  return static_cast<void*>(handles.release());
+}
+
+void Rails::deregister_memory(void* handle) noexcept {
+  const std::unique_ptr<Handles> handles(static_cast<Handles*>(handle));
+  for (std::size_t r = 0; r < rails_.size(); ++r) {
+    if ((*handles)[r] != nullptr) rails_[r].registrar->deregister_memory((*handles)[r]);
+  }
+}
+
 // --- closing -------------------------------------------------------------------------------------
 
 /// Lets what has been sent leave. Bounded: a peer that does not read does not hold us.
@@ -196,6 +226,11 @@ void Rails::flush() noexcept {
 Rails::~Rails() { flush(); }
 
 }  // namespace
+
+void* RailNetwork::handle_of(void* registration, int rail) noexcept {
+  if (registration == nullptr) return nullptr;
+  return (*static_cast<const Handles*>(registration))[static_cast<std::size_t>(rail)];
+}
 
 std::unique_ptr<RailNetwork> make_rail_network(std::vector<Rail> rails, int peers) {
   return std::make_unique<Rails>(std::move(rails), peers);

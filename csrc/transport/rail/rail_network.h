@@ -8,6 +8,8 @@
 #include <string>
 #include <vector>
 
+#include "memory/registrar.h"
+#include "shoal/export.h"
 #include "transport/network.h"
 
 namespace shoal::transport::rail {
@@ -15,7 +17,8 @@ namespace shoal::transport::rail {
 struct Rail {
   std::string name;  ///< for people: "mlx5_0:1"
   std::unique_ptr<Network> network;
-  double gbits = 0;  ///< that the port promises; 0: unknown
+  double gbits = 0;                        ///< that the port promises; 0: unknown
+  memory::Registrar* registrar = nullptr;  ///< the network's, if it wants to know memory
 };
 
 /// Rail i of every rank reaches rail i of every other. The address is that of all; of a peer that
@@ -23,8 +26,12 @@ struct Rail {
 ///
 /// What a send has copied is kept until the peer has it, but not beyond the end of this transport:
 /// who closes it just after a send relies on the rail that the message is on.
-class RailNetwork : public Network {
+/// Memory is registered with all rails at once; the handle is of all of them, and handle_of() gives
+/// each its own.
+class RailNetwork : public Network, public memory::Registrar {
  public:
+  /// nullptr: of a registration that was refused, too.
+  [[nodiscard]] SHOAL_API static void* handle_of(void* registration, int rail) noexcept;
   /// Bytes a nanosecond that were measured of what the peer has sent over a rail.
   [[nodiscard]] virtual double rate(int peer, int rail) const noexcept = 0;
 };

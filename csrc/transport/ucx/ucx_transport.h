@@ -23,6 +23,8 @@ struct UcxOptions {
   /// The handle that register_memory() gave for memory holding these bytes, or nullptr
   /// (memory::Pool::registration). Not called for small messages. May be empty.
   std::function<void*(const void* data, std::int64_t bytes)> registration;
+  /// What UCX calls UCX_NET_DEVICES, e.g. "mlx5_0:1": a rail. Empty: the environment's, else all.
+  std::string device{};
 };
 
 /// register_memory() and deregister_memory(): one thread at a time, too.
@@ -33,7 +35,7 @@ struct UcxOptions {
 class UcxTransport : public Network, public memory::Registrar {};
 
 /// What libshoal_ucx.so exports. Raised whenever the types above change: the loader compares it.
-inline constexpr int kModuleAbi = 3;
+inline constexpr int kModuleAbi = 4;
 /// nullptr: `error` says why.
 using CreateFunction = UcxTransport* (*)(const UcxOptions& options, char* error,
                                          std::size_t error_bytes);
