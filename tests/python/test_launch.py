@@ -14,6 +14,7 @@ import pytest
 from conftest import Runner, TwoHosts
 
 from shoal import _core, cli, pages
+from shoal._ucx import ucx_directory
 from shoal.launch.job import program_name
 
 SHOAL = (sys.executable, "-m", "shoal.cli")
@@ -143,6 +144,12 @@ def test_info_says_which_ucx() -> None:
     if info["ucx"]["found"]:
         assert "tcp" in info["ucx"]["transports"]
     assert "UCX" in shoal("info").stdout
+
+
+def test_the_wheels_ucx_is_not_asked_for_where_rdma_devices_are(tmp_path: pathlib.Path) -> None:
+    assert ucx_directory(tmp_path) == ucx_directory(tmp_path / "none"), "no device"
+    (tmp_path / "mlx5_0").mkdir()
+    assert ucx_directory(tmp_path) == ""
 
 
 def test_info_lists_every_rdma_port_of_the_kernel() -> None:
