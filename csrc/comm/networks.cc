@@ -144,7 +144,8 @@ void Networks::open_ucx() {
       ucx_.push_back(open_rail(next, rails_.ports[ucx_.size()].name()));
     }
   } catch (const Error& error) {  // rail i reaches rail i of the others: those before it are of use
-    rails_.reason = std::to_string(ucx_.size()) + " rails only: " + error.what();
+    rails_.reason = std::to_string(ucx_.size()) + " of " + std::to_string(rails_.ports.size()) +
+                    " rails: " + error.what();
   }
 }
 

@@ -40,7 +40,7 @@ Link::Link(Shared& shared, int peer)
 // --- the user's operations -----------------------------------------------------------------------
 
 void Link::send(Match match, const void* data, std::int64_t bytes, Operation& operation) {
-  operation = {.state = Operation::State::kActive};
+  operation = {.state = Operation::State::kActive, .request = this};
   if (failed()) return operation.end(failure());
   Header header{
       .kind = Kind::kMessage, .fingerprint = match.fingerprint, .key = match.key, .bytes = bytes};
@@ -59,7 +59,7 @@ void Link::send(Match match, const void* data, std::int64_t bytes, Operation& op
 }
 
 void Link::receive(Match match, void* data, std::int64_t capacity, Operation& operation) {
-  operation = {.state = Operation::State::kActive};
+  operation = {.state = Operation::State::kActive, .request = this};
   const Wanted wanted{&operation, match.key, static_cast<std::byte*>(data), capacity};
   if (const auto arrived = mailbox_.take_arrived(match.key)) {
     return deliver(arrived->header, arrived->content.get(), wanted);
@@ -327,7 +327,7 @@ bool Link::progress() noexcept {
   bool moved = stream_.receive();
   for (int rail = 0; rail < static_cast<int>(shared_->rails.size()); ++rail) {
     if (stream_.is_live(rail) && network(rail).peer_failed(peer_)) {
-      drop(rail, "its network has lost the peer");
+      drop(rail, kLostPeer);
     }
   }
   for (const auto& outgoing : outgoing_) moved = move(*outgoing) || moved;

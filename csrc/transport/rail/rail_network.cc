@@ -121,14 +121,12 @@ Link& Rails::link_to(int peer) {
 bool Rails::send(int peer, Match match, const void* data, std::int64_t bytes,
                  Operation& operation) noexcept {
   link_to(peer).send(match, data, bytes, operation);
-  operation.request = links_[static_cast<std::size_t>(peer)].get();
   return true;
 }
 
 bool Rails::receive(int peer, Match match, void* data, std::int64_t capacity,
                     Operation& operation) noexcept {
   link_to(peer).receive(match, data, capacity, operation);
-  operation.request = links_[static_cast<std::size_t>(peer)].get();
   return true;
 }
 

@@ -20,6 +20,7 @@ bool has_failed(const Operation& operation) noexcept {
 }
 
 std::string why_failed(const char* what, const Status& status) {
+  if (status.code == ErrorCode::kPeerFailed) return kLostPeer;
   return std::string(what) + " failed (" + std::string(name_of(status.code)) + ", " +
          std::to_string(status.detail) + ")";
 }

@@ -27,6 +27,9 @@
 
 namespace shoal::transport::rail {
 
+/// What on_rail_failed() says of a rail whose network has said it.
+inline constexpr const char* kLostPeer = "its network has lost the peer";
+
 /// A packet that is kept. Control packets fill a fraction of it; there are few.
 struct Packet {
   Frame frame;
