@@ -3,6 +3,8 @@
 /// one end notices soon, late, or never. One seed gives one run.
 #pragma once
 
+#include <gtest/gtest.h>
+
 #include <algorithm>
 #include <cstring>
 #include <deque>
@@ -28,6 +30,8 @@ class FaultyRail {
     std::int64_t notice[2] = {0, 0};
     /// So many of 8 sends find no room.
     int refused = 0;
+    /// A sender learns up to so many ticks later that its message has arrived, or never.
+    int late = 0;
     /// Ticks that each byte of a message takes: 0, it is as fast as a short one.
     double ticks_per_byte = 0;
   };
@@ -62,6 +66,11 @@ class FaultyRail {
     std::uint64_t key;
     std::uint16_t fingerprint;
     std::vector<std::byte> data;
+  };
+
+  struct Landed {
+    std::int64_t due;
+    Operation* operation;
   };
 
   class Member final : public Network {
@@ -112,13 +121,19 @@ class FaultyRail {
       rail_.count();
       ++rail_.now_;
       if (rail_.dead_) return rail_.notice(*this);
-      return rail_.land(*this);
+      const auto told = std::erase_if(landed_, [&](const Landed& landed) {
+        if (landed.due > rail_.now_) return false;
+        landed.operation->end(kOkStatus);
+        return true;
+      });
+      return rail_.land(*this) || told > 0;
     }
 
     void cancel(Operation& operation) noexcept override {
       if (operation.state != Operation::State::kActive) return;
       const auto is_it = [&](const auto& item) { return item.operation == &operation; };
       std::erase_if(posted_, is_it);
+      std::erase_if(landed_, is_it);
       for (auto& [key, flights] : rail_.flights_[self_]) {
         // The network has read a part of it: what follows would make no sense to the receiver.
         if (std::erase_if(flights, is_it) > 0 && !rail_.dead_) rail_.kill();
@@ -147,7 +162,12 @@ class FaultyRail {
         kept_.push_back(
             {flight.key, flight.fingerprint, {flight.data, flight.data + flight.bytes}});
       }
-      if (flight.operation != nullptr) flight.operation->end(kOkStatus);
+      if (flight.operation == nullptr) return;
+      const auto late = rail_.random_() % static_cast<unsigned>(rail_.options_.late + 1);
+      if (late == 0 || rail_.members_[1 - self_] == nullptr)
+        return flight.operation->end(kOkStatus);
+      rail_.members_[1 - self_]->landed_.push_back(
+          {rail_.now_ + static_cast<std::int64_t>(late), flight.operation});
     }
 
     FaultyRail& rail_;
@@ -155,6 +175,7 @@ class FaultyRail {
     std::vector<std::byte> address_;
     std::deque<Posted> posted_;
     std::deque<Kept> kept_;
+    std::vector<Landed> landed_;  ///< sends of this member that it has not been told of
     bool failed_ = false;
   };
 
@@ -166,6 +187,9 @@ class FaultyRail {
 
   void launch(int from, Match match, const std::byte* data, std::int64_t bytes,
               Operation& operation) {
+    for (const auto& [key, others] : flights_[from]) {
+      EXPECT_EQ(std::ranges::count(others, &operation, &Flight::operation), 0) << "sent twice";
+    }
     auto& flights = flights_[from][match.key];
     const std::int64_t before = flights.empty() ? now_ : flights.back().due;
     const auto duration =
@@ -229,6 +253,7 @@ class FaultyRail {
       for (const Flight& flight : flights) flight.operation->end(failure);
     }
     flights_[member.self_].clear();
+    for (const Landed& landed : std::exchange(member.landed_, {})) landed.operation->end(failure);
     return true;
   }
 

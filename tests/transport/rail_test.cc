@@ -127,8 +127,8 @@ struct Running {
 
 /// Runs all of it, a few messages at a time, receives before or after their sends. A sent buffer is
 /// overwritten as soon as its operation is done. True if everything arrived.
-testing::AssertionResult run(Joined& ranks, const std::vector<Planned>& program,
-                             std::uint64_t seed) {
+testing::AssertionResult run(Joined& ranks, const std::vector<Planned>& program, std::uint64_t seed,
+                             std::size_t ahead = 6) {
   std::mt19937_64 random(seed);
   std::deque<Running> all(program.size());
   std::size_t sends = 0, receives = 0;
@@ -140,8 +140,7 @@ testing::AssertionResult run(Joined& ranks, const std::vector<Planned>& program,
   };
   const auto is_done = [](const Running& m) { return m.out.done() && m.in.done(); };
   for (int round = 0; round < 50'000; ++round) {
-    constexpr std::size_t kAhead = 6;
-    if (sends < program.size() && sends < receives + kAhead && random() % 3 == 0) {
+    if (sends < program.size() && sends < receives + ahead && random() % 3 == 0) {
       const Planned& planned = program[sends];
       Running& message = all[sends];
       message.sent = shoal::transport::message(planned.bytes, static_cast<int>(sends));
@@ -149,7 +148,7 @@ testing::AssertionResult run(Joined& ranks, const std::vector<Planned>& program,
           .send(1 - planned.from, planned.match, message.sent.data(), planned.bytes, message.out);
       ++sends;
     }
-    if (receives < program.size() && receives < sends + kAhead && random() % 3 == 0) {
+    if (receives < program.size() && receives < sends + ahead && random() % 3 == 0) {
       const Planned& planned = program[receives];
       Running& message = all[receives];
       message.received.resize(static_cast<std::size_t>(planned.bytes) + 8, std::byte{0x77});
@@ -188,7 +187,8 @@ testing::AssertionResult run(Joined& ranks, const std::vector<Planned>& program,
 
 TEST(Rails, RandomProgramsArriveWhole) {
   for (std::uint64_t seed = 1; seed <= 40; ++seed) {
-    Joined ranks({{.seed = seed, .refused = static_cast<int>(seed % 4)}, {.seed = seed + 1000}});
+    Joined ranks({{.seed = seed, .refused = static_cast<int>(seed % 4)},
+                  {.seed = seed + 1000, .late = static_cast<int>(seed % 8)}});
     ASSERT_TRUE(run(ranks, make_program(seed, 60), seed)) << "seed " << seed;
     EXPECT_EQ(ranks.at(0).describe().find("dropped"), std::string::npos);
   }
@@ -222,6 +222,22 @@ TEST(Rails, ARailMayDieAtEveryPoint) {
   }
 }
 
+// One way only, and more of them than the window holds: nothing of the receiver's own carries what
+// it has to say of them.
+TEST(Rails, AStreamOfSmallMessagesSurvives) {
+  std::vector<Planned> program;
+  for (int i = 0; i < 150; ++i) program.push_back({0, {p2p_key(1, 0), 0}, i % 5 * 80});
+  for (std::int64_t at = 1; at < 700; at += 7) {
+    for (const auto& notice : kNotices) {
+      FaultyRail::Options dying{.seed = 5, .dies_at = at};
+      std::copy(notice, notice + 2, dying.notice);
+      Joined ranks({dying, {.seed = 6}});
+      ASSERT_TRUE(run(ranks, program, 11, 100))
+          << "dies at call " << at << ", noticed after " << notice[0] << ", " << notice[1];
+    }
+  }
+}
+
 // Several of several rails, in longer programs.
 TEST(Rails, AllButOneMayDieAtRandom) {
   int died = 0;
@@ -233,6 +249,7 @@ TEST(Rails, AllButOneMayDieAtRandom) {
     for (std::size_t r = 0; r < count; ++r) {
       options[r] = {.seed = random(), .max_delay = static_cast<int>(random() % 12)};
       options[r].refused = static_cast<int>(random() % 3);
+      options[r].late = static_cast<int>(random() % 10);
       if (r == survivor || random() % 4 == 0) continue;
       options[r].dies_at = static_cast<std::int64_t>(1 + random() % 1000);
       std::copy_n(kNotices[random() % std::size(kNotices)], 2, options[r].notice);

@@ -183,8 +183,8 @@ bool Stream::give_to_rail() noexcept {
   return true;
 }
 
-/// Only where no packet has said it. It is not numbered: if it is lost, so is its rail, and then
-/// the next duplicate asks for another.
+/// Only where no packet has said it. It is not numbered: if it is lost, so is its rail, the peer sends
+/// again what it keeps, and a duplicate asks for another.
 void Stream::acknowledge() noexcept {
   const int r = first_live();
   if (!owes_acknowledgement_ || r < 0 || is_active(acknowledging_)) return;
@@ -231,7 +231,6 @@ void Stream::drop(int r) noexcept {
   for (const auto& packet : window_) cancel_on_it(packet->operation, packet->rail);
   for (const auto& packet : leaving_) cancel_on_it(packet->operation, packet->rail);
   cancel_on_it(acknowledging_, acknowledging_rail_);
-  owes_acknowledgement_ = true;
 }
 
 bool Stream::cancel(const Operation& operation) noexcept {
