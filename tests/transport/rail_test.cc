@@ -306,6 +306,28 @@ TEST(Rails, WhenAllRailsAreDeadThePeerHasFailed) {
   }
 }
 
+// This side's network never says that the first rail is dead: the peer has said so, over the
+// second.
+TEST(Rails, ARailDroppedAtThePeersWordDoesNotHoldWhatTheOthersEnd) {
+  for (std::uint64_t seed = 1; seed <= 50; ++seed) {
+    Joined ranks({{.seed = seed, .notice = {kNever, 0}}, {.seed = seed + 1, .notice = {5, 9}}});
+    ASSERT_TRUE(run(ranks, make_program(seed, 5), seed));
+    ranks.rail(0).die();
+    ASSERT_TRUE(run(ranks, make_program(seed, 10), seed));
+    const auto large = message(300'000, 1);
+    std::vector<std::byte> received(300'000), small(8);
+    Operation out, in, never;
+    ranks.at(0).receive(1, {1, 0}, received.data(), 300'000, in);
+    ranks.at(0).receive(1, {2, 0}, small.data(), 8, never);
+    ranks.at(1).send(0, {1, 0}, large.data(), 300'000, out);
+    for (std::uint64_t i = 0; i < seed; ++i) ranks.progress();
+    ranks.rail(1).die();
+    ASSERT_TRUE(ranks.until_done({&in, &never, &out})) << seed;
+    EXPECT_EQ(never.status.code, ErrorCode::kPeerFailed);
+    EXPECT_TRUE(!in.status.ok() || received == large);
+  }
+}
+
 TEST(Rails, AReceiveCancelledInTheMiddleIsLeftAloneAndItsSenderGoesOn) {
   for (std::uint64_t seed = 1; seed <= 60; ++seed) {
     Joined ranks({{.seed = seed, .max_delay = 20}, {.seed = seed + 1, .max_delay = 20}});

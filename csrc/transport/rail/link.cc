@@ -309,10 +309,11 @@ void Link::fail_what_cannot_go_on() noexcept {
     shared_->outgoing.give(std::move(outgoing));
     return true;
   });
-  // What the peer had sent before may still come.
+  // What the peer had sent before may still come, by a network that will say when it does not.
   std::erase_if(incoming_, [this](auto& incoming) {
-    const bool is_hopeless = std::ranges::any_of(incoming->parts, [](const auto& part) {
-      return !part->started || (part->operation.done() && !has_arrived(*part));
+    const bool is_hopeless = std::ranges::any_of(incoming->parts, [this](const auto& part) {
+      if (part->operation.done()) return !has_arrived(*part);
+      return !part->started || !network(part->rail).peer_failed(peer_);
     });
     if (!is_hopeless) return false;
     cancel_parts(incoming->parts);

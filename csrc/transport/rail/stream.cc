@@ -146,7 +146,9 @@ void Stream::fill_window() noexcept {
     packet->operation = {};
     packet->frame.header = queued.header;
     packet->frame.header.sequence = next_++;
-    std::memcpy(packet->frame.content.data(), queued.content, queued.header.content_bytes);
+    if (queued.header.content_bytes > 0) {
+      std::memcpy(packet->frame.content.data(), queued.content, queued.header.content_bytes);
+    }
     if (queued.operation != nullptr) queued.operation->end(kOkStatus);
     window_.push_back(std::move(packet));
   }
@@ -183,8 +185,8 @@ bool Stream::give_to_rail() noexcept {
   return true;
 }
 
-/// Only where no packet has said it. It is not numbered: if it is lost, so is its rail, the peer sends
-/// again what it keeps, and a duplicate asks for another.
+/// Only where no packet has said it. It is not numbered: if it is lost, so is its rail, the peer
+/// sends again what it keeps, and a duplicate asks for another.
 void Stream::acknowledge() noexcept {
   const int r = first_live();
   if (!owes_acknowledgement_ || r < 0 || is_active(acknowledging_)) return;
@@ -247,7 +249,21 @@ bool Stream::take_back(std::uint64_t message) noexcept {
          }) > 0;
 }
 
+/// A rail whose network says nothing of it was dropped at the peer's word, which has sent all that
+/// it had on it over another one, or died since: it brings nothing more.
+void Stream::stop_listening() noexcept {
+  for (Rail& rail : rails_) {
+    if (rail.deaf || rail.network->peer_failed(peer_)) continue;
+    if (rail.listens && is_active(rail.incoming)) rail.network->cancel(rail.incoming);
+    const bool has_packet = rail.listens && rail.incoming.status.ok();
+    if (has_packet) continue;
+    rail.listens = false;
+    rail.deaf = true;
+  }
+}
+
 void Stream::fail(Status status) noexcept {
+  stop_listening();
   for (const Queued& queued : std::exchange(queue_, {})) {
     if (queued.operation != nullptr) queued.operation->end(status);
   }

@@ -109,6 +109,7 @@ class Stream {
   bool give_to_rail() noexcept;
   void acknowledge() noexcept;
   void look_at_sends() noexcept;
+  void stop_listening() noexcept;
 
   std::vector<Rail> rails_;
   int peer_;
