@@ -5,7 +5,6 @@ from __future__ import annotations
 import importlib.util
 import pathlib
 
-
 RDMA_DEVICES = pathlib.Path("/sys/class/infiniband")
 
 
