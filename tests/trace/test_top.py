@@ -98,7 +98,7 @@ def test_rates_have_three_digits(value: float, text: str) -> None:
 
 def printed(some: list[Row]) -> str:
     console = Console(file=io.StringIO(), width=180)
-    console.print(render(some))
+    console.print(render(some, 180))
     return console.file.getvalue()  # type: ignore[attr-defined, no-any-return]
 
 
@@ -110,12 +110,23 @@ def test_each_job_has_a_table() -> None:
     assert "no shoal jobs" in printed([])
 
 
+def test_a_narrow_terminal_shows_fewer_columns_and_those_whole() -> None:
+    waits = operation(5, 1, begin_ns=NOW - 20 * MS, block_bytes=4096)
+    some = rows([read(-1000, 0, bytes=0)], [read(0, 0, operations=(waits,), bytes=10**9)],
+                r0=Lateness(25.5))  # fmt: skip
+    console = Console(file=io.StringIO(), width=80)
+    console.print(render(some, 80))
+    text = console.file.getvalue()  # type: ignore[attr-defined]
+    assert "…" not in text and "host" not in text
+    assert "all_reduce #5 (4.00 KiB)" in text and "1.00 GB/s" in text and "25.5 ms" in text
+
+
 def test_a_low_terminal_shows_who_is_stopped_and_who_is_late() -> None:
     ranks = [read(0, rank) for rank in range(20)]
     late = {("job", 7): Lateness(5), ("job", 11): Lateness(80), ("job", 12): Lateness(9)}
     some = make_rows([], ranks, late, lambda p: "stopped" if p.rank == 18 else "running")
     console = Console(file=io.StringIO(), width=180)
-    console.print(render(some, height=6))
+    console.print(render(some, 180, height=6))
     lines = console.file.getvalue().splitlines()  # type: ignore[attr-defined]
     assert [line.split()[0] for line in lines[2:5]] == ["11", "12", "18"]
     assert "and 17 ranks" in lines[5] and len(lines) == 6

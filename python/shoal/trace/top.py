@@ -196,6 +196,17 @@ COLUMNS = (
     "rank", "host", "pid", "process", "comm", "operation", "state", "step", "awaits", "waits",
     "op/s", "payload", "staged", "late",
 )  # fmt: skip
+_LEFT_OUT = (
+    "host",
+    "step",
+    "staged",
+    "pid",
+    "comm",
+    "waits",
+    "state",
+    "process",
+)  # the first first
+_GAP = 2  # between columns
 _RIGHT = frozenset({"rank", "pid", "step", "awaits", "waits", "op/s", "payload", "staged", "late"})
 
 
@@ -211,8 +222,18 @@ def most_telling(rows: Sequence[Row], limit: int) -> list[Row]:
     return [row for row in rows if row in worst]
 
 
-def render(rows: Sequence[Row], height: int = MAX_ROWS) -> Any:
-    """A table for each job, for rich to print. `height`: lines that there is room for."""
+def fitting(lines: Sequence[tuple[str, ...]], width: int) -> list[int]:
+    """Which columns there is room for: whole ones, rather than a bit of each."""
+    widths = [max(map(len, column)) for column in zip(COLUMNS, *lines, strict=True)]
+    chosen = list(range(len(COLUMNS)))
+    for name in _LEFT_OUT:
+        if sum(widths[i] + _GAP for i in chosen) - _GAP > width:
+            chosen.remove(COLUMNS.index(name))
+    return chosen
+
+
+def render(rows: Sequence[Row], width: int, height: int = MAX_ROWS) -> Any:
+    """A table for each job, for rich to print, in so many columns and lines of characters."""
     table_class, text, group = (
         need("rich.table").Table, need("rich.text").Text, need("rich.console").Group
     )  # fmt: skip
@@ -227,10 +248,14 @@ def render(rows: Sequence[Row], height: int = MAX_ROWS) -> Any:
             title=text(f"job {job}: {len(mine)} of {mine[0].ranks} ranks are here"),
             title_justify="left", box=None, pad_edge=False, padding=(0, 1),
         )  # fmt: skip
-        for name in COLUMNS:
-            table.add_column(name, justify="right" if name in _RIGHT else "left", no_wrap=True)
-        for row in most_telling(mine, limit):
-            table.add_row(*map(text, cells(row)), style=_style(row))
+        shown = most_telling(mine, limit)
+        lines = [cells(row) for row in shown]
+        chosen = fitting(lines, width)
+        for i in chosen:
+            justify = "right" if COLUMNS[i] in _RIGHT else "left"
+            table.add_column(COLUMNS[i], justify=justify, no_wrap=True)
+        for row, line in zip(shown, lines, strict=True):
+            table.add_row(*(text(line[i]) for i in chosen), style=_style(row))
         tables.append(table)
         if len(mine) > limit:
             tables.append(text(f"and {len(mine) - limit} ranks that are less late"))
@@ -297,10 +322,10 @@ def _output(options: argparse.Namespace) -> Iterator[Callable[[list[Row]], None]
     if not console.is_terminal:
         console = need("rich.console").Console(width=PIPE_COLUMNS)
     if options.once or not console.is_terminal:
-        yield lambda rows: console.print(render(rows))
+        yield lambda rows: console.print(render(rows, console.width))
         return
     with need("rich.live").Live(console=console, screen=True, auto_refresh=False) as live:
-        yield lambda rows: live.update(render(rows, console.height), refresh=True)
+        yield lambda rows: live.update(render(rows, console.width, console.height), refresh=True)
 
 
 def _print_lines(rows: list[Row]) -> None:
