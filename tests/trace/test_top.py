@@ -16,7 +16,7 @@ from rich.console import Console
 
 from shoal.pages import Page
 from shoal.trace.spans import Collective, Name, Part
-from shoal.trace.top import Lateness, Row, cells, late_now, lateness_of, make_rows, render
+from shoal.trace.top import Row, cells, late_now, lateness_of, make_rows, render
 from tests.trace.conftest import RunningJob, shoal
 from tests.trace.made_up import MS, NOW, operation, page, transfer
 
@@ -26,7 +26,7 @@ def read(t_ms: int, rank: int, **changes: object) -> Page:
     return dataclasses.replace(one, read_ns=NOW + t_ms * MS, **changes)  # type: ignore[arg-type]
 
 
-def rows(before: list[Page], after: list[Page], **worst: Lateness) -> list[Row]:
+def rows(before: list[Page], after: list[Page], **worst: float) -> list[Row]:
     late = {("job", int(name[1:])): one for name, one in worst.items()}
     return make_rows(before, after, late, lambda page: "running")
 
@@ -68,11 +68,13 @@ def test_of_an_operation_that_had_not_to_wait_only_the_number_is_known() -> None
 def test_who_has_not_posted_what_others_wait_for_is_late_now() -> None:
     waits = operation(5, 1, begin_ns=NOW - 30 * MS)
     after = [read(0, 0, operations=(waits,)), page(1, 4, None, ranks=2)]
-    assert late_now(after) == {("job", 1): Lateness(30, True)}
-    first, second = rows([], after, r0=Lateness(2.5), r1=Lateness(8))
+    assert late_now(after) == {("job", 1): 30}
+    first, second = rows([], after, r0=2.5, r1=8)
     assert first.late_ms == 2.5 and not first.is_late
     assert second.late_ms == 30 and second.is_late
     assert cells(first)[-1] == "2.5 ms" and cells(second)[-1] == "30.0 ms now"
+    _, second = rows([], after, r1=45)
+    assert second.late_ms == 45 and second.is_late, "the most since the last refresh"
 
 
 def test_lateness_is_the_most_after_the_first_of_the_communicator() -> None:
@@ -84,7 +86,7 @@ def test_lateness_is_the_most_after_the_first_of_the_communicator() -> None:
         Collective(name, "barrier", 2, True, (part(0, 10), part(1, 13))),
         Collective(dataclasses.replace(name, sequence=6), "barrier", 2, True,
                    (part(0, 22), part(1, 20))),
-    ]) == {("job", 0): Lateness(2), ("job", 1): Lateness(3)}  # fmt: skip
+    ]) == {("job", 0): 2, ("job", 1): 3}  # fmt: skip
 
 
 @pytest.mark.parametrize(("value", "text"), [
@@ -113,7 +115,7 @@ def test_each_job_has_a_table() -> None:
 def test_a_narrow_terminal_shows_fewer_columns_and_those_whole() -> None:
     waits = operation(5, 1, begin_ns=NOW - 20 * MS, block_bytes=4096)
     some = rows([read(-1000, 0, bytes=0)], [read(0, 0, operations=(waits,), bytes=10**9)],
-                r0=Lateness(25.5))  # fmt: skip
+                r0=25.5)  # fmt: skip
     console = Console(file=io.StringIO(), width=80)
     console.print(render(some, 80))
     text = console.file.getvalue()  # type: ignore[attr-defined]
@@ -123,7 +125,7 @@ def test_a_narrow_terminal_shows_fewer_columns_and_those_whole() -> None:
 
 def test_a_low_terminal_shows_who_is_stopped_and_who_is_late() -> None:
     ranks = [read(0, rank) for rank in range(20)]
-    late = {("job", 7): Lateness(5), ("job", 11): Lateness(80), ("job", 12): Lateness(9)}
+    late = {("job", 7): 5, ("job", 11): 80, ("job", 12): 9}
     some = make_rows([], ranks, late, lambda p: "stopped" if p.rank == 18 else "running")
     console = Console(file=io.StringIO(), width=180)
     console.print(render(some, 180, height=6))

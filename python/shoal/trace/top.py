@@ -56,28 +56,21 @@ class Row:
     is_late: bool  # others wait for it now
 
 
-@dataclass(frozen=True)
-class Lateness:
-    ms: float
-    is_now: bool = False
-
-
 RankName = tuple[str, int]  # job, rank
 
 
-def lateness_of(collectives: Iterable[Collective]) -> dict[RankName, Lateness]:
-    """How much later than the first of its communicator each rank posted one of them, at most."""
-    worst: dict[RankName, Lateness] = {}
+def lateness_of(collectives: Iterable[Collective]) -> dict[RankName, float]:
+    """How many ms after the first of its communicator each rank posted one of them, at most."""
+    worst: dict[RankName, float] = {}
     for one in collectives:
         for part in one.parts:
             name = (one.name.job, part.rank)
-            found = Lateness((part.begin_ns - one.begin_ns) / 1e6)
-            worst[name] = max(found, worst.get(name, found), key=lambda late: late.ms)
+            worst[name] = max((part.begin_ns - one.begin_ns) / 1e6, worst.get(name, 0.0))
     return worst
 
 
-def late_now(pages: Sequence[Page]) -> dict[RankName, Lateness]:
-    """Who has not posted what others wait for, and for how long they have waited."""
+def late_now(pages: Sequence[Page]) -> dict[RankName, float]:
+    """Who has not posted what others wait for, and for how many ms they have waited."""
     first: dict[tuple[str, int, int], tuple[int, int]] = {}  # communicator -> sequence, begin_ns
     for page in pages:
         for operation in page.operations:
@@ -90,8 +83,7 @@ def late_now(pages: Sequence[Page]) -> dict[RankName, Lateness]:
         for row in page.communicators:
             sequence, begin_ns = first.get((page.job, *row.key), (0, 0))
             if row.posted < sequence:
-                ms = (page.read_ns - begin_ns) / 1e6
-                late[(page.job, page.rank)] = Lateness(ms, True)
+                late[(page.job, page.rank)] = (page.read_ns - begin_ns) / 1e6
     return late
 
 
@@ -133,24 +125,25 @@ def _describe(page: Page) -> dict[str, Any]:
 def make_rows(
     before: Sequence[Page],
     after: Sequence[Page],
-    worst: dict[RankName, Lateness],
+    worst: dict[RankName, float],
     state_of: Callable[[Page], str] = lambda page: page.state,
 ) -> list[Row]:
     """Of the ranks that are there after; rates are 0 for those that were not before."""
     earlier = {(page.job, page.rank, page.pid): page for page in before}
-    worst = {**worst, **late_now(after)}
+    now = late_now(after)
     rows = []
     for page in after:
         last = earlier.get((page.job, page.rank, page.pid), page)
         seconds = (page.read_ns - last.read_ns) / 1e9 or 1.0
-        late = worst.get((page.job, page.rank))
+        name = (page.job, page.rank)
+        late = [one[name] for one in (worst, now) if name in one]
         rows.append(Row(
             job=page.job, rank=page.rank, ranks=page.ranks, host=page.host, pid=page.pid,
             process=state_of(page), **_describe(page),
             operations_per_s=(page.completed - last.completed) / seconds,
             bytes_per_s=(page.bytes - last.bytes) / seconds,
             staged_bytes_per_s=(page.staged_bytes - last.staged_bytes) / seconds,
-            late_ms=None if late is None else late.ms, is_late=late is not None and late.is_now,
+            late_ms=max(late, default=None), is_late=name in now,
         ))  # fmt: skip
     return rows
 
@@ -196,16 +189,8 @@ COLUMNS = (
     "rank", "host", "pid", "process", "comm", "operation", "state", "step", "awaits", "waits",
     "op/s", "payload", "staged", "late",
 )  # fmt: skip
-_LEFT_OUT = (
-    "host",
-    "step",
-    "staged",
-    "pid",
-    "comm",
-    "waits",
-    "state",
-    "process",
-)  # the first first
+# In a narrow terminal, in this order.
+_LEFT_OUT = ("host", "step", "staged", "pid", "comm", "waits", "state", "process")
 _GAP = 2  # between columns
 _RIGHT = frozenset({"rank", "pid", "step", "awaits", "waits", "op/s", "payload", "staged", "late"})
 
