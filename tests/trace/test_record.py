@@ -9,7 +9,9 @@ import hashlib
 import http.server
 import json
 import pathlib
+import socket
 import threading
+import time
 from collections.abc import Iterator, Sequence
 
 import pytest
@@ -19,6 +21,7 @@ from opentelemetry.proto.trace.v1.trace_pb2 import Span
 from perfetto.protos.perfetto.trace.perfetto_trace_pb2 import Trace, TrackDescriptor, TrackEvent
 
 from shoal.pages import Operation, Page
+from shoal.trace import otlp as otlp_module
 from shoal.trace.otlp import Collector, Otlp, Spans, parse_traceparent
 from shoal.trace.perfetto import Perfetto
 from shoal.trace.spans import Collective, Name, Part, Tracker
@@ -281,6 +284,22 @@ def test_a_collector_that_refuses_or_is_away_is_a_warning(
         said = capsys.readouterr().err
         assert "warning: no spans to " + where in said
         assert "1 requests did not reach" in said
+
+
+def test_a_collector_that_never_answers_holds_nothing_up(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(otlp_module, "POST_S", 0.5)
+    with socket.create_server(("127.0.0.1", 0)) as server:  # accepts nobody
+        collector = Collector(f"http://127.0.0.1:{server.getsockname()[1]}")
+        begin = time.monotonic()
+        for _ in range(otlp_module.MAX_WAITING + 10):
+            collector.send({"resourceSpans": []})
+        assert time.monotonic() - begin < 0.5
+        collector.close()
+        assert time.monotonic() - begin < 5
+    assert collector.lost >= 10
+    assert "it does not keep up" in capsys.readouterr().err
 
 
 def _slices(trace: Trace) -> dict[int, list[tuple[int, int, str]]]:
