@@ -195,6 +195,33 @@ def test_pages_have_the_layout_of_the_compiler() -> None:
         assert {k: v for k, v in layout.items() if k.startswith(enumeration + ".")} == values
 
 
+def test_pages_count_the_larger_buffer_of_each_collective(job: Runner) -> None:
+    """Of those that are over within their call, of those that run, and of private memory."""
+    source = """
+        from shoal import pages
+
+        def bytes_so_far():
+            return next(p.bytes for p in pages.read_all() if p.pid == os.getpid())
+
+        comm = shoal.init()
+        small, large = comm.empty(1, "int32"), comm.empty(1 << 18, "float32")
+        small[:] = large[:] = 1
+        before = bytes_so_far()
+        for _ in range(10):
+            comm.all_reduce(small)
+        for _ in range(3):
+            comm.all_reduce(large)
+        comm.barrier()
+        comm.all_gather(small)
+        comm.broadcast(np.zeros(1000))
+        comm.barrier()
+        print(bytes_so_far() - before)
+    """
+    result = job(source, ranks=2)
+    for rank in range(2):
+        assert result.lines(rank) == [str(10 * 4 + 3 * (4 << 18) + 2 * 4 + 8000)]
+
+
 def test_ps_shows_running_and_stopped_ranks(job: Runner) -> None:
     source = """
         import signal, subprocess, sys, time, json

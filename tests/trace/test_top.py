@@ -105,9 +105,10 @@ def printed(some: list[Row]) -> str:
 
 
 def test_each_job_has_a_table() -> None:
-    text = printed(rows([], [read(0, 0), read(0, 1), read(0, 0, job="other[red]")]))
+    text = printed(rows([], [read(0, 0), read(0, 1), read(0, 0, job="other[red]", host="[b]")]))
     assert "job job: 2 of 2 ranks are here" in text
     assert "job other[red]: 1 of 2 ranks" in text, "a name is not markup"
+    assert "  [b]  " in text
     assert text.count("rank  host") == 2
     assert "no shoal jobs" in printed([])
 
