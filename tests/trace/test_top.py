@@ -140,7 +140,7 @@ def test_top_once_beside_a_running_job(running_job: RunningJob) -> None:
     assert done.returncode == 0, done.stderr
     for pid in running_job.pids:
         (line,) = (line for line in done.stdout.splitlines() if f" {pid} " in line)
-        assert " running " in line and "MB/s" in line, done.stdout
+        assert " running " in line and "B/s" in line, done.stdout
 
 
 def test_top_finds_the_late_rank_and_counts_what_the_job_does(running_job: RunningJob) -> None:
