@@ -197,7 +197,7 @@ def _decide(fault: Fault, job: Job, facts: Facts, outcome: Outcome, after_ms: fl
             outcome.result = judge.NOISE if noise else judge.FALSE_ALARM
     else:
         outcome.late_ms = late_ms(job, facts.begin, facts.end)
-        sure_ms = after_ms + SURE_MS if outcome.result == judge.MISSED else after_ms
+        sure_ms = after_ms * (1 + SURE_MS / LATE_MS) if outcome.result == judge.MISSED else after_ms
         if outcome.late_ms < sure_ms:
             outcome.result = judge.NOT_LATE
         elif outcome.result != judge.RIGHT and _says_what_the_machine_did(fault, facts):
