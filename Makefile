@@ -69,7 +69,7 @@ baseline: build ## write down what calls cost in instructions now (tests/instruc
 	cmake --build $(BUILD) --target update_instructions
 
 format: $(VENV)/.ready-for-test ## rewrite sources as the formatters want them
-	find csrc include tests benchmarks -name '*.h' -o -name '*.cc' -o -name '*.c' -o -name '*.inc' | xargs $(VENV)/bin/clang-format -i
+	find csrc include bpf tests benchmarks -name '*.h' -o -name '*.cc' -o -name '*.c' -o -name '*.inc' | xargs $(VENV)/bin/clang-format -i
 	$(VENV)/bin/ruff check --quiet --select I --fix .
 	$(VENV)/bin/ruff format .
 
