@@ -3,8 +3,10 @@
 #include <stdio.h>
 #include <unistd.h>
 
+#include <cstddef>
 #include <cstdlib>
 #include <memory>
+#include <new>
 #include <sstream>
 #include <string_view>
 #include <utility>
@@ -19,6 +21,8 @@ struct ConfigDeleter {
   void operator()(ucp_config_t* config) const noexcept { ucp_config_release(config); }
 };
 using Config = std::unique_ptr<ucp_config_t, ConfigDeleter>;
+
+constexpr std::size_t kQueueBytes = 64 << 20;  // of RC and UD, 4096 segments of 8 KiB each
 
 struct Setting {
   std::string_view name;
@@ -165,6 +169,22 @@ bool lacks_verbs(ucp_context_h context) {
   return !found.empty();  // else its print is not as we know it
 }
 
+/// Whether the queues of a device could be registered, where a limit is in force. UCX 1.13 tries
+/// for ever when a queue of UD cannot.
+bool may_pin_queues(ucp_context_h context) {
+  if (explain_rdma_limits().empty()) return true;
+  const std::unique_ptr<std::byte[]> memory(new (std::nothrow) std::byte[kQueueBytes]);
+  if (!memory) return false;
+  ucp_mem_map_params_t params{};
+  params.field_mask = UCP_MEM_MAP_PARAM_FIELD_ADDRESS | UCP_MEM_MAP_PARAM_FIELD_LENGTH;
+  params.address = memory.get();
+  params.length = kQueueBytes;
+  ucp_mem_h handle = nullptr;
+  if (ucp_mem_map(context, &params, &handle) != UCS_OK) return false;
+  static_cast<void>(ucp_mem_unmap(context, handle));
+  return true;
+}
+
 }  // namespace
 
 Context open_context(const UcxOptions& options, std::string& error) {
@@ -196,6 +216,10 @@ Context open_context(const UcxOptions& options, std::string& error) {
   Context owned(context);
   if (options.verbs && named.empty() && lacks_verbs(context)) {
     error = with_limits("ucx: this node has RDMA devices, but none that UCX can open and use");
+    return nullptr;
+  }
+  if (options.verbs && !lacks_verbs(context) && !may_pin_queues(context)) {
+    error = with_limits("ucx: cannot register 64 MiB of memory, as it takes for a device's queues");
     return nullptr;
   }
   return owned;
