@@ -62,7 +62,9 @@ void Link::receive(Match match, void* data, std::int64_t capacity, Operation& op
   operation = {.state = Operation::State::kActive, .request = this};
   const Wanted wanted{&operation, match.key, static_cast<std::byte*>(data), capacity};
   if (const auto arrived = mailbox_.take_arrived(match.key)) {
-    return deliver(arrived->header, arrived->content.get(), wanted);
+    deliver(arrived->header, arrived->content.get(), wanted);
+    stream_.send();  // the sender waits for the answer
+    return;
   }
   if (stream_.is_deaf()) return operation.end(failure());
   mailbox_.want(wanted);
@@ -100,6 +102,7 @@ void Link::cancel(Operation& operation) noexcept {
     shared_->outgoing.give(std::move(outgoing));
   }
   operation.end({ErrorCode::kAborted, -1, 0});
+  stream_.send();  // who cancels may not come again
 }
 
 void Link::cancel_parts(Parts& parts) noexcept {
