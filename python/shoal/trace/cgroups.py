@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import pathlib
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 
 
@@ -87,19 +88,25 @@ def _freezer(folder: pathlib.Path, name: str) -> Cgroup:
 _READERS = {"": _unified, "cpu": _cpu, "freezer": _freezer}
 
 
-def read_cgroups(pid: int) -> tuple[Cgroup, ...]:
-    """From its own cgroups upwards, those that hold it or could. The root has no limits."""
-    found = []
+def folders(pid: int, controllers: Collection[str]) -> Iterator[tuple[str, pathlib.Path, str]]:
+    """(controller, folder, path) of its cgroups in these hierarchies, its own first and upwards.
+    The root has no limits."""
     for line in read_text(pathlib.Path(f"/proc/{pid}/cgroup")).splitlines():
-        _, controllers, path = line.split(":", 2)
-        for controller in controllers.split(","):
-            read, mount = _READERS.get(controller), _mounts().get(controller)
-            if read is None or mount is None:
-                continue
-            for folder in _upwards(path):
-                group = read(mount / folder, "/" + folder)
-                if group.frozen or group.quota_us >= 0:
-                    found.append(group)
+        _, names, path = line.split(":", 2)
+        for controller in names.split(","):
+            mount = _mounts().get(controller)
+            if controller in controllers and mount is not None:
+                for folder in _upwards(path):
+                    yield controller, mount / folder, "/" + folder
+
+
+def read_cgroups(pid: int) -> tuple[Cgroup, ...]:
+    """From its own cgroups upwards, those that hold it or could."""
+    found = []
+    for controller, folder, path in folders(pid, _READERS):
+        group = _READERS[controller](folder, path)
+        if group.frozen or group.quota_us >= 0:
+            found.append(group)
     return tuple(found)
 
 

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 
 from shoal.pages import Page
-from shoal.trace import links, processes
+from shoal.trace import links, processes, rdma
 from shoal.trace.cgroups import Cgroup
 from shoal.trace.kernel import Kernel, KernelThread, Sample, Signal
 from shoal.trace.links import Link
@@ -26,6 +26,7 @@ class Moment:
     cores: dict[int, tuple[str, int, int]] = field(
         default_factory=dict
     )  # processes.read_core_users
+    rdma: rdma.Rdma = field(default_factory=rdma.Rdma)
 
 
 def _unknown_line(pid: int, tid: int) -> tuple[str, str]:
@@ -39,6 +40,7 @@ class Evidence:
     signals: tuple[Signal, ...] = ()
     missing: tuple[str, ...] = ()  # what could not be had of the kernel, and how to get it
     python_line: Callable[[int, int], tuple[str, str]] = _unknown_line
+    rdma_history: tuple[rdma.Sample, ...] = ()  # the ports as they were, the earliest first
 
     @property
     def window_ns(self) -> int:
@@ -85,14 +87,18 @@ def observe(pages: Iterable[Page], kernel: Kernel | None, cores: bool = False) -
         links={pid: links.read_links(pid) for pid in pids} if spans_nodes else {},
         kernel=kernel.sample() if kernel is not None else Sample(),
         cores=processes.read_core_users() if cores else {},
+        rdma=rdma.observe(pids) if spans_nodes else rdma.Rdma(),
     )
 
 
-def collect(before: Moment, after: Moment, kernel: Kernel | None) -> Evidence:
+def collect(
+    before: Moment, after: Moment, kernel: Kernel | None, history: tuple[rdma.Sample, ...] = ()
+) -> Evidence:
     return Evidence(
         before=before,
         after=after,
         signals=tuple(kernel.signals()) if kernel is not None else (),
         missing=tuple(kernel.missing) if kernel is not None else (),
         python_line=python_line,
+        rdma_history=history,
     )

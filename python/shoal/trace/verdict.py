@@ -23,6 +23,7 @@ from shoal.trace.finding import Finding
 from shoal.trace.host import preempted, process_trouble, thread_finding
 from shoal.trace.late import Late, behind, late_for
 from shoal.trace.network import link_trouble
+from shoal.trace.rdma_trouble import rdma_trouble, undriven_queues
 
 
 @dataclass(frozen=True)
@@ -117,8 +118,8 @@ def _root_of_posted(ev: Evidence, late: Late, path: tuple[int, ...]) -> tuple[Pa
             return page, _posted(late, page, trouble)
     for page in members:
         if page.drivers == 0 and _still_in(page, late):
-            return page, _posted(late, page, _undriven(ev, page))
-    network = link_trouble(ev, late)
+            return page, _posted(late, page, _undriven(ev, late, page))
+    network = rdma_trouble(ev, late) or link_trouble(ev, late)
     if network is not None:
         return network
     # Nobody waits any more for who is through; who is alone in it waits for nobody.
@@ -144,7 +145,7 @@ def _posted(late: Late, page: Page, found: Finding) -> Finding:
     return found.after(f"all ranks have posted {operation}; rank {page.rank} is not through")
 
 
-def _undriven(ev: Evidence, page: Page) -> Finding:
+def _undriven(ev: Evidence, late: Late, page: Page) -> Finding:
     """It has posted an operation, and none of its threads drives it."""
     thread = thread_finding(ev, page, _caller(page))
     unread = sum(after.unread_bytes for _, after in ev.links(page.pid))
@@ -152,7 +153,8 @@ def _undriven(ev: Evidence, page: Page) -> Finding:
     if unread:
         evidence.append(f"{unread} bytes have come and are not read")
     if thread.cause in ("computing", "sleeping", "blocked", "unknown", "slow_syscall"):
-        return Finding("slow_receiver", (*evidence, *thread.evidence), thread.missing)
+        cause, queues = undriven_queues(ev, late, page)
+        return Finding(cause, (*evidence, *queues, *thread.evidence), thread.missing)
     return Finding(thread.cause, (*evidence, *thread.evidence), thread.missing)
 
 

@@ -13,6 +13,7 @@ from shoal.trace.evidence import Evidence, Moment, collect, observe
 from shoal.trace.host import is_in_kernel
 from shoal.trace.kernel import Kernel
 from shoal.trace.late import Late, find_late, suspect
+from shoal.trace.rdma import History
 from shoal.trace.verdict import Verdict, is_moving, judge, judge_often
 
 LOOK_S = 2.0  # between searches for new jobs
@@ -52,6 +53,7 @@ class Watch:
     def __init__(self, selection: Selection, kernel: Kernel | None, after_ms: int) -> None:
         self._selection = selection
         self._kernel = kernel
+        self._ports = History()
         self._after_ns = after_ms * 1_000_000
         self._interval_s = min(0.1, max(0.01, after_ms / 2000))
         self._again: dict[tuple[str, int, int, int, str], float] = {}  # when to judge once more
@@ -63,6 +65,8 @@ class Watch:
         """As they come, until time.monotonic() is `until`."""
         while (begin := time.monotonic()) < until:
             jobs = self._selection.read()
+            if any(p.ranks > p.node_ranks for pages in jobs.values() for p in pages):
+                self._ports.look()
             if self._kernel is not None:
                 self._kernel.watch(page.pid for pages in jobs.values() for page in pages)
             late = [one for pages in jobs.values() for one in find_late(pages, self._after_ns)]
@@ -124,7 +128,7 @@ class Watch:
         lasts = _is_in(after, late, self._after_ns)
         if not lasts:
             after = dataclasses.replace(after, pages=before.pages)
-        return collect(before, after, self._kernel), lasts
+        return collect(before, after, self._kernel, self._ports.samples()), lasts
 
     def _judge_short(self, late: Late, now: Moment) -> Verdict | None:
         """It was over before it could be looked at. If that happens often: who is it each time?"""

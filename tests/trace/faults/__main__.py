@@ -18,11 +18,13 @@ import sys
 import time
 from collections.abc import Iterator
 
+import tests.trace.faults.rdma_catalog  # noqa: F401 (its classes join the others)
 from tests.trace.faults import report
 from tests.trace.faults.case import Settings, play, watch_healthy
 from tests.trace.faults.catalog import FAULTS, HEALTHY, Fault
 from tests.trace.faults.hosts import Hosts, can_make
 from tests.trace.faults.judge import BROKEN, TRACER, Outcome
+from tests.trace.faults.rdma_hosts import RdmaHosts
 
 HEALTHY_S = 4.0  # of a seed of the class without a fault
 
@@ -70,7 +72,11 @@ def _play_all(
     seeds = range(options.first, options.first + options.seeds)
     for fault in faults:
         for seed in seeds:
-            yield play(fault, seed, settings)
+            if fault.rdma is None:
+                yield play(fault, seed, settings)
+                continue
+            with RdmaHosts(fault.rdma) as hosts:
+                yield play(fault, seed, dataclasses.replace(settings, hosts=hosts))
     if HEALTHY in options.names:
         for seed in seeds:
             yield watch_healthy(seed, HEALTHY_S, settings)
@@ -89,7 +95,7 @@ def main() -> int:
     outcomes = []
     begin = time.monotonic()
     with contextlib.ExitStack() as stack:
-        need = any(fault.two_hosts for fault in faults) and not can_make()
+        need = any(fault.two_hosts and fault.rdma is None for fault in faults) and not can_make()
         hosts = stack.enter_context(Hosts()) if need else None
         for outcome in _play_all(faults, options, Settings(hosts, options.tracer, options.pace)):
             outcomes.append(outcome)

@@ -17,10 +17,11 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from tests.trace.faults import judge
-from tests.trace.faults.catalog import HEALTHY, RANKS, Fault, Scene, read_log, usual
+from tests.trace.faults.catalog import HEALTHY, Fault, Scene, read_log, usual
 from tests.trace.faults.hosts import Hosts
 from tests.trace.faults.judge import Judge, Outcome
 from tests.trace.faults.processes import started, wait_until
+from tests.trace.faults.size import RANKS
 from tests.trace.faults.waiting import Waiting
 
 PROGRAM = pathlib.Path(__file__).with_name("job.py")
@@ -69,6 +70,11 @@ class Job:
 
         wait_until(ready, START_S * self.pace, f"all ranks of {self.name} are ready")
         return [json.loads(file.read_text())["pid"] for file in files]
+
+    def goes_on(self) -> bool:
+        """Every rank has done a first operation: the next need no connection to be made."""
+        logs = (read_log(self.directory, rank) for rank in range(RANKS))
+        return all(any("operation" in line for line in log) for log in logs)
 
     def finish(self) -> str:
         """Lets it end, and returns what was wrong, or ""."""
@@ -147,13 +153,15 @@ def _play_once(fault: Fault, seed: int, settings: Settings) -> Outcome:
             # A tracer that comes later must find the fault still there.
             seconds = rng.uniform(0.4, 2.5) if outcome.attached == "before" else LIMIT_S
             scene = Scene(rng, job.directory, job.pids(), victim, seconds * pace, pace, hosts)
+            wait_until(job.goes_on, START_S * pace, f"{name} goes on")
             time.sleep(rng.uniform(0.3, 0.6))
             with Waiting(scene.pids) as waiting:
                 facts = _disturb(fault, scene, job, outcome.attached, settings)
             if facts.said_at is not None and facts.verdict["rank"] >= 0:
                 facts.preempted = waiting.share(facts.verdict["rank"], facts.said_at)
             outcome.variant = scene.variant
-            facts.broken = job.finish() or facts.broken
+            broken = job.finish()
+            facts.broken = facts.broken or ("" if fault.may_break else broken)
             _decide(fault, job, facts, outcome, settings.after_ms)
     except (OSError, RuntimeError, TimeoutError, subprocess.TimeoutExpired) as error:
         outcome.result, outcome.note = judge.BROKEN, str(error)
@@ -198,7 +206,7 @@ def _decide(fault: Fault, job: Job, facts: Facts, outcome: Outcome, after_ms: fl
     else:
         outcome.late_ms = late_ms(job, facts.begin, facts.end)
         sure_ms = after_ms * (1 + SURE_MS / LATE_MS) if outcome.result == judge.MISSED else after_ms
-        if outcome.late_ms < sure_ms:
+        if outcome.late_ms < sure_ms and not fault.may_break:
             outcome.result = judge.NOT_LATE
         elif outcome.result != judge.RIGHT and _says_what_the_machine_did(fault, facts):
             outcome.result = judge.NOISE

@@ -16,16 +16,16 @@ import random
 import signal
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Any
 
 from tests.trace.faults import groups, hosts
 from tests.trace.faults.processes import bound, family, started, wait_until
+from tests.trace.faults.size import RANKS
 
 HOG = pathlib.Path(__file__).with_name("hog.py")
-RANKS = 4
 HEALTHY = "healthy"  # the class without a fault
 MIB = 1 << 20
 SEEN_S = 15.0  # until the victim obeys: it may be starved of its core
@@ -92,6 +92,8 @@ class Fault:
     two_hosts: bool = False
     options: Options = usual
     missing: Callable[[], str] = lambda: ""  # why it cannot be done here
+    rdma: Mapping[str, str] | None = None  # the hosts have RDMA devices, and the ranks this, too
+    may_break: bool = False  # the job may end with an error
     starves: bool = False  # the victim is ready and gets no core: by the fault, not by the machine
 
 
@@ -192,7 +194,7 @@ def outranked(scene: Scene) -> Iterator[set[int]]:
 # ---- by the victim itself
 
 
-def _ask(scene: Scene, do: str, may_repeat: bool = True, **parameters: Any) -> Iterator[set[int]]:
+def ask(scene: Scene, do: str, may_repeat: bool = True, **parameters: Any) -> Iterator[set[int]]:
     """Once for long, or a little in every step."""
     repeat = may_repeat and scene.random.random() < 0.5
     seconds = scene.pace * scene.random.uniform(0.25, 0.6) if repeat else scene.seconds
@@ -212,13 +214,13 @@ def _ask(scene: Scene, do: str, may_repeat: bool = True, **parameters: Any) -> I
 @fault("sleeping")
 def late_sleep(scene: Scene) -> Iterator[set[int]]:
     """Sleeps before it calls the collective."""
-    yield from _ask(scene, "sleep")
+    yield from ask(scene, "sleep")
 
 
 @fault("computing")
 def late_python(scene: Scene) -> Iterator[set[int]]:
     """Long pure Python before it calls the collective."""
-    yield from _ask(scene, "python")
+    yield from ask(scene, "python")
 
 
 @fault("slow_syscall", "blocked")
@@ -227,31 +229,31 @@ def file_lock(scene: Scene) -> Iterator[set[int]]:
     path = scene.directory / "checkpoint"
     with open(path, "w") as file:
         fcntl.flock(file, fcntl.LOCK_EX)
-        yield from _ask(scene, "flock", may_repeat=False, path=str(path))
+        yield from ask(scene, "flock", may_repeat=False, path=str(path))
 
 
 @fault("blocked")
 def thread_lock(scene: Scene) -> Iterator[set[int]]:
     """Waits for a lock that another thread of its process holds."""
-    yield from _ask(scene, "lock")
+    yield from ask(scene, "lock")
 
 
 @fault("memory_registration")
 def registration_storm(scene: Scene) -> Iterator[set[int]]:
     """mlock() and munlock() of 64 to 256 MiB again and again."""
-    yield from _ask(scene, "mlock", bytes=scene.random.choice((64, 128, 256)) * MIB)
+    yield from ask(scene, "mlock", bytes=scene.random.choice((64, 128, 256)) * MIB)
 
 
 @fault("page_faults")
 def page_fault_storm(scene: Scene) -> Iterator[set[int]]:
     """Touches memory that is always new."""
-    yield from _ask(scene, "pages", bytes=scene.random.choice((64, 128)) * MIB)
+    yield from ask(scene, "pages", bytes=scene.random.choice((64, 128)) * MIB)
 
 
 @fault("slow_receiver", two_hosts=True, options=overlapping, missing=hosts.can_make)
 def slow_receiver(scene: Scene) -> Iterator[set[int]]:
     """Computes in a collective that it has begun, while data wait in its socket."""
-    yield from _ask(scene, "overlap", place="within")
+    yield from ask(scene, "overlap", place="within")
 
 
 # ---- the link between two hosts

@@ -1,0 +1,73 @@
+"""Faults of hosts that talk by RDMA, in the virtual machine of tests/vm."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+from tests.trace.faults.catalog import Scene, ask, fault, overlapping
+from tests.trace.faults.rdma_hosts import RdmaHosts, break_queue_pairs, missing
+from tests.trace.faults.size import RANKS
+
+RDMA: dict[str, Any] = {"two_hosts": True, "missing": missing, "rdma": {}}
+
+
+def _hosts(scene: Scene) -> RdmaHosts:
+    assert isinstance(scene.hosts, RdmaHosts)
+    return scene.hosts
+
+
+def _link(scene: Scene) -> str:
+    """That of the victim's device."""
+    return "h0" if scene.victim < RANKS // 2 else "h1"
+
+
+@fault("link_down", **RDMA)
+def rdma_link_down(scene: Scene) -> Iterator[set[int]]:
+    """The network interface of an RDMA device is set down, or the other end of its cable."""
+    link = scene.random.choice((_link(scene), _link(scene).replace("h", "port")))
+    scene.variant = link
+    with _hosts(scene).rdma_down(link):
+        yield {scene.victim}
+
+
+@fault("packet_loss", **RDMA)
+def rdma_loss(scene: Scene) -> Iterator[set[int]]:
+    """netem loses 5 to 20 % of the packets that an RDMA device sends."""
+    percent = scene.random.randint(5, 20)
+    scene.variant = f"{percent} % of {_link(scene)}"
+    with _hosts(scene).rdma_netem(_link(scene), "loss", f"{percent}%"):
+        yield set(range(RANKS))
+
+
+@fault("congestion", **RDMA)
+def rdma_delay(scene: Scene) -> Iterator[set[int]]:
+    """netem delays what an RDMA device sends by 700 to 1200 ms, less than its time-out."""
+    delay_ms = scene.random.randint(700, 1200)
+    scene.variant = f"{delay_ms} ms at {_link(scene)}"
+    with _hosts(scene).rdma_netem(_link(scene), "delay", f"{delay_ms}ms"):
+        yield set(range(RANKS))
+
+
+@fault("slow_receiver", options=overlapping, **RDMA)
+def rdma_slow_receiver(scene: Scene) -> Iterator[set[int]]:
+    """Computes in a collective that it has begun, while completions wait in its queue."""
+    yield from ask(scene, "overlap", place="within")
+
+
+# A message of 2 MiB in 256 segments, for which 32 receives are posted.
+SEGMENTS = {"UCX_RNDV_THRESH": "inf", "UCX_RC_RX_QUEUE_LEN": "32", "UCX_RC_FC_ENABLE": "n"}
+
+
+@fault("receiver_not_ready", options=overlapping, **RDMA | {"rdma": SEGMENTS})
+def rdma_receiver_not_ready(scene: Scene) -> Iterator[set[int]]:
+    """The same, where the sender has more segments than receives are posted."""
+    yield from ask(scene, "overlap", place="within")
+
+
+@fault("qp_error", options=overlapping, may_break=True, **RDMA)
+def rdma_qp_error(scene: Scene) -> Iterator[set[int]]:
+    """The queue pairs of a rank go into the state of error while it does not look."""
+    for culprits in ask(scene, "overlap", may_repeat=False, place="within"):
+        scene.variant = f"{break_queue_pairs(scene.pid)} queue pairs"
+        yield culprits
