@@ -217,6 +217,7 @@ def test_a_sleep_and_who_ended_it(workload: Workload) -> None:
         assert any("nanosleep" in name for name in asleep["stack"]), asleep["stack"]
         assert asleep["woken_by"]["comm"]  # by us, to read the command
         workload.wait()
+        time.sleep(0.3)  # it sleeps in read() again: the next command wakes it
         workload.do("calls 0")
         after = tracer.thread(workload.pid)
         assert growth(before, after, "sleeping_ns") > LONG_MS * 1e6
