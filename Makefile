@@ -28,7 +28,7 @@ CONFIGURE = $(WITH_CXX) cmake --log-level=WARNING
 CTEST = ctest --no-tests=error --timeout 300 -j $(JOBS)
 
 .PHONY: help demo test bench bench-quick bench-torch bench-tracer build package baseline format lint clean \
-  test-cpp test-python test-torch test-torch-full test-rdma test-asan test-tsan
+  test-cpp test-python test-trace test-torch test-torch-full test-rdma test-asan test-tsan
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-16s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -69,7 +69,7 @@ baseline: build ## write down what calls cost in instructions now (tests/instruc
 	cmake --build $(BUILD) --target update_instructions
 
 format: $(VENV)/.ready-for-test ## rewrite sources as the formatters want them
-	find csrc include tests benchmarks -name '*.h' -o -name '*.cc' -o -name '*.c' -o -name '*.inc' | xargs $(VENV)/bin/clang-format -i
+	find csrc include bpf tests benchmarks -name '*.h' -o -name '*.cc' -o -name '*.c' -o -name '*.inc' | xargs $(VENV)/bin/clang-format -i
 	$(VENV)/bin/ruff check --quiet --select I --fix .
 	$(VENV)/bin/ruff format .
 
@@ -87,6 +87,10 @@ test-cpp: build ## C++ tests, release build
 # 15 minutes bound the whole run; each test has a limit of its own.
 test-python: package ## Python tests against the installed package
 	timeout --kill-after=10 900 $(VENV)/bin/python -m pytest tests/python --junitxml=$(REPORTS)/python.xml
+
+# The tracer: verdicts on made-up evidence, shoal-tracer's counts, a few disturbed jobs (tests/trace/faults).
+test-trace: package $(VENV)/.ready-for-test ## the tracer: verdicts, eBPF programs, disturbed jobs
+	timeout --kill-after=10 900 $(VENV)/bin/python -m pytest tests/trace --junitxml=$(REPORTS)/trace.xml
 
 # The torch backend: our tests, and a sample of torch's own (tests/torch/suites/README.md).
 test-torch: package ## the torch backend: our tests, a sample of torch's own suites

@@ -42,7 +42,7 @@ const volatile __u64 zeros[sizeof(struct in_flight) / sizeof(__u64)] = {};
 
 /* Set while both begin and end are attached: between the one and the other half would be counted.
  */
-bool counting = false;
+__u32 counting = 0;
 
 /* A program in a user's context can be preempted by another of its kind on the same core: so also
  * what is per CPU is counted by atomic additions.

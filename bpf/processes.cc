@@ -2,7 +2,6 @@
 
 #include <dirent.h>
 
-#include <cstdlib>
 #include <fstream>
 #include <iterator>
 #include <memory>
@@ -17,7 +16,7 @@ std::vector<int> threads_of(int pid) {
   const std::unique_ptr<DIR, decltype(close)> folder(opendir(path.c_str()));
   if (!folder) return tids;
   while (const dirent* entry = readdir(folder.get())) {
-    if (const int tid = std::atoi(entry->d_name)) tids.push_back(tid);
+    if (const int tid = number_in(entry->d_name)) tids.push_back(tid);
   }
   return tids;
 }
@@ -40,8 +39,8 @@ ThreadStatus status_of(int pid, int tid) {
   constexpr size_t kCore = 39 - 3;
   if (fields.size() <= kCore) return status;
   status.state = fields[kState][0];
-  status.priority = std::atoi(fields[kPriority].c_str()) + 100;
-  status.core = std::atoi(fields[kCore].c_str());
+  status.priority = number_in(fields[kPriority]) + 100;
+  status.core = number_in(fields[kCore]);
   return status;
 }
 

@@ -18,6 +18,7 @@
 #include "options.h"
 #include "output.h"
 #include "privilege.h"
+#include "processes.h"
 #include "programs.h"
 #include "scheduler.h"
 #include "signals.h"

@@ -18,13 +18,13 @@ check() {
 }
 
 cxx_files() {
-  find csrc include tests benchmarks -name '*.h' -o -name '*.cc' -o -name '*.c' -o -name '*.inc'
+  find csrc include bpf tests benchmarks -name '*.h' -o -name '*.cc' -o -name '*.c' -o -name '*.inc'
 }
 format_cxx() { cxx_files | xargs "$bin/clang-format" --dry-run -Werror; }
 
 # csrc/torch as it is compiled, in batches: torch's headers take 10 s of each.
 tidied() {
-  find csrc -name '*.cc' -not -path 'csrc/torch/*' -print0
+  find csrc bpf -name '*.cc' -not -path 'csrc/torch/*' -print0
   find build/release/csrc/torch -path '*/Unity/*.cxx' -print0
 }
 

@@ -11,7 +11,8 @@ import xml.etree.ElementTree as ET
 from pathlib import Path
 
 EXPECTED = (
-    "cpp.xml", "python.xml", "torch.xml", "torch-suites.xml", "rdma.xml", "asan.xml", "tsan.xml",
+    "cpp.xml", "python.xml", "trace.xml", "torch.xml", "torch-suites.xml", "rdma.xml", "asan.xml",
+    "tsan.xml",
 )  # fmt: skip
 
 

@@ -137,6 +137,21 @@ int Communicator::nodes() const noexcept {
   return static_cast<int>(std::unique(nodes.begin(), nodes.end()) - nodes.begin());
 }
 
+namespace {
+
+/// How the ranks of this communicator are reached.
+std::string describe_ways(const CommunicatorImpl& impl, int nodes) {
+  const std::size_t ranks = impl.members.size();
+  std::string text = std::to_string(ranks) + (ranks == 1 ? " rank on " : " ranks on ") +
+                     std::to_string(nodes) + (nodes == 1 ? " node" : " nodes");
+  if (ranks == 1) return text;
+  if (static_cast<std::size_t>(nodes) < ranks) text += "; within a node: shared memory";
+  if (nodes == 1) return text;
+  return text + "; between nodes: " + impl.context->describe_network_and_devices();
+}
+
+}  // namespace
+
 std::string Communicator::explain(Collective collective, Count count, DataType dtype,
                                   bool deterministic) const {
   const exec::PlanKey key =
@@ -144,8 +159,7 @@ std::string Communicator::explain(Collective collective, Count count, DataType d
   const comm::Choice choice = impl_->choose(key);
   return comm::describe(key) + ": " + std::string(schedule::name_of(choice.algorithm)) + " (" +
          comm::reason(choice, impl_->shape(), impl_->context->tuning()) + "); " +
-         std::to_string(size()) + " ranks on " + std::to_string(nodes()) +
-         " node(s); network: " + network();
+         describe_ways(*impl_, nodes());
 }
 
 std::string Communicator::network() const { return impl_->context->describe_network(); }

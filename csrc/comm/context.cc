@@ -13,6 +13,7 @@
 #include "comm/report.h"
 #include "core/log.h"
 #include "memory/host_room.h"
+#include "memory/placement.h"
 #include "tune/load.h"
 #include "tune/text.h"
 
@@ -289,6 +290,7 @@ void Context::use_network(Networks& networks, const std::vector<std::string>& al
   for (Rank r = 0; r < identity_.ranks; ++r) offers[r] = all[r].substr(kAgreedBytes);
   network_ = networks.choose(offers);
   why_network_ = networks.reason();
+  ports_ = networks.ports();
   if (networks.registrar() != nullptr) pool_->set_registrar(networks.registrar());
   engine_->add_transport(*network_, true);
 }
@@ -302,6 +304,16 @@ exec::Route Context::route(Rank world) noexcept {
 std::string Context::describe_network() const {
   if (network_ == nullptr) return "none needed: all ranks in one node";
   return network_->describe() + " (" + why_network_ + ")";
+}
+
+std::string Context::describe_network_and_devices() const {
+  std::string text = describe_network();
+  // A page that is there for certain; the pool's are committed by the same thread, alike.
+  const int node = memory::node_of_page(&node_->page(node_->self()));
+  for (const transport::RdmaPort& port : ports_) {
+    text += "; " + transport::describe(port, node);
+  }
+  return text;
 }
 
 std::string Context::name(Rank rank, Rank world) const {

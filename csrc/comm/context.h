@@ -60,6 +60,8 @@ class Context {
   /// How this rank reaches a rank of the world.
   [[nodiscard]] exec::Route route(Rank world) noexcept;
   [[nodiscard]] std::string describe_network() const;
+  /// The same with each device that carries it: for explain(), a line that nobody reads often.
+  [[nodiscard]] std::string describe_network_and_devices() const;
   /// What rank 0 has read, on every rank alike; empty in one node.
   [[nodiscard]] const tune::Table& tuning() const noexcept { return tuning_; }
 
@@ -116,6 +118,7 @@ class Context {
   std::unique_ptr<transport::shm::ShmTransport> shm_;
   std::unique_ptr<transport::Network> network_;
   std::string why_network_;
+  std::vector<transport::RdmaPort> ports_;
   std::unique_ptr<exec::Engine> engine_;
   memory::Offset world_control_ = memory::kNoOffset;
   tune::Table tuning_;

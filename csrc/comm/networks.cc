@@ -1,10 +1,16 @@
 #include "comm/networks.h"
 
+#include <algorithm>
+#include <charconv>
 #include <cstdlib>
+#include <limits>
 #include <span>
+#include <system_error>
 #include <utility>
 
 #include "bootstrap/wire.h"
+#include "transport/rail/rail_network.h"
+#include "transport/rail/wire.h"
 #include "transport/ucx/loader.h"
 
 namespace shoal::comm {
@@ -23,15 +29,17 @@ std::string wanted_network(const std::string& given) {
                                                "`network`) is auto, tcp or ucx");
 }
 
-/// What a rank offers: its addresses; "": none.
+/// What a rank offers: its addresses; "" or none: it does not.
 struct Offer {
-  std::string ucx, tcp;
+  std::vector<std::string> ucx;  ///< of each rail
+  std::string tcp;
 };
 
 Offer read(const std::string& bytes) {
   bootstrap::Reader reader(bytes);
   Offer offer;
-  offer.ucx = reader.text();
+  const auto rails = reader.number<std::uint8_t>();
+  for (int i = 0; i < rails; ++i) offer.ucx.push_back(reader.text());
   offer.tcp = reader.text();
   return offer;
 }
@@ -42,7 +50,64 @@ std::string address_of(const transport::Network* network) {
   return {reinterpret_cast<const char*>(address.data()), address.size()};
 }
 
+std::string variable(const char* name) {
+  const char* value = std::getenv(name);
+  return value == nullptr ? "" : value;
+}
+
+/// `list`: "mlx5_0:1,mlx5_1:1".
+bool is_in(const std::string& list, const std::string& name) {
+  return ("," + list + ",").find("," + name + ",") != std::string::npos;
+}
+
+/// Whoever names transports without RDMA among them wants no rails of RDMA devices.
+bool leaves_out_verbs(const std::string& transports) {
+  if (transports.empty() || transports.front() == '^') return false;
+  for (const char* name : {"all", "ib", "rc", "ud", "dc"}) {
+    if (("," + transports).find(std::string(",") + name) != std::string::npos) return false;
+  }
+  return true;
+}
+
+std::size_t rail_limit(const std::string& text) {
+  constexpr std::size_t kMost = transport::rail::kMaxRails;
+  if (text.empty()) return kMost;
+  std::size_t limit = 0;
+  const auto end = std::from_chars(text.data(), text.data() + text.size(), limit);
+  if (end.ec != std::errc() || end.ptr != text.data() + text.size() || limit == 0) {
+    throw Error(ErrorCode::kInvalidArgument, "init: SHOAL_RAILS=" + text +
+                                                 " is not a number of RDMA ports from 1 to " +
+                                                 std::to_string(kMost));
+  }
+  return std::min(limit, kMost);
+}
+
 }  // namespace
+
+RailChoice choose_rails(const std::vector<transport::RdmaPort>& found, const RailWishes& wishes) {
+  RailChoice choice;
+  if (leaves_out_verbs(wishes.transports)) {
+    return {{}, "no rails: UCX_TLS=" + wishes.transports + " leaves RDMA out"};
+  }
+  const bool all = wishes.devices.empty() || wishes.devices == "all";
+  for (const transport::RdmaPort& port : found) {
+    if (port.active() && (all || is_in(wishes.devices, port.name()))) choice.ports.push_back(port);
+  }
+  const std::size_t there = choice.ports.size(), limit = rail_limit(wishes.limit);
+  if (there < 2) {
+    return {{},
+            std::string("one rail: ") + (there == 0 ? "no" : "one") + " active RDMA port" +
+                (all ? "" : " of UCX_NET_DEVICES=" + wishes.devices)};
+  }
+  choice.reason = std::to_string(there) + " rails: as many active RDMA ports";
+  if (limit < there) {
+    choice.ports.resize(limit);
+    choice.reason = (limit == 1 ? "one rail" : std::to_string(limit) + " rails") + " of " +
+                    std::to_string(there) + " active RDMA ports: ";
+    choice.reason += wishes.limit.empty() ? "more are not supported" : "SHOAL_RAILS";
+  }
+  return choice;
+}
 
 Outlook look_at_networks(const std::string& network, const std::string& ucx_directory) {
   const std::string wanted = wanted_network(network);
@@ -61,17 +126,42 @@ Networks::Networks(NetworkOptions options) : options_(std::move(options)) {
   try {
     open_ucx();
   } catch (const Error& error) {
-    if (!outlook.offers_tcp) throw;
+    if (!outlook.offers_tcp || error.code() == ErrorCode::kInvalidArgument) throw;
     reason_ = std::string("there is an RDMA device, but ") + error.what();
   }
 }
 
 void Networks::open_ucx() {
+  if (transport::ucx::find_ucx({options_.ucx_directory, {}}).verbs) {
+    rails_ =
+        choose_rails(transport::rdma_ports(),
+                     {variable("SHOAL_RAILS"), variable("UCX_NET_DEVICES"), variable("UCX_TLS")});
+  }
+  ucx_.push_back(open_rail(0, rails_.ports.empty() ? "" : rails_.ports[0].name()));
+  try {
+    while (ucx_.size() < rails_.ports.size()) {
+      const auto next = static_cast<int>(ucx_.size());
+      ucx_.push_back(open_rail(next, rails_.ports[ucx_.size()].name()));
+    }
+  } catch (const Error& error) {  // rail i reaches rail i of the others: those before it are of use
+    rails_.reason = std::to_string(ucx_.size()) + " of " + std::to_string(rails_.ports.size()) +
+                    " rails: " + error.what();
+  }
+}
+
+/// `device`: "": whatever UCX finds.
+std::unique_ptr<transport::ucx::UcxTransport> Networks::open_rail(int rail,
+                                                                  const std::string& device) {
   transport::ucx::UcxOptions options;
   options.self = options_.self;
   options.peers = options_.peers;
-  options.registration = options_.registration;
-  ucx_ = transport::ucx::make_ucx(options, {options_.ucx_directory, {}});
+  options.device = device;
+  options.registration = [registration = options_.registration, composed = composed_, rail](
+                             const void* data, std::int64_t bytes) {
+    void* const handle = registration(data, bytes);
+    return *composed ? transport::rail::RailNetwork::handle_of(handle, rail) : handle;
+  };
+  return transport::ucx::make_ucx(options, {options_.ucx_directory, {}});
 }
 
 void Networks::open_tcp() {
@@ -80,43 +170,83 @@ void Networks::open_tcp() {
 }
 
 std::string Networks::offer() const {
-  return bootstrap::Writer().text(address_of(ucx_.get())).text(address_of(tcp_.get())).bytes();
+  bootstrap::Writer writer;
+  writer.number(static_cast<std::uint8_t>(ucx_.size()));
+  for (const auto& rail : ucx_) writer.text(address_of(rail.get()));
+  return writer.text(address_of(tcp_.get())).bytes();
+}
+
+/// The first `rails` of those that are open. With one, nothing stands between it and its user.
+std::unique_ptr<transport::Network> Networks::use_ucx(std::size_t rails) {
+  ucx_.resize(rails);
+  rails_.ports.resize(std::min(rails, rails_.ports.size()));
+  if (rails == 1) {
+    registrar_ = ucx_[0].get();
+    return std::move(ucx_[0]);
+  }
+  *composed_ = true;
+  std::vector<transport::rail::Rail> parts;
+  for (std::size_t i = 0; i < rails; ++i) {
+    const transport::RdmaPort& port = rails_.ports[i];
+    transport::ucx::UcxTransport* const ucx = ucx_[i].get();
+    parts.push_back({port.name(), std::move(ucx_[i]), port.gbits, ucx});
+  }
+  auto network = transport::rail::make_rail_network(std::move(parts), options_.peers);
+  registrar_ = network.get();
+  return network;
 }
 
 std::unique_ptr<transport::Network> Networks::choose(const std::vector<std::string>& offers) {
-  bool all_ucx = true, all_tcp = true;
-  int without_ucx = -1, without_tcp = -1;
+  std::size_t rails = std::numeric_limits<std::size_t>::max();
+  bool all_tcp = true;
+  int fewest_rails = -1, without_tcp = -1;
   for (std::size_t r = 0; r < offers.size(); ++r) {
     if (offers[r].empty()) continue;
     const Offer offer = read(offers[r]);
-    if (offer.ucx.empty() && std::exchange(all_ucx, false)) without_ucx = static_cast<int>(r);
+    if (offer.ucx.size() < rails) {
+      rails = offer.ucx.size();
+      fewest_rails = static_cast<int>(r);
+    }
     if (offer.tcp.empty() && std::exchange(all_tcp, false)) without_tcp = static_cast<int>(r);
   }
+  const bool all_ucx = rails > 0;
   if (!all_ucx && !all_tcp) {
     throw Error(ErrorCode::kTransport, "init: no network that all ranks have: rank " +
-                                           std::to_string(without_ucx) + " offers no UCX, rank " +
+                                           std::to_string(fewest_rails) + " offers no UCX, rank " +
                                            std::to_string(without_tcp) +
                                            " no TCP; give all ranks the same SHOAL_NETWORK");
   }
-  if (!all_ucx && ucx_ != nullptr) {
-    reason_ = "rank " + std::to_string(without_ucx) + " has no RDMA device or no UCX with verbs";
+  if (!all_ucx && !ucx_.empty()) {
+    reason_ = "rank " + std::to_string(fewest_rails) + " has no RDMA device or no UCX with verbs";
+  } else if (all_ucx && rails < ucx_.size()) {
+    reason_ += "; " + std::to_string(rails) + " of " + std::to_string(ucx_.size()) +
+               " rails: rank " + std::to_string(fewest_rails) + " has no more";
+  } else if (all_ucx && !rails_.reason.empty()) {
+    reason_ += "; " + rails_.reason;
   }
-  std::unique_ptr<transport::Network> chosen;
-  if (all_ucx) {
-    registrar_ = ucx_.get();
-    chosen = std::move(ucx_);
-  } else {
-    chosen = std::move(tcp_);
-  }
-  ucx_.reset();
-  tcp_.reset();
   for (std::size_t r = 0; r < offers.size(); ++r) {
     if (offers[r].empty()) continue;
+    const int peer = static_cast<int>(r);
     const Offer offer = read(offers[r]);
-    const std::string& address = all_ucx ? offer.ucx : offer.tcp;
-    chosen->set_peer_address(static_cast<int>(r), std::as_bytes(std::span(address)));
+    for (std::size_t i = 0; i < rails; ++i) {
+      ucx_[i]->set_peer_address(peer, std::as_bytes(std::span(offer.ucx[i])));
+    }
+    if (!all_ucx) tcp_->set_peer_address(peer, std::as_bytes(std::span(offer.tcp)));
   }
+  auto chosen = all_ucx ? use_ucx(rails) : std::move(tcp_);
+  ucx_.clear();
+  tcp_.reset();
   return chosen;
+}
+
+std::vector<transport::RdmaPort> Networks::ports() const {
+  std::vector<transport::RdmaPort> ports = rails_.ports;
+  if (registrar_ == nullptr) return {};  // TCP
+  if (!ports.empty()) return ports;
+  for (transport::RdmaPort& port : transport::rdma_ports()) {
+    if (port.active()) ports.push_back(std::move(port));
+  }
+  return ports;
 }
 
 }  // namespace shoal::comm

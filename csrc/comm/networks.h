@@ -1,7 +1,8 @@
 /// Which transport carries messages between nodes: each rank says what it can do, and what all of
 /// them can is chosen by all alike.
 ///
-///   UCX   where this node has an RDMA device and a UCX with verbs; or because it was asked for
+///   UCX   where this node has an RDMA device and a UCX with verbs; or because it was asked for.
+///         Several RDMA ports are a rail each (transport/rail), where every rank has several.
 ///   TCP   everywhere else: the kernel's sockets, faster than UCX over TCP (decision 0005)
 #pragma once
 
@@ -15,6 +16,7 @@
 #include "memory/registrar.h"
 #include "shoal/export.h"
 #include "transport/network.h"
+#include "transport/rdma_devices.h"
 #include "transport/tcp/tcp_transport.h"
 #include "transport/ucx/ucx_transport.h"
 
@@ -39,6 +41,21 @@ struct Outlook {
 /// `network` as in NetworkOptions. Throws Error(kInvalidArgument) for one that there is not.
 SHOAL_API Outlook look_at_networks(const std::string& network, const std::string& ucx_directory);
 
+/// What the environment says of rails; "": nothing.
+struct RailWishes {
+  std::string limit;       ///< SHOAL_RAILS: at most so many
+  std::string devices;     ///< UCX_NET_DEVICES
+  std::string transports;  ///< UCX_TLS
+};
+/// The ports that this rank would use, a rail each; none: UCX uses what it finds, as one network.
+struct RailChoice {
+  std::vector<transport::RdmaPort> ports;
+  std::string reason;  ///< of their number
+};
+/// `found`: of a UCX with verbs. Throws Error(kInvalidArgument) for a limit that is no number.
+SHOAL_API RailChoice choose_rails(const std::vector<transport::RdmaPort>& found,
+                                  const RailWishes& wishes);
+
 /// One thread.
 class Networks {
  public:
@@ -54,15 +71,22 @@ class Networks {
   std::unique_ptr<transport::Network> choose(const std::vector<std::string>& offers);
   /// Of the chosen one, if it wants to know memory.
   [[nodiscard]] memory::Registrar* registrar() const noexcept { return registrar_; }
+  /// The RDMA ports that the chosen one moves data by; none: it is TCP.
+  [[nodiscard]] std::vector<transport::RdmaPort> ports() const;
   /// Why that one; for people.
   [[nodiscard]] const std::string& reason() const noexcept { return reason_; }
 
  private:
   void open_ucx();
   void open_tcp();
+  std::unique_ptr<transport::ucx::UcxTransport> open_rail(int rail, const std::string& device);
+  std::unique_ptr<transport::Network> use_ucx(std::size_t rails);
 
   NetworkOptions options_;
-  std::unique_ptr<transport::ucx::UcxTransport> ucx_;
+  RailChoice rails_;
+  std::vector<std::unique_ptr<transport::ucx::UcxTransport>> ucx_;
+  /// Several rails are used as one. shared_ptr: the transports look at it, and outlive this object.
+  std::shared_ptr<bool> composed_ = std::make_shared<bool>(false);
   std::unique_ptr<transport::Network> tcp_;
   memory::Registrar* registrar_ = nullptr;
   std::string reason_;

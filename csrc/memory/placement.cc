@@ -87,6 +87,16 @@ bool prefer_local_node(std::byte* begin, std::int64_t bytes) noexcept {
   return ::syscall(SYS_mbind, begin, bytes, MPOL_PREFERRED, mask, kMaxNodes + 1, 0) == 0;
 }
 
+int node_of_page(const void* page) noexcept {
+  int of_page = -1;
+  if (page != nullptr &&
+      ::syscall(SYS_get_mempolicy, &of_page, nullptr, 0, page, MPOL_F_NODE | MPOL_F_ADDR) == 0) {
+    return of_page;
+  }
+  unsigned cpu = 0, node = 0;
+  return ::syscall(SYS_getcpu, &cpu, &node, nullptr) == 0 ? static_cast<int>(node) : -1;
+}
+
 /// MADV_COLLAPSE makes a huge page of what a slab has, but not of nothing: each gets one page
 /// first.
 bool commit_huge(int fd, std::byte* begin, std::int64_t offset, std::int64_t bytes) noexcept {

@@ -20,6 +20,11 @@ std::byte* map_by_slab(int fd, std::int64_t bytes, Access access = Access::kRead
 /// its process interleaves what it allocates (numactl), and whoever touches them first.
 bool prefer_local_node(std::byte* begin, std::int64_t bytes) noexcept;
 
+/// NUMA node whose memory holds the page, which has been touched; where the system does not say (as
+/// in most containers), the node of the calling thread, which prefer_local_node() has asked for.
+/// nullptr: that one. -1: unknown.
+SHOAL_API int node_of_page(const void* page) noexcept;
+
 /// Gives one huge page to each whole slab of a file's range; `begin` is where map_by_slab() has put
 /// its `offset`. To be followed by fallocate(), which gives the range what it still lacks. Costs no
 /// more than that alone and saves most page faults: 64 MiB take 7.5 ms and 4.7 ms at the first

@@ -8,6 +8,7 @@
 #include "reduce/reduce.h"
 #include "shoal/abi/progress_page.h"
 #include "shoal/types.h"
+#include "transport/rdma_devices.h"
 #include "transport/ucx/loader.h"
 
 namespace shoal::python {
@@ -26,6 +27,37 @@ py::dict ucx_info(const std::string& directory) {
   ucx["verbs"] = found.verbs;
   ucx["reason"] = found.reason;
   return ucx;
+}
+
+py::list rdma_info() {
+  // No pool here: its pages would come from the node of this thread.
+  const int pool_node = memory::node_of_page(nullptr);
+  py::list ports;
+  for (const transport::RdmaPort& found : transport::rdma_ports()) {
+    py::dict port;
+    port["device"] = found.device;
+    port["port"] = found.number;
+    port["state"] = found.state;
+    port["link_layer"] = found.link_layer;
+    port["netdev"] = found.netdev();
+    port["rate"] = found.rate;
+    port["mtu"] = found.mtu_bytes;
+    port["numa_node"] = found.numa_node;
+    port["numa_distance"] = transport::numa_distance(found.numa_node, pool_node);
+    py::list gids;
+    for (const transport::RdmaGid& gid : found.gids) {
+      py::dict entry;
+      entry["index"] = gid.index;
+      entry["address"] = gid.address;
+      entry["type"] = gid.type;
+      entry["netdev"] = gid.netdev;
+      gids.append(entry);
+    }
+    port["gids"] = gids;
+    port["text"] = transport::describe(found, pool_node);
+    ports.append(port);
+  }
+  return ports;
 }
 
 std::string sanitizers() {
@@ -57,6 +89,7 @@ py::dict info(const std::string& ucx_directory) {
   result["numa"] = local.advice;
   result["numa_granted"] = local.granted;
   result["ucx"] = ucx_info(ucx_directory);
+  result["rdma_ports"] = rdma_info();
   const comm::Outlook outlook = comm::look_at_networks({}, ucx_directory);
   result["network"] = std::string(outlook.offers_ucx ? "ucx" : "tcp") + " (" + outlook.reason + ")";
   return result;

@@ -198,7 +198,8 @@ class SHOAL_API Communicator {
   [[nodiscard]] int nodes() const noexcept;
   [[nodiscard]] std::uint32_t id() const noexcept;
   [[nodiscard]] const std::string& job() const noexcept;
-  /// Which algorithm over which transport a call of this shape would use, and why.
+  /// Which algorithm a call of this shape would use, and how the ranks are reached: shared memory,
+  /// and between nodes which network over which devices; each with its reason.
   [[nodiscard]] std::string explain(Collective collective, Count count, DataType dtype,
                                     bool deterministic = false) const;
   /// Elements of one block (`count` of every call) where the largest buffer of any rank has so many

@@ -606,7 +606,10 @@ class Communicator:
         *,
         nbytes: int | None = None,
     ) -> str:
-        """Which algorithm over which transport a call of this shape would use, and why.
+        """Which algorithm a call of this shape would use, and how the ranks are reached; and why.
+
+        Ends with shared memory in the node, and between nodes the network, its reason, and each
+        RDMA device that carries it.
 
         Units  either `count`, elements of one block, or `nbytes`, of the largest array of the call
                on any rank (rounded down to whole blocks).
@@ -751,7 +754,10 @@ def info(ucx_directory: str = "") -> dict[str, Any]:
     """What was built in and what was found; `shoal info` prints it.
 
     Keys  version, compiler, sanitizers, isa, probes, huge_pages, huge_pages_granted,
-          numa, numa_granted, and ucx: found, path, version, transports, verbs, reason.
+          numa, numa_granted, network, ucx: found, path, version, transports, verbs, reason;
+          and rdma_ports, each: device, port, state, link_layer, netdev, rate, mtu (bytes, 0:
+          unknown), numa_node, numa_distance (to a pool made here; 10: the same node, 0:
+          unknown), text, and gids: index, address, type, netdev.
     """
 
 def abi_layout() -> dict[str, int]:

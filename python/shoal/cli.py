@@ -74,12 +74,22 @@ def _memlock() -> str:
 
 def _gather_info() -> dict[str, Any]:
     info: dict[str, Any] = dict(_core.info(ucx_directory()))
-    devices = pathlib.Path("/sys/class/infiniband")
-    info["rdma_devices"] = sorted(d.name for d in devices.iterdir()) if devices.is_dir() else []
     info["numa_nodes"] = len(list(pathlib.Path("/sys/devices/system/node").glob("node[0-9]*")))
     info["cores"] = len(os.sched_getaffinity(0))
     info["memlock"] = _memlock()
     return info
+
+
+def _rdma_rows(ports: list[dict[str, Any]]) -> list[tuple[str, str]]:
+    """One row a port, then one for each of its GIDs, which firewalls and other tools ask for."""
+    rows = []
+    for port in ports:
+        rows.append(("", port["text"]))
+        for gid in port["gids"]:
+            where = f" on {gid['netdev']}" if gid["netdev"] else ""
+            rows.append(("", f"  GID {gid['index']}: {gid['address']}, {gid['type']}{where}"))
+    first = rows[0][1] if rows else "none"
+    return [("RDMA ports", first), *rows[1:]]
 
 
 def _info(options: argparse.Namespace) -> int:
@@ -97,7 +107,7 @@ def _info(options: argparse.Namespace) -> int:
         ("UCX", library),
         ("", f"transports: {', '.join(ucx['transports']) or '-'}"),
         ("", f"verbs: {'yes' if ucx['verbs'] else 'no'}; {ucx['reason']}"),
-        ("RDMA devices", ", ".join(info["rdma_devices"]) or "none"),
+        *_rdma_rows(info["rdma_ports"]),
         ("huge pages", info["huge_pages"]),
         ("NUMA nodes", f"{info['numa_nodes']}; {info['numa']}"),
         ("cores", str(info["cores"])),

@@ -180,6 +180,18 @@ TEST(Communicator, RandomProgramsAgreeWithTheReference) {
   }
 }
 
+// Between nodes: tests/python, where there are two hosts.
+TEST(Communicator, ExplainEndsWithHowTheRanksAreReached) {
+  for (const int ranks : {1, 3}) {
+    run_ranks(ranks, [&](Communicator& comm) {
+      const std::string said = comm.explain(Collective::kAllReduce, {100}, DataType::kFloat32);
+      EXPECT_TRUE(said.ends_with(ranks == 1 ? "; 1 rank on 1 node"
+                                            : "; 3 ranks on 1 node; within a node: shared memory"))
+          << said;
+    });
+  }
+}
+
 TEST(Communicator, InPlaceForms) {
   run_ranks(3, [](Communicator& comm) {
     const int ranks = comm.size(), rank = comm.rank();

@@ -96,5 +96,21 @@ TEST(Placement, PagesArePreferredFromOneNodeWhereInfoSaysSo) {
   EXPECT_EQ(policy_at(peer.value().at(pool + kSlabBytes), nodes), MPOL_DEFAULT) << "the next slab";
 }
 
+// Where the system does not say, the node of this thread: either is one that there is.
+TEST(Placement, APageIsOnANodeOfThisMachine) {
+  auto arena = Arena::create(kOneRank);
+  ASSERT_TRUE(arena.ok());
+  const Offset pool = arena.value().pool_begin(0);
+  ASSERT_TRUE(arena.value().commit(pool, kSlabBytes).ok());
+  *arena.value().at(pool) = std::byte{1};
+  const std::string nodes = "/sys/devices/system/node/node";
+  if (!std::filesystem::exists(nodes + "0")) GTEST_SKIP() << "no NUMA in this kernel";
+  for (const void* page :
+       {static_cast<const void*>(arena.value().at(pool)), static_cast<const void*>(nullptr)}) {
+    const int node = node_of_page(page);
+    EXPECT_TRUE(std::filesystem::exists(nodes + std::to_string(node))) << node;
+  }
+}
+
 }  // namespace
 }  // namespace shoal::memory

@@ -13,7 +13,8 @@ import time
 import pytest
 from conftest import Runner, TwoHosts
 
-from shoal import _core, pages
+from shoal import _core, cli, pages
+from shoal._ucx import ucx_directory
 from shoal.launch.job import program_name
 
 SHOAL = (sys.executable, "-m", "shoal.cli")
@@ -145,6 +146,33 @@ def test_info_says_which_ucx() -> None:
     assert "UCX" in shoal("info").stdout
 
 
+def test_the_wheels_ucx_is_not_asked_for_where_rdma_devices_are(tmp_path: pathlib.Path) -> None:
+    assert ucx_directory(tmp_path) == ucx_directory(tmp_path / "none"), "no device"
+    (tmp_path / "mlx5_0").mkdir()
+    assert ucx_directory(tmp_path) == ""
+
+
+def test_info_lists_every_rdma_port_of_the_kernel() -> None:
+    ports = json.loads(shoal("info", "--json").stdout)["rdma_ports"]
+    kernels = pathlib.Path("/sys/class/infiniband").glob("*/ports/*")
+    assert sorted(f"{p['device']}:{p['port']}" for p in ports) == sorted(
+        f"{p.parts[-3]}:{p.name}" for p in kernels
+    )
+    text = shoal("info").stdout
+    assert all(port["text"] in text for port in ports)
+    assert ("RDMA ports         none" in text) == (not ports)
+
+
+def test_rdma_ports_are_printed_with_their_gids() -> None:
+    gid = {"index": 1, "address": "10.77.0.1", "type": "RoCE v2", "netdev": "h0"}
+    ports = [{"text": "rxe0:1 ACTIVE", "gids": [gid]}, {"text": "rxe1:1 DOWN", "gids": []}]
+    assert cli._rdma_rows(ports) == [
+        ("RDMA ports", "rxe0:1 ACTIVE"),
+        ("", "  GID 1: 10.77.0.1, RoCE v2 on h0"),
+        ("", "rxe1:1 DOWN"),
+    ]
+
+
 def test_pages_have_the_layout_of_the_compiler() -> None:
     layout = _core.abi_layout()
     assert pages.HEADER.size == layout["ArenaHeader"]
@@ -165,6 +193,33 @@ def test_pages_have_the_layout_of_the_compiler() -> None:
     for enumeration, names in (("DataType", pages.DTYPES), ("Collective", pages.COLLECTIVES)):
         values = {f"{enumeration}.{name}": i for i, name in enumerate(names)}
         assert {k: v for k, v in layout.items() if k.startswith(enumeration + ".")} == values
+
+
+def test_pages_count_the_larger_buffer_of_each_collective(job: Runner) -> None:
+    """Of those that are over within their call, of those that run, and of private memory."""
+    source = """
+        from shoal import pages
+
+        def bytes_so_far():
+            return next(p.bytes for p in pages.read_all() if p.pid == os.getpid())
+
+        comm = shoal.init()
+        small, large = comm.empty(1, "int32"), comm.empty(1 << 18, "float32")
+        small[:] = large[:] = 1
+        before = bytes_so_far()
+        for _ in range(10):
+            comm.all_reduce(small)
+        for _ in range(3):
+            comm.all_reduce(large)
+        comm.barrier()
+        comm.all_gather(small)
+        comm.broadcast(np.zeros(1000))
+        comm.barrier()
+        print(bytes_so_far() - before)
+    """
+    result = job(source, ranks=2)
+    for rank in range(2):
+        assert result.lines(rank) == [str(10 * 4 + 3 * (4 << 18) + 2 * 4 + 8000)]
 
 
 def test_ps_shows_running_and_stopped_ranks(job: Runner) -> None:
@@ -201,12 +256,14 @@ def test_two_hosts_run_one_job(job: Runner, two_hosts: TwoHosts, network: str, s
         x = comm.empty(100_000, "float32")
         x[:] = comm.rank
         assert (comm.all_reduce(x) == 6).all()
-        print("hierarchical" in comm.explain("all_reduce", 100_000), sys.argv[1] in
-              comm.explain("all_reduce", 1))
+        said = comm.explain("all_reduce", 1)
+        ways = "4 ranks on 2 nodes; within a node: shared memory; between nodes: " + sys.argv[1]
+        print("hierarchical" in comm.explain("all_reduce", 100_000), ways in said
+              and ("asked for" in said or "no RDMA device here" in said))
     """
     result = job(source, launcher=two_hosts.launcher, options=two_hosts.options(2, network),
                  arguments=(says,))  # fmt: skip
-    assert result.out.count("True True") == 4
+    assert result.out.count("True True") == 4, result.out
 
 
 def test_a_network_that_there_is_not_is_an_error_that_says_which_there_are(

@@ -51,8 +51,9 @@ class Hosts:
         options = list(self.two.options(ranks_each, network))
         options[options.index("--agent") + 1] = agent
         return self.job(
-            source, expect=expect, limit_s=limit_s, launcher=self.two.launcher,
-            options=tuple(options), arguments=arguments,
+            source, expect=expect, limit_s=limit_s, options=tuple(options), arguments=arguments,
+            # `ip netns exec` would hide /sys/fs/cgroup and the links of the devices.
+            launcher=("nsenter", f"--net=/run/netns/{self.two.a}"),
         )  # fmt: skip
 
 

@@ -1,7 +1,6 @@
 #!/bin/bash
 # on_host.sh HOST COMMAND...: what ssh is to a real job. HOST is a network namespace of the fixture two_hosts;
-# its ranks get a device of their own, and what SHOAL_TEST_... ask for. `ip netns exec` would hide
-# /sys/fs/cgroup and the links of the devices.
+# its ranks get a device of their own, and what SHOAL_TEST_... ask for.
 set -eu
 readonly host=$1
 shift

@@ -111,7 +111,7 @@ def test_too_little_locked_memory_is_named(hosts: Hosts) -> None:
     assert result.out.count("ulimit -l unlimited") == 2
 
 
-@pytest.mark.parametrize("limit", ["hca_handle=0", "hca_object=8"])
+@pytest.mark.parametrize("limit", ["hca_handle=0", "hca_object=4"])
 def test_the_limit_of_a_cgroup_is_named(
     hosts: Hosts, cgroup: Callable[[str], str], limit: str
 ) -> None:

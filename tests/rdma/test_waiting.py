@@ -34,7 +34,7 @@ LATE = """
     if comm.rank == 0:
         share = (time.process_time() - cpu) / (time.monotonic() - began)
         print("share of a core", share)
-        assert share < 0.25, share
+        assert share < 0.5, share  # who never sleeps has 1
     comm.barrier()
     print("woken")
 """

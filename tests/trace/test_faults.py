@@ -50,12 +50,7 @@ def test_the_tracer_names_rank_and_cause(name: str, hosts: Hosts | None) -> None
 
 
 def test_a_healthy_job_is_not_accused() -> None:
-    for seed in range(MOST_SEEDS):
-        outcome = watch_healthy(seed, HEALTHY_S, Settings())
-        if outcome.result != judge.NOISE:
-            break
-    else:
-        pytest.skip(f"the machine is too busy for a healthy job: {outcome}")
+    outcome = watch_healthy(0, HEALTHY_S, Settings())
     assert outcome.result == judge.RIGHT, outcome
 
 

@@ -9,7 +9,9 @@ import hashlib
 import http.server
 import json
 import pathlib
+import socket
 import threading
+import time
 from collections.abc import Iterator, Sequence
 
 import pytest
@@ -19,6 +21,7 @@ from opentelemetry.proto.trace.v1.trace_pb2 import Span
 from perfetto.protos.perfetto.trace.perfetto_trace_pb2 import Trace, TrackDescriptor, TrackEvent
 
 from shoal.pages import Operation, Page
+from shoal.trace import otlp as otlp_module
 from shoal.trace.otlp import Collector, Otlp, Spans, parse_traceparent
 from shoal.trace.perfetto import Perfetto
 from shoal.trace.spans import Collective, Name, Part, Tracker
@@ -43,10 +46,10 @@ def waits(sequence: int, begin_ms: int, state: str = "running", **changes: objec
                      place=0, **changes)  # fmt: skip
 
 
-def watch(*looks: Sequence[Page]) -> list[Collective]:
+def watch(*looks: Sequence[Page], to_the_end: bool = True) -> list[Collective]:
     tracker = Tracker()
     found = [one for look in looks for one in tracker.observe(look)]
-    return found + tracker.finish()
+    return found + (tracker.finish() if to_the_end else [])
 
 
 def late_second_rank() -> list[Collective]:
@@ -108,7 +111,7 @@ def test_a_failed_operation_ends_though_others_never_posted_it() -> None:
         [at(0, 0, 4), at(0, 1, 4)],
         [at(20, 0, 5, waits(5, 5)), at(20, 1, 4)],
         [at(40, 0, 5, waits(5, 5, "failed")), at(40, 1, 4)],
-        [at(60, 0, 5, waits(5, 5, "failed")), at(60, 1, 4)],
+        to_the_end=False,
     )
     assert [part.state for part in one.parts] == ["failed"]
 
@@ -118,12 +121,13 @@ def test_a_job_that_vanishes_leaves_its_operations_open() -> None:
     assert one.parts[0].state == "in_flight" and one.parts[0].end_ns == NOW + 20 * MS
 
 
-def test_a_collective_is_given_once() -> None:
+@pytest.mark.parametrize("state", ["running", "done"])
+def test_a_collective_is_given_once(state: str) -> None:
     """Also where a rank's record comes into sight after all others had theirs."""
     found = watch(
         [at(0, 0, 4), at(0, 1, 4)],
         [at(20, 0, 5, waits(5, 5, "done")), at(20, 1, 5)],
-        [at(40, 0, 5, waits(5, 5, "done")), at(40, 1, 5, waits(5, 30))],
+        [at(40, 0, 5, waits(5, 5, "done")), at(40, 1, 5, waits(5, 30, state))],
         [at(60, 0, 5, waits(5, 5, "done")), at(60, 1, 5, waits(5, 30, "done"))],
     )
     assert [one.name.sequence for one in found] == [5]
@@ -280,6 +284,22 @@ def test_a_collector_that_refuses_or_is_away_is_a_warning(
         said = capsys.readouterr().err
         assert "warning: no spans to " + where in said
         assert "1 requests did not reach" in said
+
+
+def test_a_collector_that_never_answers_holds_nothing_up(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(otlp_module, "POST_S", 0.5)
+    with socket.create_server(("127.0.0.1", 0)) as server:  # accepts nobody
+        collector = Collector(f"http://127.0.0.1:{server.getsockname()[1]}")
+        begin = time.monotonic()
+        for _ in range(otlp_module.MAX_WAITING + 10):
+            collector.send({"resourceSpans": []})
+        assert time.monotonic() - begin < 0.5
+        collector.close()
+        assert time.monotonic() - begin < 5
+    assert collector.lost >= 10
+    assert "it does not keep up" in capsys.readouterr().err
 
 
 def _slices(trace: Trace) -> dict[int, list[tuple[int, int, str]]]:

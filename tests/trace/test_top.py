@@ -105,9 +105,10 @@ def printed(some: list[Row]) -> str:
 
 
 def test_each_job_has_a_table() -> None:
-    text = printed(rows([], [read(0, 0), read(0, 1), read(0, 0, job="other[red]")]))
+    text = printed(rows([], [read(0, 0), read(0, 1), read(0, 0, job="other[red]", host="[b]")]))
     assert "job job: 2 of 2 ranks are here" in text
     assert "job other[red]: 1 of 2 ranks" in text, "a name is not markup"
+    assert "  [b]  " in text
     assert text.count("rank  host") == 2
     assert "no shoal jobs" in printed([])
 
@@ -139,7 +140,7 @@ def test_top_once_beside_a_running_job(running_job: RunningJob) -> None:
     assert done.returncode == 0, done.stderr
     for pid in running_job.pids:
         (line,) = (line for line in done.stdout.splitlines() if f" {pid} " in line)
-        assert " running " in line and "MB/s" in line, done.stdout
+        assert " running " in line and "B/s" in line, done.stdout
 
 
 def test_top_finds_the_late_rank_and_counts_what_the_job_does(running_job: RunningJob) -> None:

@@ -47,6 +47,7 @@ pytestmark = [
         FOUND is None, reason="shoal-tracer is not built: CMake says what is missing"
     ),
 ]
+LONG_MS = 4000  # two samples fit into it, also in a VM in software emulation
 TRACER = FOUND or pathlib.Path("shoal-tracer")
 
 
@@ -207,7 +208,7 @@ def test_a_sleep_and_who_ended_it(workload: Workload) -> None:
     with Tracer(TRACER, pids=(workload.pid,)) as tracer:
         before = tracer.thread(workload.pid)
         start = time.monotonic_ns()
-        workload.start("pause 1500")
+        workload.start(f"pause {LONG_MS}")
         time.sleep(0.1)
         asleep = tracer.thread(workload.pid)
         later = tracer.thread(workload.pid)
@@ -216,9 +217,10 @@ def test_a_sleep_and_who_ended_it(workload: Workload) -> None:
         assert any("nanosleep" in name for name in asleep["stack"]), asleep["stack"]
         assert asleep["woken_by"]["comm"]  # by us, to read the command
         workload.wait()
+        time.sleep(0.3)  # it sleeps in read() again: the next command wakes it
         workload.do("calls 0")
         after = tracer.thread(workload.pid)
-        assert growth(before, after, "sleeping_ns") > 1.5e9
+        assert growth(before, after, "sleeping_ns") > LONG_MS * 1e6
         assert growth(before, after, "switches") >= 2
         assert after["woken_by"] == {"tid": os.getpid(), "comm": own_name()}
 
@@ -259,8 +261,7 @@ def test_times_of_a_thread_add_up(workload: Workload) -> None:
 def test_a_hog_on_the_same_core(programs: pathlib.Path) -> None:
     core = str(min(os.sched_getaffinity(0)))
     ours = Workload(programs / "workload", ("taskset", "-c", core))
-    # Heavier than whatever else may use this core.
-    hog = Workload(programs / "workload", ("nice", "-n", "-10", "taskset", "-c", core))
+    hog = Workload(programs / "workload", ("taskset", "-c", core))
     try:
         with Tracer(TRACER, pids=(ours.pid, hog.pid)) as tracer:
             ours.start("spin 100000")  # until the end of the test
@@ -273,12 +274,18 @@ def test_a_hog_on_the_same_core(programs: pathlib.Path) -> None:
         waited = growth(before, after, "waiting_ns")
         assert waited > 0.5e9
         assert after["cpu"] == int(core)
-        charged = {other["pid"]: other["ns"] for other in after["preempted_by"]}
-        # Whenever the hog ran, ours waited.
+        charged = {other["tid"]: other["ns"] for other in after["preempted_by"]}
+        # Whenever the hog ran, ours waited. Four are told, the heaviest: on a busy machine the
+        # hog need not be one of them, but then each of the four was in the way for longer.
         ran = growth(first[hog.pid], last[hog.pid], "on_cpu_ns")
-        assert charged[hog.pid] == pytest.approx(ran, rel=0.02)
+        # (10 ms: the threads of a sample are read one after the other.)
+        assert charged.get(hog.pid, 0) <= 1.02 * ran + 1e7
+        if hog.pid not in charged:
+            assert len(charged) == 4 and min(charged.values()) > 0.8 * ran
+        else:
+            assert charged[hog.pid] > 0.8 * ran
         assert sum(charged.values()) <= after["waiting_ns"] * 1.01
-        assert next(o for o in after["preempted_by"] if o["pid"] == hog.pid)["comm"] == "workload"
+        assert all(other["comm"] for other in after["preempted_by"])
     finally:
         ours.end()
         hog.end()
@@ -407,14 +414,14 @@ def test_system_calls_are_counted_exactly(workload: Workload) -> None:
 def test_the_present_system_call_and_since_when(workload: Workload) -> None:
     with Tracer(TRACER, "--syscalls", pids=(workload.pid,)) as tracer:
         start = time.monotonic_ns()
-        workload.start("pause 1500")
+        workload.start(f"pause {LONG_MS}")
         time.sleep(0.1)
         present = tracer.thread(workload.pid)["in_syscall"]
         assert present["name"] == "clock_nanosleep"
         assert start < present["since_ns"] < time.monotonic_ns()
         workload.wait()
         calls = {call["name"]: call for call in tracer.thread(workload.pid)["syscalls"]}
-        assert calls["clock_nanosleep"]["max_ns"] > 1.5e9
+        assert calls["clock_nanosleep"]["max_ns"] > LONG_MS * 1e6
 
 
 # --- networks -----------------------------------------------------------------------------------

@@ -1,5 +1,6 @@
-/* A process that does as it is told, so that what the tracer counts is known exactly. One command a line on standard
- * input, one line back when it is done. It uses no stdio: a command costs one read and one write.
+/* A process that does as it is told, so that what the tracer counts is known exactly. One command a
+ * line on standard input, one line back when it is done. It uses no stdio: a command costs one read
+ * and one write.
  *
  *   map N       maps N pages          touch       writes to each of them: N page faults
  *   calls N     N times getppid()     spin MS     computes for so long
@@ -15,8 +16,10 @@
 #include <time.h>
 #include <unistd.h>
 
-void *ucp_tag_send_nbx(void *endpoint, const void *buffer, size_t count, unsigned long tag, const void *options);
-void *ucp_tag_recv_nbx(void *worker, void *buffer, size_t count, unsigned long tag, const void *options);
+void *ucp_tag_send_nbx(void *endpoint, const void *buffer, size_t count, unsigned long tag,
+                       const void *options);
+void *ucp_tag_recv_nbx(void *worker, void *buffer, size_t count, unsigned long tag,
+                       const void *options);
 
 static long page_bytes;
 static volatile char *pages;
@@ -24,7 +27,8 @@ static long page_count;
 
 static void map_pages(long count) {
   page_count = count;
-  pages = mmap(NULL, count * page_bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+  pages =
+      mmap(NULL, count * page_bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
   madvise((void *)pages, count * page_bytes, MADV_NOHUGEPAGE);
 }
 

@@ -67,7 +67,7 @@ TEST_F(RdmaLimits, TheLimitOfACgroupAboveIsNamedWithWhatIsInUse) {
   write("sys/fs/cgroup/jobs/7/rdma.max", "rxe0 hca_handle=max hca_object=max\n");
   write("sys/fs/cgroup/jobs/rdma.max",
         "rxe0 hca_handle=2 hca_object=max\nrxe1 hca_handle=max hca_object=max\n");
-  write("sys/fs/cgroup/jobs/rdma.current", "rxe0 hca_handle=1 hca_object=9\n");
+  write("sys/fs/cgroup/jobs/rdma.current", "rxe0 hca_handle=1 hca_object=9 \n");
   expect_says((root_ / "sys/fs/cgroup/jobs/rdma.max").string() +
               " allows hca_handle=2 of rxe0, in use now: hca_handle=1 hca_object=9");
   EXPECT_EQ(text().find("rxe1"), std::string::npos) << text();

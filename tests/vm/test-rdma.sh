@@ -1,20 +1,21 @@
 #!/usr/bin/env bash
 # The stage test-rdma: boots the virtual machine once, runs tests/vm/rdma-suites.sh there, and leaves one
 # report, build/reports/rdma.xml. Where there can be no such machine the report has one skipped test that
-# says why. Wants a build with the C++ tests, and the package in the Python that PYTHON names.
+# says why. Wants a build with the C++ tests, and the package in the Python that TEST_PYTHON names.
 #
-#   PYTHON   the interpreter (default .venv/bin/python); PYTHONPATH is passed on
-#   LIMIT_S  what everything may take, in seconds (default 600)
+#   TEST_PYTHON  the interpreter (default .venv/bin/python); PYTHONPATH is passed on
+#   LIMIT_S      what everything may take, in seconds (default 600)
 set -euo pipefail
 cd "$(dirname "$(readlink -f "$0")")/../.."
 
 shopt -s nullglob
-readonly python=${PYTHON:-$PWD/.venv/bin/python} parts=$PWD/build/reports/rdma
+readonly python=${TEST_PYTHON:-$PWD/.venv/bin/python} parts=$PWD/build/reports/rdma
 
 # Why there can be no virtual machine; nothing if there can.
 what_is_missing() {
   local tool
   [[ $(uname -m) == x86_64 ]] || { echo "the guest is an x86-64 PC, this is $(uname -m)"; return; }
+  case "$PWD/" in /tmp/* | /run/* | /dev/shm/*) echo "the guest cannot see $PWD: it has its own"; return ;; esac
   for tool in qemu-system-x86_64 busybox cpio modprobe ibv_devices; do
     command -v "$tool" >/dev/null \
       || { echo "no $tool here: scripts/setup.sh rdma installs it, as root"; return; }

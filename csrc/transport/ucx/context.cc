@@ -3,8 +3,10 @@
 #include <stdio.h>
 #include <unistd.h>
 
+#include <cstddef>
 #include <cstdlib>
 #include <memory>
+#include <new>
 #include <sstream>
 #include <string_view>
 #include <utility>
@@ -19,6 +21,8 @@ struct ConfigDeleter {
   void operator()(ucp_config_t* config) const noexcept { ucp_config_release(config); }
 };
 using Config = std::unique_ptr<ucp_config_t, ConfigDeleter>;
+
+constexpr std::size_t kQueueBytes = 64 << 20;  // of RC and UD, 4096 segments of 8 KiB each
 
 struct Setting {
   std::string_view name;
@@ -119,6 +123,17 @@ bool may_use_verbs(const std::string& transports) {
   return false;
 }
 
+/// Of a rail, which another one can take over from: a dead one is seen in 0.6 to 2.4 seconds (the
+/// adapter may wait up to four times as long as it was told) instead of 8 to 32, or never, as with
+/// UCX's seven tries, which to some devices (rxe) means for ever.
+constexpr Setting kRailSettings[] = {{"RC_TIMEOUT", "100ms"}, {"RC_RETRY_COUNT", "5"}};
+
+/// The device is the caller's choice, also where the environment names several.
+void apply_rail_settings(ucp_config_t* config, const std::string& device) {
+  set(config, "NET_DEVICES", device.c_str());
+  for (const Setting& setting : kRailSettings) set_unless_by_user(config, setting);
+}
+
 void apply_settings(ucp_config_t* config, const UcxOptions& options) {
   for (const Setting& setting : kSettings) set_unless_by_user(config, setting);
   if (options.verbs && may_use_verbs(named_transports(options))) {
@@ -129,7 +144,7 @@ void apply_settings(ucp_config_t* config, const UcxOptions& options) {
     }
   }
   if (!options.transports.empty()) set(config, "TLS", options.transports.c_str());
-  if (!options.device.empty()) set(config, "NET_DEVICES", options.device.c_str());
+  if (!options.device.empty()) apply_rail_settings(config, options.device);
 }
 
 /// What one of UCX's functions prints: no other call of the API says it.
@@ -152,6 +167,22 @@ bool lacks_verbs(ucp_context_h context) {
     if (found.find(transport) != std::string::npos) return false;
   }
   return !found.empty();  // else its print is not as we know it
+}
+
+/// Whether the queues of a device could be registered, where a limit is in force. UCX 1.13 tries
+/// for ever when a queue of UD cannot.
+bool may_pin_queues(ucp_context_h context) {
+  if (explain_rdma_limits().empty()) return true;
+  const std::unique_ptr<std::byte[]> memory(new (std::nothrow) std::byte[kQueueBytes]);
+  if (!memory) return false;
+  ucp_mem_map_params_t params{};
+  params.field_mask = UCP_MEM_MAP_PARAM_FIELD_ADDRESS | UCP_MEM_MAP_PARAM_FIELD_LENGTH;
+  params.address = memory.get();
+  params.length = kQueueBytes;
+  ucp_mem_h handle = nullptr;
+  if (ucp_mem_map(context, &params, &handle) != UCS_OK) return false;
+  static_cast<void>(ucp_mem_unmap(context, handle));
+  return true;
 }
 
 }  // namespace
@@ -185,6 +216,10 @@ Context open_context(const UcxOptions& options, std::string& error) {
   Context owned(context);
   if (options.verbs && named.empty() && lacks_verbs(context)) {
     error = with_limits("ucx: this node has RDMA devices, but none that UCX can open and use");
+    return nullptr;
+  }
+  if (options.verbs && !lacks_verbs(context) && !may_pin_queues(context)) {
+    error = with_limits("ucx: cannot register 64 MiB of memory, as it takes for a device's queues");
     return nullptr;
   }
   return owned;

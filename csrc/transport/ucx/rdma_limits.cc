@@ -37,8 +37,9 @@ std::string explain_locked_memory(const fs::path& process) {
   const std::int64_t pinned_kib = std::atoll(line_of(process / "status", "VmPin:").c_str());
   return "this process may lock " + kib(std::atoll(limit.c_str())) + " of memory and has pinned " +
          kib(pinned_kib * 1024) +
-         "; a device pins some 40 MiB for its queues, and the pool's memory that it reads and "
-         "writes: raise the limit (`ulimit -l unlimited`; LimitMEMLOCK=infinity for a service; "
+         "; UCX pins some 64 MiB for a device's queues, and the pool's memory that "
+         "it reads and writes: raise the limit (`ulimit -l unlimited`; LimitMEMLOCK=infinity for a "
+         "service; "
          "--ulimit memlock=-1 for a container)";
 }
 
@@ -54,8 +55,10 @@ std::string explain_cgroup(const fs::path& cgroup) {
       if (!entry.ends_with("=max")) finite += (finite.empty() ? "" : " ") + entry;
     }
     if (finite.empty()) continue;
+    std::string used = line_of(cgroup / "rdma.current", device);
+    used.resize(used.find_last_not_of(' ') + 1);
     text += (text.empty() ? "" : "; ") + (cgroup / "rdma.max").string() + " allows " + finite +
-            " of " + device + ", in use now:" + line_of(cgroup / "rdma.current", device);
+            " of " + device + ", in use now:" + used;
   }
   return text;
 }

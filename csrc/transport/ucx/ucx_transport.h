@@ -39,7 +39,7 @@ struct UcxOptions {
 class UcxTransport : public Network, public memory::Registrar {};
 
 /// What libshoal_ucx.so exports. Raised whenever the types above change: the loader compares it.
-inline constexpr int kModuleAbi = 4;
+inline constexpr int kModuleAbi = 5;
 /// nullptr: `error` says why.
 using CreateFunction = UcxTransport* (*)(const UcxOptions& options, char* error,
                                          std::size_t error_bytes);

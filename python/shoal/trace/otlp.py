@@ -7,6 +7,7 @@ each verdict on it. docs/tracing.md names the attributes.
 from __future__ import annotations
 
 import contextlib
+import http.client
 import json
 import os
 import queue
@@ -216,7 +217,7 @@ class Collector:
         while (request := self._requests.get()) is not None:
             try:
                 self._post(request)
-            except (OSError, ValueError) as error:
+            except (OSError, ValueError, http.client.HTTPException) as error:
                 self._lose(str(error))
 
     def _post(self, request: Json) -> None:

@@ -86,6 +86,12 @@ class Judge:
             if verdict["cause"] != "none" and not verdict.get("provisional"):
                 return line[0], verdict
 
+    def verdicts(self, seconds: float) -> Iterator[tuple[float, dict[str, Any]]]:
+        """All of them, until the tracer ends by itself or the time is over."""
+        end = time.monotonic() + seconds
+        while (said := self.verdict(max(0, end - time.monotonic()))) is not None:
+            yield said
+
     def failure(self) -> str:
         """Why it has ended, if not in order."""
         code = self.process.poll()

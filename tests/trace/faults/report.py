@@ -10,7 +10,7 @@ from collections import Counter
 from collections.abc import Sequence
 
 from tests.trace.faults import judge
-from tests.trace.faults.catalog import FAULTS
+from tests.trace.faults.catalog import FAULTS, HEALTHY
 from tests.trace.faults.judge import Outcome
 
 BEGIN, END = (
@@ -123,6 +123,8 @@ def markdown(outcomes: Sequence[Outcome], skipped: dict[str, str], settings: str
         "",
         *confusion(table),
     ]
+    healthy = [o.variant for o in outcomes if o.fault == HEALTHY and o.variant]
+    lines += [f"\nHealthy jobs: {'; '.join(dict.fromkeys(healthy))}."] if healthy else []
     lines += [f"\nNot run here: {name} ({why})." for name, why in skipped.items()]
     return "\n".join(lines) + "\n"
 
