@@ -92,9 +92,9 @@ def _break(device: int, handle: int) -> bool:
 
 
 def break_queue_pairs(pid: int) -> int:
-    """Puts the queue pairs of another process into the state of error, through a copy of its
-    descriptor of the device, and returns how many: what the device does by itself after too many
-    time-outs, or when it is refused access to memory."""
+    """Puts the latest queue pair of another process, the one that it talks by, into the state of
+    error, through a copy of its descriptor of the device, and returns of how many devices: what a
+    device does by itself after too many time-outs, or when it is refused access to memory."""
     syscall = ctypes.CDLL(None, use_errno=True).syscall
     broken = 0
     process = os.pidfd_open(pid)
@@ -105,7 +105,7 @@ def break_queue_pairs(pid: int) -> int:
             copy = syscall(_PIDFD_GETFD, process, int(entry.name), 0)
             if copy < 0:
                 raise OSError(ctypes.get_errno(), f"pidfd_getfd of pid {pid}")
-            broken += sum(_break(copy, handle) for handle in range(_MOST_HANDLES))
+            broken += any(_break(copy, handle) for handle in reversed(range(_MOST_HANDLES)))
             os.close(copy)
     finally:
         os.close(process)
