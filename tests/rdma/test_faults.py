@@ -8,7 +8,7 @@ import pytest
 from conftest import Hosts
 
 from tests.python.test_collectives import SOAK
-from tests.python.test_errors import KILL
+from tests.python.test_errors import TIMED
 
 TRANSPORTS = pytest.mark.parametrize("transports", ["rc,self", "ud,self"])
 
@@ -27,6 +27,28 @@ CABLE = """
                        check=True)
 """
 
+# As of one host, but for a machine that is emulated: the launcher's SIGTERM comes before the last
+# rank has found its words, and one that is between two calls says no operation.
+KILL = (
+    TIMED
+    + """
+    comm = shoal.init(timeout=30)
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    x = comm.empty(1 << 20, "float32")
+    comm.barrier()
+    if comm.rank == comm.size - 1:
+        time.sleep(0.3)
+        os.kill(os.getpid(), signal.SIGKILL)
+    def forever():
+        while True:
+            comm.all_reduce(x)
+    text, seconds = caught(forever, shoal.PeerFailed)
+    assert seconds < 20, seconds
+    assert f"rank {comm.size - 1} (" in text and "killed by signal 9" in text, text
+    print("named", flush=True)
+"""
+)
+
 FLAP = (
     CABLE
     + """
@@ -44,9 +66,9 @@ FLAP = (
     while more[0]:
         start = time.monotonic()
         step()
-        slowest = max(slowest, time.monotonic() - start)
         more[0] = time.monotonic() - began < 4
         comm.broadcast(more, root=0)
+        slowest = max(slowest, time.monotonic() - start)
     assert slowest > 1, slowest  # it was down
     print("went on")
 """
@@ -66,7 +88,9 @@ CUT = (
     except shoal.Error as error:
         print("raised", type(error).__name__, error)
         assert time.monotonic() - began < 45
-        assert f"rank {1 - comm.rank} (" in str(error), error
+        # Whoever sees it first tells both: the other one, seen from there, cannot be reached.
+        assert any(f"rank {r} (" in str(error) for r in range(2)), error
+        assert "cannot be reached over the network" in str(error), error
         print("named")
     if comm.rank == 0:
         cable("up")
@@ -93,7 +117,7 @@ def test_results_are_right_where_packets_are_lost(
 @TRANSPORTS
 def test_a_killed_peer_is_named_on_every_rank(hosts: Hosts, transports: str) -> None:
     result = hosts.run(KILL, ranks_each=2, expect=137, UCX_TLS=transports)
-    assert result.out.count("named") == 3
+    assert result.out.count("named") == 3, result.out + result.err
 
 
 # Each rank meets the limit by itself: nothing is exchanged before.
