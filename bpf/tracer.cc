@@ -8,9 +8,11 @@
 
 #include <csignal>
 #include <cstdio>
+#include <cstdlib>
 #include <memory>
 #include <set>
 #include <string>
+#include <string_view>
 #include <vector>
 
 #include "clock.h"
@@ -131,10 +133,12 @@ void Tracer::sample() {
 
 // False: told to end.
 bool Tracer::obey(const std::string& line) {
-  int pid = 0;
+  constexpr std::string_view kPid = "pid ";
   if (line == "quit") return false;
-  if (std::sscanf(line.c_str(), "pid %d", &pid) == 1 && pid > 0) {
-    watch(pid);
+  const bool adds = line.starts_with(kPid);
+  const long pid = adds ? std::strtol(line.c_str() + kPid.size(), nullptr, 10) : 0;
+  if (pid > 0) {
+    watch(static_cast<int>(pid));
   } else if (line == "syscalls on" || line == "syscalls off") {
     look_at_syscalls(line == "syscalls on");
   } else {

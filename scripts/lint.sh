@@ -33,7 +33,7 @@ tidied() {
 tidy() {
   [[ -e build/release/compile_commands.json ]] || { echo "lint: configure first: make build"; return 1; }
   tidied | xargs -0 -P "$(nproc)" -n 4 "$bin/clang-tidy" -p build/release --quiet \
-    --warnings-as-errors='*' --extra-arg=-Wno-unknown-warning-option \
+    --warnings-as-errors='*' --extra-arg=-Wno-unknown-warning-option --extra-arg=-D_Bool=bool \
     2> >(grep -Ev 'warnings generated|Processing file' >&2)
 }
 

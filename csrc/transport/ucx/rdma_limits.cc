@@ -22,6 +22,9 @@ std::string line_of(const fs::path& file, std::string_view name) {
   return {};
 }
 
+/// The number at the beginning of a line that the kernel has written.
+std::int64_t number(const std::string& text) { return std::strtoll(text.c_str(), nullptr, 10); }
+
 std::string kib(std::int64_t bytes) { return std::to_string(bytes / 1024) + " KiB"; }
 
 bool may_lock_any_memory(const fs::path& status) {
@@ -34,13 +37,12 @@ std::string explain_locked_memory(const fs::path& process) {
   const std::string limit = line_of(process / "limits", "Max locked memory");
   if (limit.empty() || limit.find_first_not_of(' ') == limit.find("unlimited")) return {};
   if (may_lock_any_memory(process / "status")) return {};
-  const std::int64_t pinned_kib = std::atoll(line_of(process / "status", "VmPin:").c_str());
-  return "this process may lock " + kib(std::atoll(limit.c_str())) + " of memory and has pinned " +
+  const std::int64_t pinned_kib = number(line_of(process / "status", "VmPin:"));
+  return "this process may lock " + kib(number(limit)) + " of memory and has pinned " +
          kib(pinned_kib * 1024) +
          "; UCX pins some 64 MiB for a device's queues, and the pool's memory that "
          "it reads and writes: raise the limit (`ulimit -l unlimited`; LimitMEMLOCK=infinity for a "
-         "service; "
-         "--ulimit memlock=-1 for a container)";
+         "service; --ulimit memlock=-1 for a container)";
 }
 
 /// "rxe0 hca_handle=2 hca_object=max": what has a number there.

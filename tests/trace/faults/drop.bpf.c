@@ -1,6 +1,7 @@
 // Loses TCP packets at a network interface, at random: a tc classifier with direct action.
 // Compiled for each use with -DPERCENT=1..100 and -DPORT=N, a port of one connection, or 0
 // for all connections.
+// clang-format off: libbpf's headers need the types first
 #include <linux/bpf.h>
 #include <linux/if_ether.h>
 #include <linux/in.h>
@@ -10,6 +11,7 @@
 
 #include <bpf/bpf_endian.h>
 #include <bpf/bpf_helpers.h>
+// clang-format on
 
 static int is_meant(struct __sk_buff* skb) {
   struct iphdr ip;
