@@ -19,6 +19,8 @@ from shoal.trace.verdict import Verdict, is_moving, judge, judge_often
 LOOK_S = 2.0  # between searches for new jobs
 WINDOW_S = 0.1  # between the two moments of a verdict
 PROVISIONAL_S = 0.5  # after which a provisional verdict is made again
+# What slows an operation down that still moves; else one that moves is long and not late.
+HINDERING = frozenset({"throttled", "packet_loss", "link_down", "qp_error", "receiver_not_ready"})
 NEVER = float("inf")
 SHORT_STALLS, OFTEN_S = 3, 2.0  # so many that ended by themselves within so long are looked into
 SURVEY_S, SURVEY_STEP_S = 0.4, 0.01
@@ -112,9 +114,10 @@ class Watch:
             self._kernel.look_at_syscalls(True)
             evidence, lasts = self._compare(late, self._observe(late, pages))
             self._kernel.look_at_syscalls(False)
-        if is_moving(evidence, late):
-            return None
         verdict = judge(evidence, late)
+        hindered = verdict.cause in HINDERING and not verdict.provisional
+        if is_moving(evidence, late) and not hindered:
+            return None
         again = lasts and verdict.provisional and first
         self._again[late.name] = time.monotonic() + PROVISIONAL_S if again else NEVER
         if not lasts and verdict.cause not in LASTING:

@@ -1,0 +1,94 @@
+"""When the watch calls for a verdict and when not: over looks at pages that the test makes up."""
+
+from __future__ import annotations
+
+import dataclasses
+import time
+from collections.abc import Callable
+
+import pytest
+
+from shoal.pages import Page
+from shoal.trace import watch
+from shoal.trace.evidence import Evidence, Moment
+from shoal.trace.verdict import Verdict
+from tests.trace.made_up import MS, NOW, SLEEP, World, link, operation, page, process, waiting_world
+
+Look = Callable[[int], World]  # of the number of the look
+
+
+class Stage:
+    """Stands for Selection and for observe(): what is seen is what `look` makes of each look."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, look: Look) -> None:
+        self._look = look
+        self.looks = 0
+        monkeypatch.setattr(watch, "observe", self._observe)
+        monkeypatch.setattr(watch, "collect", self._collect)
+        monkeypatch.setattr(watch, "WINDOW_S", 0.001)
+        monkeypatch.setattr(watch, "SURVEY_S", 0.05)
+
+    def read(self) -> dict[str, list[Page]]:
+        self.looks += 1
+        return {"job": list(self._look(self.looks).pages.values())}
+
+    def _observe(self, pages: list[Page], *_: object, **__: object) -> Moment:
+        world = self._look(self.looks)
+        return dataclasses.replace(
+            world.evidence().after, pages={one.rank: one for one in pages}, t_ns=NOW
+        )
+
+    def _collect(self, before: Moment, after: Moment, *_: object) -> Evidence:
+        made = self._look(self.looks).evidence()
+        first = dataclasses.replace(made.before, pages=before.pages)
+        return dataclasses.replace(made, before=first, after=after)
+
+
+def verdicts(monkeypatch: pytest.MonkeyPatch, look: Look, seconds: float = 0.4) -> list[Verdict]:
+    stage = Stage(monkeypatch, look)
+    watcher = watch.Watch(stage, None, 100)  # type: ignore[arg-type]
+    return list(watcher.verdicts(time.monotonic() + seconds))
+
+
+def test_one_stall_is_one_verdict_however_long_it_is_looked_at(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    (verdict,) = verdicts(monkeypatch, lambda look: waiting_world(syscall=SLEEP))
+    assert (verdict.rank, verdict.cause) == (2, "sleeping")
+
+
+def test_a_job_that_waits_for_nobody_is_left_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert verdicts(monkeypatch, lambda look: World(*(page(r, 5, None) for r in range(4)))) == []
+
+
+def _stepping(look: int, **ends: object) -> World:
+    world = World(*(page(r, 5, operation(5, 1 - r, step=look), 2) for r in range(2)))
+    world.links_before = {100: (link("a:1", "b:2"),)}
+    world.links_after = {100: (link("a:1", "b:2", **ends),)}
+    return world
+
+
+def test_what_takes_steps_is_long_and_not_late_unless_its_link_loses(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    assert verdicts(monkeypatch, _stepping) == []
+    loses = {"unsent_bytes": 9000, "retransmits": 5, "timeouts": 1}
+    (verdict,) = verdicts(monkeypatch, lambda look: _stepping(look, **loses))
+    assert verdict.cause == "packet_loss"
+
+
+def test_stalls_that_are_over_before_they_can_be_looked_at_are_judged_together(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Each look sees the next operation late by rank 2, which never gets a core."""
+
+    def look(number: int) -> World:
+        pages = [page(r, 5 + number, operation(5 + number, 2)) for r in (0, 1, 3)]
+        pages.insert(2, page(2, 4 + number, None))
+        world = World(*pages)
+        world.after[102] = process(102, state="R", syscall=-1, waiting_ns=90 * MS)
+        return world
+
+    found = verdicts(monkeypatch, look, 1.0)
+    assert [(one.rank, one.cause) for one in found] == [(2, "preempted")]
+    assert any("found rank 2 to be waited for" in line for line in found[0].evidence)
