@@ -8,7 +8,7 @@ import pytest
 from conftest import Hosts
 
 from tests.python.test_collectives import SOAK
-from tests.python.test_errors import TIMED
+from tests.python.test_errors import KILLED
 
 TRANSPORTS = pytest.mark.parametrize("transports", ["rc,self", "ud,self"])
 
@@ -30,19 +30,12 @@ CABLE = """
 # As of one host, but for a machine that is emulated: the launcher's SIGTERM comes before the last
 # rank has found its words, and one that is between two calls says no operation.
 KILL = (
-    TIMED
-    + """
-    comm = shoal.init(timeout=30)
+    """
+    import signal
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
-    x = comm.empty(1 << 20, "float32")
-    comm.barrier()
-    if comm.rank == comm.size - 1:
-        time.sleep(0.3)
-        os.kill(os.getpid(), signal.SIGKILL)
-    def forever():
-        while True:
-            comm.all_reduce(x)
-    text, seconds = caught(forever, shoal.PeerFailed)
+"""
+    + KILLED
+    + """
     assert seconds < 20, seconds
     assert f"rank {comm.size - 1} (" in text and "killed by signal 9" in text, text
     print("named", flush=True)
