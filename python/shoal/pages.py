@@ -251,12 +251,12 @@ def _paths() -> dict[int, pathlib.Path]:
     """A file to open for each arena that a process of ours maps, by inode."""
     found: dict[int, pathlib.Path] = {}
     for process in pathlib.Path("/proc").glob("[0-9]*"):
-        try:
-            for link in (process / "fd").iterdir():
-                if ARENA_NAME in os.readlink(link):
-                    found.setdefault(link.stat().st_ino, link)
-        except OSError:
-            continue  # ended meanwhile, or another user's
+        with contextlib.suppress(OSError):  # it has ended meanwhile, or is another user's
+            for descriptor in os.listdir(process / "fd"):
+                link = process / "fd" / descriptor
+                with contextlib.suppress(OSError):  # closed meanwhile; the others are still there
+                    if ARENA_NAME in os.readlink(link):
+                        found.setdefault(link.stat().st_ino, link)
     return found
 
 

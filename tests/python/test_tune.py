@@ -68,7 +68,7 @@ def test_what_was_measured_is_what_jobs_choose(
     """
     result = job(source, launcher=two_hosts.launcher, options=two_hosts.options(2),
                  arguments=(str(table), best))  # fmt: skip
-    said = {result.lines(rank)[0].split("; network:")[0] for rank in range(4)}
+    said = {result.lines(rank)[0].split("; between nodes:")[0] for rank in range(4)}
     assert len(said) == 1 and said.pop().startswith("agreed"), result.out
 
 

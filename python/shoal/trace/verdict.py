@@ -195,13 +195,14 @@ def judge(ev: Evidence, late: Late) -> Verdict:
     return _verdict(ev, late, page, found)
 
 
-def judge_often(ev: Evidence, late: Late, page: Page, evidence: str) -> Verdict:
-    """On a rank that has made several operations late, each for a short while; `late`: the last."""
+def judge_often(ev: Evidence, late: Late, page: Page, evidence: str) -> Verdict | None:
+    """On a rank that has made several operations late, each for a short while; `late`: the last.
+    None: nothing is known to have held it over the whole of that time."""
     found = process_trouble(ev, page) or preempted(ev, page, page.driver or page.pid)
     if found is None and _waits_in(page) is None:
         found = thread_finding(ev, page, _caller(page))
-    if found is None:
-        found = Finding("unknown", (), ("what it does between its operations: look again",))
+    if found is None or found.cause == "unknown":
+        return None
     return _verdict(ev, late, page, found.after(evidence))
 
 

@@ -24,6 +24,7 @@ HINDERING = frozenset({"throttled", "packet_loss", "link_down", "qp_error", "rec
 NEVER = float("inf")
 SHORT_STALLS, OFTEN_S = 3, 2.0  # so many that ended by themselves within so long are looked into
 SURVEY_S, SURVEY_STEP_S = 0.4, 0.01
+MOST = 0.6  # of the looks
 # Measured over the window, so that they hold for an operation that ended within it as well.
 LASTING = frozenset({"throttled", "preempted", "stopped", "frozen"})
 
@@ -154,6 +155,8 @@ class Watch:
         if not suspects or suspects.most_common(1)[0][0] not in after.pages:
             return None
         rank, times = suspects.most_common(1)[0]
+        if times < MOST * suspects.total():
+            return None  # now this one, now that one: of that nobody is the root
         text = (
             f"of {suspects.total()} looks in {1000 * SURVEY_S:.0f} ms at which somebody waited, "
             f"{times} found rank {rank} to be waited for, in {len(seen)} operations"
