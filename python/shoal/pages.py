@@ -150,6 +150,12 @@ class Page:
         """What it is in, or else was in last of what its page still shows."""
         return max(self.operations, key=lambda o: (o.in_flight, o.begin_ns), default=None)
 
+    @property
+    def waits(self) -> bool:
+        """Some thread of it waits for an operation that is in flight."""
+        operations = any(o.in_flight and o.begin_ns > 0 for o in self.operations)
+        return self.drivers > 0 and (operations or bool(self.transfers))
+
     def progress(self, key: tuple[int, int]) -> Progress | None:
         return next((row for row in self.communicators if row.key == key), None)
 

@@ -263,3 +263,14 @@ def test_the_suspect_is_who_is_behind_else_whom_most_name() -> None:
     posted = {r: page(r, 5, operation(5, 1 if r != 1 else 0)) for r in range(4)}
     late = find_late(posted.values(), 100 * MS)[0]
     assert suspect(posted, late) is posted[1]
+
+
+def test_who_waits_itself_is_no_suspect_while_somebody_does_not() -> None:
+    """Ranks 1 and 3 have not posted #5: rank 1 waits for 3 elsewhere."""
+    inner = operation(9, 3, communicator=1)
+    rows = {1: (row(4, 1), row(9, 0, 2, 1, 1)), 3: (row(4, 3), row(8, 1, 2, 1, 1))}
+    pages = {r: page(r, 5, operation(5, 1)) for r in (0, 2)}
+    pages[1] = page(1, 4, inner, communicators=rows[1])
+    pages[3] = page(3, 4, None, communicators=rows[3])
+    late = next(one for one in find_late(pages.values(), 100 * MS) if one.communicator == 0)
+    assert suspect(pages, late) is pages[3]

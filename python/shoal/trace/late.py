@@ -101,6 +101,7 @@ def suspect(pages: dict[int, Page], late: Late) -> Page | None:
     """Whom the others seem to wait for: who has not posted it, or else whom most of them name."""
     found = behind(pages, late)
     if found:
-        return found[0]
+        # Who waits itself, in another operation, is no more to blame than the others.
+        return next((page for page in found if not page.waits), found[0])
     awaited = [rank for rank in late.awaited if rank in pages]
     return pages[max(awaited, key=awaited.count)] if awaited else None

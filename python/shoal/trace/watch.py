@@ -26,7 +26,8 @@ SHORT_STALLS, OFTEN_S = 3, 2.0  # so many that ended by themselves within so lon
 SURVEY_S, SURVEY_STEP_S = 0.4, 0.01
 MOST = 0.6  # of the looks
 # Measured over the window, so that they hold for an operation that ended within it as well.
-LASTING = frozenset({"throttled", "preempted", "stopped", "frozen"})
+LASTING = frozenset({"throttled", "preempted", "stopped", "frozen", "computing", "page_faults",
+                     "memory_registration"})  # fmt: skip
 
 
 class Selection:
@@ -132,7 +133,10 @@ class Watch:
         lasts = _is_in(after, late, self._after_ns)
         if not lasts:
             after = dataclasses.replace(after, pages=before.pages)
-        return collect(before, after, self._kernel, self._ports.samples()), lasts
+        evidence = collect(before, after, self._kernel, self._ports.samples())
+        if not lasts:
+            evidence = dataclasses.replace(evidence, python_line=_too_late)
+        return evidence, lasts
 
     def _judge_short(self, late: Late, now: Moment) -> Verdict | None:
         """It was over before it could be looked at. If that happens often: who is it each time?"""
@@ -163,6 +167,10 @@ class Watch:
         )
         last = list(seen.values())[-1]
         return judge_often(collect(before, after, self._kernel), last, after.pages[rank], text)
+
+
+def _too_late(pid: int, tid: int) -> tuple[str, str]:
+    return "", "the Python line: the operation was over before it could be asked for"
 
 
 def _is_in(moment: Moment, late: Late, after_ns: int) -> bool:
