@@ -65,7 +65,7 @@ def _finding_behind(
         if trouble is not None:
             return page, trouble
     # Who waits in another operation is a victim of that one.
-    free = [page for page in pages if _waits_in(page) is None or page.drivers == 0]
+    free = [page for page in pages if not page.waits]
     if free:
         findings = [(page, thread_finding(ev, page, _caller(page))) for page in free[:4]]
         known = [one for one in findings if one[1].cause != "unknown"]
@@ -199,7 +199,7 @@ def judge_often(ev: Evidence, late: Late, page: Page, evidence: str) -> Verdict 
     """On a rank that has made several operations late, each for a short while; `late`: the last.
     None: nothing is known to have held it over the whole of that time."""
     found = process_trouble(ev, page) or preempted(ev, page, page.driver or page.pid)
-    if found is None and _waits_in(page) is None:
+    if found is None and not page.waits:
         found = thread_finding(ev, page, _caller(page))
     if found is None or found.cause == "unknown":
         return None
