@@ -120,7 +120,7 @@ def preempted(ev: Evidence, page: Page, tid: int) -> Finding | None:
     return Finding("preempted", tuple(evidence), missing)
 
 
-def _registrations(ev: Evidence, page: Page) -> Finding | None:
+def registrations(ev: Evidence, page: Page) -> Finding | None:
     """Memory that is locked, mapped or registered for much of the time, by any of its threads."""
     spent: dict[str, tuple[int, int]] = {}
     now_in = ""
@@ -156,7 +156,7 @@ def thread_finding(ev: Evidence, page: Page, tid: int) -> Finding:
     trouble = preempted(ev, page, tid)
     if trouble is not None:
         return trouble
-    trouble = _registrations(ev, page)
+    trouble = registrations(ev, page)
     if trouble is not None:
         return trouble
     pair = ev.threads(page.pid, tid)

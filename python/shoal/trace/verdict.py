@@ -20,7 +20,7 @@ from dataclasses import dataclass, field
 from shoal.pages import Operation, Page, Transfer
 from shoal.trace.evidence import Evidence
 from shoal.trace.finding import Finding
-from shoal.trace.host import preempted, process_trouble, thread_finding
+from shoal.trace.host import preempted, process_trouble, registrations, thread_finding
 from shoal.trace.late import Late, behind, late_for
 from shoal.trace.network import link_trouble
 from shoal.trace.rdma_trouble import rdma_trouble, undriven_queues
@@ -199,6 +199,7 @@ def judge_often(ev: Evidence, late: Late, page: Page, evidence: str) -> Verdict 
     """On a rank that has made several operations late, each for a short while; `late`: the last.
     None: nothing is known to have held it over the whole of that time."""
     found = process_trouble(ev, page) or preempted(ev, page, page.driver or page.pid)
+    found = found or registrations(ev, page)
     if found is None and not page.waits:
         found = thread_finding(ev, page, _caller(page))
     if found is None or found.cause == "unknown":

@@ -26,8 +26,9 @@ SHORT_STALLS, OFTEN_S = 3, 2.0  # so many that ended by themselves within so lon
 SURVEY_S, SURVEY_STEP_S = 0.4, 0.01
 MOST = 0.6  # of the looks
 # Measured over the window, so that they hold for an operation that ended within it as well.
-LASTING = frozenset({"throttled", "preempted", "stopped", "frozen", "computing", "page_faults",
-                     "memory_registration"})  # fmt: skip
+LASTING = frozenset(
+    {"throttled", "preempted", "stopped", "frozen", "computing", "memory_registration"}
+)
 
 
 class Selection:
@@ -143,6 +144,8 @@ class Watch:
         self._short.append(now.t_ns / 1e9)
         if len(self._short) < SHORT_STALLS or self._short[-1] - self._short[0] > OFTEN_S:
             return None
+        if self._kernel is not None:
+            self._kernel.look_at_syscalls(True)
         before = self._observe(late, list(now.pages.values()))
         suspects: Counter[int] = Counter()
         seen: dict[tuple[str, int, int, int, str], Late] = {}
@@ -156,6 +159,8 @@ class Watch:
                     seen[one.name] = one
             time.sleep(SURVEY_STEP_S)
         after = self._observe(late, list(now.pages.values()))
+        if self._kernel is not None:
+            self._kernel.look_at_syscalls(False)
         if not suspects or suspects.most_common(1)[0][0] not in after.pages:
             return None
         rank, times = suspects.most_common(1)[0]
