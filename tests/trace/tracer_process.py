@@ -99,12 +99,12 @@ class Tracer:
         now = time.monotonic_ns()
         return self.until(lambda line: line["type"] == "sample" and line["t_ns"] > now)
 
-    def until(self, wanted: Callable[[Line], Any]) -> Line:
-        end = time.monotonic() + LIMIT_S
+    def until(self, wanted: Callable[[Line], Any], limit_s: float = LIMIT_S) -> Line:
+        end = time.monotonic() + limit_s
         while time.monotonic() < end:
             if wanted(line := self.next()):
                 return line
-        raise AssertionError(f"not within {LIMIT_S} s; last line: {self.lines[-1]}")
+        raise AssertionError(f"not within {limit_s} s; last line: {self.lines[-1]}")
 
     def thread(self, pid: int, tid: int | None = None) -> Line:
         """Thread `tid` of a new sample; the first one of the process if none is named."""
