@@ -1,7 +1,8 @@
 """Every class of faults that this machine can inject: the tracer names the right rank and cause.
 
 A class passes with two right verdicts. The tracer promises 95 %, so that another cause, or none, is
-forgiven where more seeds are right; a wrong rank and a false alarm are not.
+forgiven where more seeds are right; of wrong ranks, false alarms and broken jobs only one, since on
+a machine with other work the injector's truth is not beyond doubt. The full run counts them all.
 """
 
 from __future__ import annotations
@@ -17,7 +18,8 @@ from tests.trace.faults.catalog import FAULTS
 from tests.trace.faults.hosts import Hosts, can_make
 from tests.trace.faults.judge import Outcome
 
-RIGHT_SEEDS, MOST_SEEDS = 2, 4
+RIGHT_SEEDS, MOST_SEEDS = 2, 5
+GRAVE = (judge.WRONG_RANK, judge.FALSE_ALARM, judge.BROKEN)
 HEALTHY_S = 10.0
 
 pytestmark = pytest.mark.faults
@@ -40,7 +42,7 @@ def test_the_tracer_names_rank_and_cause(name: str, hosts: Hosts | None) -> None
     seen: list[Outcome] = []
     for seed in range(MOST_SEEDS):
         seen.append(play(fault, seed, Settings(hosts)))
-        assert seen[-1].result not in (judge.WRONG_RANK, judge.FALSE_ALARM, judge.BROKEN), seen[-1]
+        assert sum(outcome.result in GRAVE for outcome in seen) < 2, seen
         if [outcome.result for outcome in seen].count(judge.RIGHT) == RIGHT_SEEDS:
             return
     spoilt = [outcome for outcome in seen if outcome.result in (judge.NOISE, judge.NOT_LATE)]
