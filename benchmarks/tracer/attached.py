@@ -88,10 +88,12 @@ def _watched_rate(node: Node) -> tuple[float, float]:
 
 
 def measure(size: int, rounds: int) -> Attached:
-    command = [sys.executable, "-m", "shoal.cli", "run", "-n", str(RANKS), sys.executable, "-c"]
-    job = subprocess.Popen([*command, PROGRAM, str(size)], stderr=subprocess.DEVNULL)
+    name = f"bench-tracer-{os.getpid()}-{size}"
+    command = [sys.executable, "-m", "shoal.cli", "run", "-n", str(RANKS), "--job", name]
+    program = [sys.executable, "-c", PROGRAM, str(size)]
+    job = subprocess.Popen([*command, *program], stderr=subprocess.DEVNULL)
     with _ended(job, signal.SIGTERM):
-        node = Node()
+        node = Node(name)
         _wait_for_pages(node)
         free, ratios, cpus = [], [], []
         for _ in range(rounds):
