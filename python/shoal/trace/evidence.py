@@ -49,10 +49,6 @@ class Evidence:
     def page(self, rank: int) -> Page | None:
         return self.after.pages.get(rank)
 
-    def process(self, rank: int) -> Process | None:
-        page = self.page(rank)
-        return None if page is None else self.after.processes.get(page.pid)
-
     def threads(self, pid: int, tid: int) -> tuple[Thread, Thread] | None:
         """A thread at both moments."""
         before = self.before.processes.get(pid, Process(pid)).threads.get(tid)

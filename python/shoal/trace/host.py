@@ -123,7 +123,6 @@ def preempted(ev: Evidence, page: Page, tid: int) -> Finding | None:
 def registrations(ev: Evidence, page: Page) -> Finding | None:
     """Memory that is locked, mapped or registered for much of the time, by any of its threads."""
     spent: dict[str, tuple[int, int]] = {}
-    now_in = ""
     for tid in ev.after.processes[page.pid].threads:
         seen = ev.kernel_thread(tid)
         if seen is None:
@@ -134,10 +133,9 @@ def registrations(ev: Evidence, page: Page) -> Finding | None:
                 had = spent.get(name, (0, 0))
                 spent[name] = (had[0] + calls - calls0, had[1] + ns - ns0)
         if seen[1].syscall in REGISTERS:
-            now_in = seen[1].syscall
             inside = ev.after.kernel.t_ns - max(seen[1].syscall_since_ns, ev.before.kernel.t_ns)
-            had = spent.get(now_in, (0, 0))
-            spent[now_in] = (had[0], had[1] + max(0, inside))
+            had = spent.get(seen[1].syscall, (0, 0))
+            spent[seen[1].syscall] = (had[0], had[1] + max(0, inside))
     total = sum(ns for _, ns in spent.values())
     if total < REGISTERING * ev.window_ns:
         return None
@@ -171,8 +169,8 @@ def thread_finding(ev: Evidence, page: Page, tid: int) -> Finding:
     if faults is not None:
         return Finding("page_faults", (*faults, *at), missing)
     if on_cpu >= BUSY * ev.window_ns or after.state == "R":
-        return _computing(ev, page, tid, at, missing)
-    return _asleep(ev, page, tid, at, missing)
+        return _computing(ev, before, after, at, missing)
+    return _asleep(ev, after, at, missing)
 
 
 def _faults(ev: Evidence, before: Thread, after: Thread) -> tuple[str, ...] | None:
@@ -199,28 +197,23 @@ def is_in_kernel(ev: Evidence, page: Page) -> bool:
 
 
 def _computing(
-    ev: Evidence, page: Page, tid: int, at: tuple[str, ...], missing: tuple[str, ...]
+    ev: Evidence, before: Thread, after: Thread, at: tuple[str, ...], missing: tuple[str, ...]
 ) -> Finding:
-    pair = ev.threads(page.pid, tid)
-    assert pair is not None
-    before, after = pair
     user = (after.user_ticks - before.user_ticks) * 1000 // CLOCK_TICKS
     system = (after.system_ticks - before.system_ticks) * 1000 // CLOCK_TICKS
     on_cpu = after.on_cpu_ns - before.on_cpu_ns
-    ran = f"thread {tid} ran {share(on_cpu, ev.window_ns)} ({user} ms user, {system} ms system)"
+    ran = (
+        f"thread {after.tid} ran {share(on_cpu, ev.window_ns)} ({user} ms user, {system} ms system)"
+    )
     return Finding("computing", (ran, *at), missing)
 
 
-def _asleep(
-    ev: Evidence, page: Page, tid: int, at: tuple[str, ...], missing: tuple[str, ...]
-) -> Finding:
-    pair = ev.threads(page.pid, tid)
-    assert pair is not None
-    after = pair[1]
+def _asleep(ev: Evidence, after: Thread, at: tuple[str, ...], missing: tuple[str, ...]) -> Finding:
     call = syscall_name(after.syscall)
-    seen = ev.kernel_thread(tid)
+    seen = ev.kernel_thread(after.tid)
     where = call or after.wait_channel
-    evidence = [f"thread {tid} is asleep (state {after.state})" + (f" in {where}" if where else "")]
+    asleep = f"thread {after.tid} is asleep (state {after.state})"
+    evidence = [asleep + (f" in {where}" if where else "")]
     if seen is not None and seen[1].state != "R":
         evidence[0] += f" for {in_ms(ev.after.t_ns - seen[1].since_ns)}"
         if seen[1].stack:

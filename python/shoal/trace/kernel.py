@@ -44,7 +44,6 @@ class KernelThread:
     syscall: str  # the one it is in; ""
     syscall_since_ns: int
     syscalls: dict[str, tuple[int, int]]  # name -> (calls, ns)
-    user_faults: int = 0
 
 
 @dataclass(frozen=True)
@@ -61,7 +60,6 @@ class Signal:
 class Sample:
     t_ns: int = 0
     threads: dict[int, KernelThread] = field(default_factory=dict)  # by tid
-    links: dict[tuple[str, str], int] = field(default_factory=dict)  # local, remote -> retransmits
     raw: dict[str, Any] = field(default_factory=dict)
 
 
@@ -81,7 +79,6 @@ def _thread(entry: dict[str, Any]) -> KernelThread:
         syscall=inside.get("name", ""),
         syscall_since_ns=inside.get("since_ns", 0),
         syscalls={one["name"]: (one["count"], one["ns"]) for one in entry.get("syscalls", ())},
-        user_faults=entry.get("user_faults", 0),
     )
 
 
@@ -89,7 +86,6 @@ def parse_sample(entry: dict[str, Any]) -> Sample:
     return Sample(
         t_ns=entry["t_ns"],
         threads={one["tid"]: _thread(one) for one in entry.get("threads", ())},
-        links={(one["local"], one["remote"]): one["retransmits"] for one in entry.get("links", ())},
         raw=entry,
     )
 
@@ -106,8 +102,6 @@ class Kernel:
 
     def __init__(self, pids: Iterable[int], options: Iterable[str] = ()) -> None:
         self.missing: list[str] = []
-        self.hello: dict[str, Any] = {}
-        self.events: deque[dict[str, Any]] = deque(maxlen=_EVENTS)
         self._pids = set(pids)
         self._signals: deque[Signal] = deque(maxlen=_EVENTS)
         self._sample = Sample()
@@ -143,7 +137,6 @@ class Kernel:
     def _take(self, entry: dict[str, Any]) -> None:
         kind = entry.get("type")
         if kind == "hello":
-            self.hello = entry
             for one in entry.get("missing", ()):
                 self.missing.append(f"{one['what']}: {one['why']}; {one['do']}")
             self._greeted.set()
@@ -156,8 +149,6 @@ class Kernel:
                     entry["sender_pid"], entry["sender_comm"],
                 )
             )  # fmt: skip
-        else:
-            self.events.append(entry)
 
     @property
     def running(self) -> bool:
