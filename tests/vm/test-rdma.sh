@@ -47,6 +47,6 @@ part() {
   ((result == 0)) || { echo "test-rdma: $name: exit status $result"; status=1; }
 }
 part transports 240
-part jobs 400
+part jobs 450
 "$python" scripts/junit.py merge build/reports/rdma.xml "$parts"/*.xml || status=$?
 exit "$status"
