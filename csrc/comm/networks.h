@@ -13,10 +13,10 @@
 #include <string_view>
 #include <vector>
 
+#include "comm/rails.h"
 #include "memory/registrar.h"
 #include "shoal/export.h"
 #include "transport/network.h"
-#include "transport/rdma_devices.h"
 #include "transport/tcp/tcp_transport.h"
 #include "transport/ucx/ucx_transport.h"
 
@@ -40,21 +40,6 @@ struct Outlook {
 };
 /// `network` as in NetworkOptions. Throws Error(kInvalidArgument) for one that there is not.
 SHOAL_API Outlook look_at_networks(const std::string& network, const std::string& ucx_directory);
-
-/// What the environment says of rails; "": nothing.
-struct RailWishes {
-  std::string limit;       ///< SHOAL_RAILS: at most so many
-  std::string devices;     ///< UCX_NET_DEVICES
-  std::string transports;  ///< UCX_TLS
-};
-/// The ports that this rank would use, a rail each; none: UCX uses what it finds, as one network.
-struct RailChoice {
-  std::vector<transport::RdmaPort> ports;
-  std::string reason;  ///< of their number
-};
-/// `found`: of a UCX with verbs. Throws Error(kInvalidArgument) for a limit that is no number.
-SHOAL_API RailChoice choose_rails(const std::vector<transport::RdmaPort>& found,
-                                  const RailWishes& wishes);
 
 /// One thread.
 class Networks {

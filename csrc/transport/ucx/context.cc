@@ -12,6 +12,7 @@
 #include <utility>
 
 #include "core/log.h"
+#include "transport/rdma_devices.h"
 #include "transport/ucx/rdma_limits.h"
 
 namespace shoal::transport::ucx {
@@ -110,19 +111,6 @@ std::string named_transports(const UcxOptions& options) {
   return !options.transports.empty() ? options.transports : variable != nullptr ? variable : "";
 }
 
-/// A list of UCX_TLS that may bring RDMA devices: all but some, all, or a name of theirs.
-bool may_use_verbs(const std::string& transports) {
-  if (transports.empty() || transports.front() == '^') return true;
-  std::istringstream names(transports);
-  for (std::string name; std::getline(names, name, ',');) {
-    if (name == "all" || name == "ib" || name.starts_with("rc") || name.starts_with("ud") ||
-        name.starts_with("dc")) {
-      return true;
-    }
-  }
-  return false;
-}
-
 /// Of a rail, which another one can take over from: a dead one is seen in 0.6 to 2.4 seconds (the
 /// adapter may wait up to four times as long as it was told) instead of 8 to 32, or never, as with
 /// UCX's seven tries, which to some devices (rxe) means for ever.
@@ -136,7 +124,7 @@ void apply_rail_settings(ucp_config_t* config, const std::string& device) {
 
 void apply_settings(ucp_config_t* config, const UcxOptions& options) {
   for (const Setting& setting : kSettings) set_unless_by_user(config, setting);
-  if (options.verbs && may_use_verbs(named_transports(options))) {
+  if (options.verbs && may_use_rdma(named_transports(options))) {
     for (const Setting& setting : kVerbsSettings) set_unless_by_user(config, setting);
     if (minor_version() < kUdOverIpv4WorksSince) set_unless_by_user(config, kUdOverIpv4);
     if (minor_version() == kVersionWithAssertions) {
