@@ -35,6 +35,13 @@ foreach(plugin shoal_ucx)
   endif()
 endforeach()
 
+# NCCL's users load it by its name: in a folder of its own, where nothing finds it by chance.
+if(TARGET shoal_nccl)
+  add_dependencies(shoal_package shoal_nccl)
+  install(TARGETS shoal_nccl LIBRARY DESTINATION ${CMAKE_INSTALL_LIBDIR}/shoal)
+  install(TARGETS shoal_nccl LIBRARY DESTINATION nccl COMPONENT python EXCLUDE_FROM_ALL)
+endif()
+
 if(TARGET shoal_python)
   set_target_properties(shoal_python PROPERTIES INSTALL_RPATH "$ORIGIN")
   add_dependencies(shoal_package shoal_python)
