@@ -47,6 +47,12 @@ std::string address_of(const transport::Network* network) {
   return {reinterpret_cast<const char*>(address.data()), address.size()};
 }
 
+std::string joined(const std::vector<std::string>& names) {
+  std::string list;
+  for (const std::string& name : names) list += (list.empty() ? "" : ",") + name;
+  return list;
+}
+
 }  // namespace
 
 Outlook look_at_networks(const std::string& network, const std::string& ucx_directory) {
@@ -72,10 +78,14 @@ Networks::Networks(NetworkOptions options) : options_(std::move(options)) {
 }
 
 void Networks::open_ucx() {
+  const std::string devices = joined(options_.devices);
+  const std::string only = options_.devices.size() == 1 ? devices : "";
+  RailWishes wishes = rail_wishes();
+  if (!devices.empty()) wishes.devices = devices;
   if (transport::ucx::find_ucx({options_.ucx_directory, {}}).verbs) {
-    rails_ = choose_rails(transport::rdma_ports(), rail_wishes());
+    rails_ = choose_rails(transport::rdma_ports(), wishes);
   }
-  ucx_.push_back(open_rail(0, rails_.ports.empty() ? "" : rails_.ports[0].name()));
+  ucx_.push_back(open_rail(0, rails_.ports.empty() ? only : rails_.ports[0].name()));
   try {
     while (ucx_.size() < rails_.ports.size()) {
       const auto next = static_cast<int>(ucx_.size());
@@ -94,6 +104,7 @@ std::unique_ptr<transport::ucx::UcxTransport> Networks::open_rail(int rail,
   options.self = options_.self;
   options.peers = options_.peers;
   options.device = device;
+  options.receive_queue = options_.ucx_receive_queue;
   options.registration = [registration = options_.registration, composed = composed_, rail](
                              const void* data, std::int64_t bytes) {
     void* const handle = registration(data, bytes);

@@ -27,6 +27,9 @@ struct NetworkOptions {
   int peers = 1;
   std::string network;  ///< "auto", "tcp" or "ucx"; "": SHOAL_NETWORK, else "auto"
   std::string host;     ///< this host's address towards the others
+  /// The RDMA ports to use, a rail each ("mlx5_0:1"), whatever UCX_NET_DEVICES says; none: that.
+  std::vector<std::string> devices{};
+  int ucx_receive_queue = 0;  ///< see UcxOptions
   std::string ucx_directory;
   transport::tcp::Authenticate authenticate;                                ///< see TcpOptions
   std::function<void*(const void* data, std::int64_t bytes)> registration;  ///< see UcxOptions
