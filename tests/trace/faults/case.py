@@ -243,7 +243,7 @@ def watch_healthy(seed: int, seconds: float, settings: Settings) -> Outcome:
         return outcome
     outcome.result = judge.FALSE_ALARM if unfounded else judge.RIGHT
     outcome.verdict = unfounded[0] if unfounded else {}
-    outcome.variant = f"{seconds:g} s, {len(said)} verdicts, {len(unfounded)} without a late call"
+    outcome.watched_s, outcome.verdicts, outcome.unfounded = seconds, len(said), len(unfounded)
     return outcome
 
 

@@ -39,6 +39,9 @@ class Outcome:
     late_ms: float = 0  # the longest call of a collective during the fault
     variant: str = ""  # what the seed has chosen
     note: str = ""  # why it is broken
+    watched_s: float = 0  # of a healthy job: how long
+    verdicts: int = 0  # on it
+    unfounded: int = 0  # of these, without a call that was late
 
     @property
     def cause(self) -> str:
