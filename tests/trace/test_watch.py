@@ -11,6 +11,7 @@ import pytest
 from shoal.pages import Page
 from shoal.trace import watch
 from shoal.trace.evidence import Evidence, Moment
+from shoal.trace.links import Sample
 from shoal.trace.verdict import Verdict
 from tests.trace.made_up import MS, NOW, SLEEP, World, link, operation, page, process, waiting_world
 
@@ -75,6 +76,24 @@ def test_what_takes_steps_is_long_and_not_late_unless_its_link_loses(
     loses = {"unsent_bytes": 9000, "retransmits": 5, "timeouts": 1}
     (verdict,) = verdicts(monkeypatch, lambda look: _stepping(look, **loses))
     assert verdict.cause == "packet_loss"
+
+
+def test_one_that_a_loss_held_up_is_judged_although_it_is_through(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """It is late at the first look and over at the second."""
+
+    def look(number: int) -> World:
+        waits = operation(5, 1) if number == 1 else None
+        world = World(*(page(r, 5, waits and operation(5, 1 - r), 2) for r in range(2)))
+        world.links_before = {100: (link("a:1", "b:2", retransmits=2),)}
+        world.links_after = {100: (link("a:1", "b:2", retransmits=3),)}
+        world.links_history = (Sample(NOW - 900 * MS, {100: (link("a:1", "b:2"),)}),)
+        return world
+
+    (verdict,) = verdicts(monkeypatch, look)
+    assert verdict.cause == "packet_loss"
+    assert any("3 lost segments" in line for line in verdict.evidence)
 
 
 def test_stalls_that_are_over_before_they_can_be_looked_at_are_judged_together(

@@ -56,10 +56,20 @@ class Signal:
     sender_comm: str
 
 
+@dataclass(frozen=True)
+class KernelLink:
+    """What was sent again on a connection since the tracer was attached."""
+
+    retransmits: int
+    lost_at_ns: int  # CLOCK_MONOTONIC of the last one
+
+
 @dataclass
 class Sample:
     t_ns: int = 0
     threads: dict[int, KernelThread] = field(default_factory=dict)  # by tid
+    # By (local, remote): of several network namespaces that have the same addresses, together.
+    links: dict[tuple[str, str], KernelLink] = field(default_factory=dict)
     raw: dict[str, Any] = field(default_factory=dict)
 
 
@@ -82,10 +92,22 @@ def _thread(entry: dict[str, Any]) -> KernelThread:
     )
 
 
+def _links(entries: Iterable[dict[str, Any]]) -> dict[tuple[str, str], KernelLink]:
+    links: dict[tuple[str, str], KernelLink] = {}
+    for entry in entries:
+        name = entry["local"], entry["remote"]
+        same = links.get(name, KernelLink(0, 0))
+        links[name] = KernelLink(
+            same.retransmits + entry["retransmits"], max(same.lost_at_ns, entry["lost_at_ns"])
+        )
+    return links
+
+
 def parse_sample(entry: dict[str, Any]) -> Sample:
     return Sample(
         t_ns=entry["t_ns"],
         threads={one["tid"]: _thread(one) for one in entry.get("threads", ())},
+        links=_links(entry.get("links", ())),
         raw=entry,
     )
 

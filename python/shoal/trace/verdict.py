@@ -195,6 +195,17 @@ def judge(ev: Evidence, late: Late) -> Verdict:
     return _verdict(ev, late, page, found)
 
 
+def judge_lost(ev: Evidence, late: Late) -> Verdict | None:
+    """On an operation that is through since: all had posted it, and for some of it a second try
+    was needed. `ev` has the pages of when it was late."""
+    if behind(ev.after.pages, late):
+        return None
+    network = link_trouble(ev, late)
+    if network is None or network[1].cause != "packet_loss" or network[1].provisional:
+        return None
+    return _verdict(ev, late, *network)
+
+
 def judge_often(ev: Evidence, late: Late, page: Page, evidence: str) -> Verdict | None:
     """On a rank that has made several operations late, each for a short while; `late`: the last.
     None: nothing is known to have held it over the whole of that time."""

@@ -9,18 +9,20 @@ from collections import Counter, deque
 from collections.abc import Iterator
 
 from shoal.pages import Node, Page
+from shoal.trace import links, rdma
 from shoal.trace.evidence import Evidence, Moment, collect, observe
 from shoal.trace.host import is_in_kernel
 from shoal.trace.kernel import Kernel
 from shoal.trace.late import Late, find_late, suspect
-from shoal.trace.rdma import History
-from shoal.trace.verdict import Verdict, is_moving, judge, judge_often
+from shoal.trace.verdict import Verdict, is_moving, judge, judge_lost, judge_often
 
 LOOK_S = 2.0  # between searches for new jobs
 WINDOW_S = 0.1  # between the two moments of a verdict
 PROVISIONAL_S = 0.5  # after which a provisional verdict is made again
 # What slows an operation down that still moves; else one that moves is long and not late.
-HINDERING = frozenset({"throttled", "packet_loss", "link_down", "qp_error", "receiver_not_ready"})
+HINDERING = frozenset(
+    {"throttled", "packet_loss", "congestion", "link_down", "qp_error", "receiver_not_ready"}
+)
 NEVER = float("inf")
 SHORT_STALLS, OFTEN_S = 3, 2.0  # so many that ended by themselves within so long are looked into
 SURVEY_S, SURVEY_STEP_S = 0.4, 0.01
@@ -58,7 +60,8 @@ class Watch:
     def __init__(self, selection: Selection, kernel: Kernel | None, after_ms: int) -> None:
         self._selection = selection
         self._kernel = kernel
-        self._ports = History()
+        self._ports = rdma.History()
+        self._links = links.History()
         self._after_ns = after_ms * 1_000_000
         self._interval_s = min(0.1, max(0.01, after_ms / 2000))
         self._again: dict[tuple[str, int, int, int, str], float] = {}  # when to judge once more
@@ -70,8 +73,7 @@ class Watch:
         """As they come, until time.monotonic() is `until`."""
         while (begin := time.monotonic()) < until:
             jobs = self._selection.read()
-            if any(p.ranks > p.node_ranks for pages in jobs.values() for p in pages):
-                self._ports.look()
+            self._look_at_networks(jobs)
             if self._kernel is not None:
                 self._kernel.watch(page.pid for pages in jobs.values() for page in pages)
             late = [one for pages in jobs.values() for one in find_late(pages, self._after_ns)]
@@ -84,6 +86,13 @@ class Watch:
                 if verdict is not None and self._is_news(verdict):
                     yield verdict
             time.sleep(max(0.0, begin + self._interval_s - time.monotonic()))
+
+    def _look_at_networks(self, jobs: dict[str, list[Page]]) -> None:
+        """Before anything is late: what they have counted until then."""
+        afar = [p.pid for pages in jobs.values() for p in pages if p.ranks > p.node_ranks]
+        if afar:
+            self._ports.look()
+            self._links.look(afar)
 
     def _is_news(self, verdict: Verdict) -> bool:
         """Not one more operation that the same stall holds up."""
@@ -110,7 +119,8 @@ class Watch:
         before = self._observe(late, pages)
         if not _is_in(before, late, self._after_ns):
             self._again[late.name] = NEVER
-            return self._judge_short(late, before)
+            was = dataclasses.replace(before, pages={page.rank: page for page in pages})
+            return judge_lost(self._collect(was, was), late) or self._judge_short(late, before)
         evidence, lasts = self._compare(late, before)
         page = suspect(evidence.after.pages, late)
         if lasts and self._kernel is not None and page is not None and is_in_kernel(evidence, page):
@@ -124,7 +134,7 @@ class Watch:
         again = lasts and verdict.provisional and first
         self._again[late.name] = time.monotonic() + PROVISIONAL_S if again else NEVER
         if not lasts and verdict.cause not in LASTING:
-            return self._judge_short(late, evidence.after)
+            return judge_lost(evidence, late) or self._judge_short(late, evidence.after)
         return verdict
 
     def _compare(self, late: Late, before: Moment) -> tuple[Evidence, bool]:
@@ -134,10 +144,13 @@ class Watch:
         lasts = _is_in(after, late, self._after_ns)
         if not lasts:
             after = dataclasses.replace(after, pages=before.pages)
-        evidence = collect(before, after, self._kernel, self._ports.samples())
+        evidence = self._collect(before, after)
         if not lasts:
             evidence = dataclasses.replace(evidence, python_line=_too_late)
         return evidence, lasts
+
+    def _collect(self, before: Moment, after: Moment) -> Evidence:
+        return collect(before, after, self._kernel, self._ports.samples(), self._links.samples())
 
     def _judge_short(self, late: Late, now: Moment) -> Verdict | None:
         """It was over before it could be looked at. If that happens often: who is it each time?"""
@@ -171,7 +184,7 @@ class Watch:
             f"{times} found rank {rank} to be waited for, in {len(seen)} operations"
         )
         last = list(seen.values())[-1]
-        return judge_often(collect(before, after, self._kernel), last, after.pages[rank], text)
+        return judge_often(self._collect(before, after), last, after.pages[rank], text)
 
 
 def _too_late(pid: int, tid: int) -> tuple[str, str]:
