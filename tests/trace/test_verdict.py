@@ -307,6 +307,21 @@ def test_a_round_trip_that_has_become_long_is_congestion_and_a_long_way_is_none(
     assert verdict_of(world).cause == "unknown"
 
 
+def test_what_this_host_drops_itself_is_seen_by_what_waits_while_nothing_is_under_way() -> None:
+    world = _two_hosts()
+    waits = link("a:1", "b:2", unsent_bytes=50_000, acknowledged_bytes=1000)
+    world.links_before[100] = (waits,)
+    world.links_after[100] = (dataclasses.replace(waits, acknowledged_bytes=2000),)
+    verdict = verdict_of(world)
+    assert (verdict.rank, verdict.cause, verdict.provisional) == (0, "packet_loss", False)
+    assert says(verdict, "50000 bytes wait to be sent and no segment is under way")
+    world.links_after[100] = (dataclasses.replace(waits, acknowledged_bytes=2000, unacked=3),)
+    assert verdict_of(world).cause == "unknown", "it moves"
+    full = dataclasses.replace(waits, receiver_full_us=90_000)
+    world.links_after[100] = (full,)
+    assert verdict_of(world).cause == "receiver_not_ready"
+
+
 def test_the_end_that_is_down_is_the_root_and_not_the_one_without_carrier() -> None:
     world = _two_hosts()
     world.links_after[100] = (link("a:1", "b:2", interface="eth0", carrier=False),)

@@ -10,6 +10,7 @@ from shoal.trace.links import Link
 
 RETRANSMIT_MS = 200  # before, TCP sends nothing again: a verdict on a link is provisional
 FULL = 0.5  # of the time, the receiver's window
+APART_NS = 10_000_000  # two moments that lie so far apart show that nothing moves between them
 SLOW_RTT_US, SLOW_RATIO = 50_000, 10  # of a round trip, and how often the shortest fits in it
 
 
@@ -43,6 +44,7 @@ def _judge_link(ev: Evidence, late: Late, pid: int, before: Link, after: Link) -
     return (
         _down(after)
         or _loses(ev, late, before, after)
+        or _dropped_here(ev, before, after)
         or _has_lost(ev, late, pid, after)
         or _not_ready(ev, before, after)
         or _congested(after)
@@ -71,6 +73,19 @@ def _loses(ev: Evidence, late: Late, before: Link, after: Link) -> Judged | None
     )
     provisional = waited_ms < 2 * RETRANSMIT_MS and not after.timeouts
     return 500 + after.timeouts + again, Finding("packet_loss", (text,), provisional=provisional)
+
+
+def _dropped_here(ev: Evidence, before: Link, after: Link) -> Judged | None:
+    """What a queue or filter of this host drops before it leaves counts as never sent: nothing is
+    under way, nothing is sent again, and yet bytes wait."""
+    waits = all(link.unsent_bytes and not link.unacked for link in (before, after))
+    if not waits or ev.window_ns < APART_NS or _not_ready(ev, before, after):
+        return None
+    text = (
+        f"{after.unsent_bytes} bytes wait to be sent and no segment is under way: this host drops "
+        "what the connection sends"
+    )
+    return 450, Finding("packet_loss", (text,))
 
 
 def _has_lost(ev: Evidence, late: Late, pid: int, after: Link) -> Judged | None:
