@@ -7,6 +7,7 @@ tests/vm/run.sh -n 0 -t 600 -- python -m pytest tests/trace/test_tracer_binary.p
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import fcntl
 import importlib.util
@@ -29,6 +30,7 @@ from typing import IO
 
 import pytest
 
+from tests.trace.faults import groups
 from tests.trace.tracer_process import (
     HERE,
     LIMIT_S,
@@ -516,6 +518,112 @@ def refusals(received: int) -> int:
     size = 14 + 20 + 8 + 20 + 8 + 100
     assert received % size == 0
     return received // size
+
+
+TALKER = """\
+import socket, sys
+connection = socket.create_connection(("127.0.0.1", int(sys.argv[1])))
+datagrams = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+print("done", flush=True)
+for line in sys.stdin:
+    sends, length, receives = map(int, line.split())
+    for _ in range(sends):
+        connection.sendall(bytes(length))
+        datagrams.sendto(bytes(length), ("127.0.0.1", 9))  # no TCP: it is not counted
+    connection.recv(1, socket.MSG_PEEK)  # takes nothing
+    for _ in range(receives):
+        assert len(connection.recv(1)) == 1
+    print("done", flush=True)
+"""
+
+
+class Talker(Workload):
+    """A process with a TCP connection: `do("N B M")` sends N times B bytes, then receives M times
+    one byte."""
+
+    def __init__(self, server: socket.socket, script: pathlib.Path) -> None:
+        port = server.getsockname()[1]
+        self.process = subprocess.Popen(
+            [sys.executable, script, str(port)],
+            stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
+        )  # fmt: skip
+        self.pid = self.process.pid
+        self.connection = server.accept()[0]
+        self.connection.sendall(bytes(4096))
+        threading.Thread(target=self._drain, daemon=True).start()
+        self.wait()
+
+    def _drain(self) -> None:
+        with contextlib.suppress(OSError):
+            while self.connection.recv(1 << 20):
+                pass
+
+    def end(self) -> None:
+        super().end()
+        self.connection.close()
+
+
+@pytest.fixture
+def talkers(tmp_path: pathlib.Path) -> Iterator[list[Talker]]:
+    """Three of them."""
+    script = tmp_path / "talker.py"
+    script.write_text(TALKER)
+    with socket.create_server(("127.0.0.1", 0)) as server, contextlib.ExitStack() as stack:
+        made = []
+        for _ in range(3):
+            made.append(Talker(server, script))
+            stack.callback(made[-1].end)
+        yield made
+
+
+@contextlib.contextmanager
+def inside(group: pathlib.Path, pid: int) -> Iterator[None]:
+    (group / "cgroup.procs").write_text(str(pid))
+    try:
+        yield
+    finally:
+        (group.parent / "cgroup.procs").write_text(str(pid))
+
+
+@pytest.mark.skipif(groups.version_2() is None, reason="no writable cgroup of version 2")
+def test_messages_and_bytes_of_a_control_group_are_counted_exactly(talkers: list[Talker]) -> None:
+    rank, neighbour, stranger = talkers
+    root = groups.version_2()
+    assert root is not None
+    with (
+        groups.group_of(rank.pid, root) as group,
+        inside(group, neighbour.pid),
+        Tracer(TRACER, "--cgroups", pids=(rank.pid,)) as tracer,
+    ):
+        if "sock_send_length" in str(tracer.hello["missing"]):
+            pytest.skip("this kernel has no sock_send_length: Linux 6.3")
+        tracer.sample()
+        rank.do("2323 100 23")
+        neighbour.do("7 10 3")
+        stranger.do("50 50 50")
+        sample = tracer.sample()
+        (seen,) = sample["cgroups"]
+        assert seen["path"].endswith(group.name) and seen["pids"] == [rank.pid]
+        assert seen["ranks"] == {
+            "sends": 2323, "sent_bytes": 232_300, "receives": 23, "received_bytes": 23
+        }  # fmt: skip
+        assert seen["others"] == {
+            "sends": 7, "sent_bytes": 70, "receives": 3, "received_bytes": 3
+        }  # fmt: skip
+        (thread,) = sample["threads"]
+        assert seen["on_cpu_ns"] == thread["on_cpu_ns"] > 0
+        assert seen["waiting_ns"] == thread["waiting_ns"]
+        assert seen["off_cpu_ns"] == sum(
+            thread[name] for name in ("sleeping_ns", "uninterruptible_ns", "stopped_ns")
+        )
+        # Moved elsewhere: what it had stays where it was, and what comes counts there.
+        with groups.group_of(rank.pid, group) as below:
+            tracer.sample()
+            rank.do("11 1 1")
+            was, now = sorted(tracer.sample()["cgroups"], key=lambda one: len(one["path"]))
+            assert now["path"] == f"{was['path']}/{below.name}"
+            assert (was["ranks"]["sends"], now["ranks"]["sends"]) == (2323, 11)
+            assert (was["pids"], now["pids"]) == ([], [rank.pid])
 
 
 # --- operations of shoal, messages of UCX -------------------------------------------------------
