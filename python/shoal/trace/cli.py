@@ -80,7 +80,9 @@ def _watch(options: argparse.Namespace, recorder: Recorder) -> int:
     seconds = options.seconds or (ONCE_S if options.once else float("inf"))
     selection = Selection(options.job, options.pid)
     pids = [page.pid for pages in selection.read().values() for page in pages]
-    kernel = None if options.no_kernel else Kernel(pids)
+    kernel = None if options.no_kernel else Kernel(pids, recorder.wants)
+    if kernel is not None:
+        recorder.attach(kernel)
     if kernel is not None and not options.json:
         for line in kernel.missing:
             print(f"shoal trace: missing: {line}", file=sys.stderr)
