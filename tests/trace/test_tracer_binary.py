@@ -670,9 +670,7 @@ class Job:
             [sys.executable, "-m", "shoal.cli", "run", "-n", "2", sys.executable,
              folder / "barriers.py", folder, str(count), str(late_s)],
         )  # fmt: skip
-        self.await_files("pid")
-        time.sleep(0.1)  # written, too
-        self.pids = tuple(int((folder / f"{rank}.pid").read_text()) for rank in range(2))
+        self.pids: tuple[int, ...] = ()
 
     def await_files(self, kind: str) -> None:
         end = time.monotonic() + LIMIT_S
@@ -684,12 +682,29 @@ class Job:
         (self.folder / "end").touch()
         assert self.process.wait(LIMIT_S) == 0
 
+    def stop(self) -> None:
+        if self.process.poll() is None:
+            self.process.send_signal(signal.SIGTERM)  # the launcher ends its ranks
+            self.process.wait(LIMIT_S)
+
+
+@contextlib.contextmanager
+def running(folder: pathlib.Path, count: int, late_s: float = 0) -> Iterator[Job]:
+    """Nothing of it is left after the block, whatever happens there."""
+    job = Job(folder, count, late_s)
+    try:
+        job.await_files("pid")
+        time.sleep(0.1)  # written, too
+        job.pids = tuple(int((folder / f"{rank}.pid").read_text()) for rank in range(2))
+        yield job
+    finally:
+        job.stop()
+
 
 @needs_probes
 def test_operations_are_counted_exactly(tmp_path: pathlib.Path) -> None:
-    job = Job(tmp_path, 2323)
     arguments = ("--operations", str(LIBSHOAL), "--no-sampling")
-    with Tracer(TRACER, *arguments, pids=job.pids) as tracer:
+    with running(tmp_path, 2323) as job, Tracer(TRACER, *arguments, pids=job.pids) as tracer:
         (tmp_path / "go").touch()
         job.await_files("done")
         sample = tracer.sample()
@@ -698,13 +713,16 @@ def test_operations_are_counted_exactly(tmp_path: pathlib.Path) -> None:
         for group in sample["operations"]:
             assert group["begun"] == group["ended"] == sum(group["ns_log2"]) == 2323
             assert group["failed"] == 0 and group["communicator"] == 0
-    job.end()
+        job.end()
 
 
 @needs_probes
 def test_a_stall_is_told_with_whom_it_waits_for(tmp_path: pathlib.Path) -> None:
-    job = Job(tmp_path, 1, late_s=1.5)
-    with Tracer(TRACER, "--operations", str(LIBSHOAL), pids=job.pids) as tracer:
+    arguments = ("--operations", str(LIBSHOAL))
+    with (
+        running(tmp_path, 1, late_s=1.5) as job,
+        Tracer(TRACER, *arguments, pids=job.pids) as tracer,
+    ):
         (tmp_path / "go").touch()
         stall = tracer.until(lambda line: line["type"] == "stall")
         assert stall["pid"] == job.pids[0] and stall["awaited"] == 1
@@ -713,29 +731,28 @@ def test_a_stall_is_told_with_whom_it_waits_for(tmp_path: pathlib.Path) -> None:
         assert groups[job.pids[0]]["stalled"] >= 1
         # The wait of 1.5 s lies between 2^30 and 2^31 ns.
         assert groups[job.pids[0]]["ns_log2"][30] == 1
-    job.end()
+        job.end()
 
 
 @needs_probes
 def test_frequent_operations_are_sampled(tmp_path: pathlib.Path) -> None:
     """The probes are taken off for most of the time, and put on again."""
-    job = Job(tmp_path, 1_000_000_000)  # more than it gets to, on any machine
 
     def begun(line: Line) -> int:
         return sum(group["begun"] for group in line.get("operations", []))
 
-    try:
-        with Tracer(TRACER, "--operations", str(LIBSHOAL), pids=job.pids) as tracer:
-            (tmp_path / "go").touch()
-            first = tracer.until(lambda line: line.get("operations_sampled", 1) < 0.5)
-            # Where hits are many, or switching is slow, they stay off a thousand times as long.
-            later = tracer.until(lambda line: begun(line) > begun(first), 3 * LIMIT_S)
-            assert later["operations_sampled"] < 0.9
-            for group in later["operations"]:
-                assert abs(group["begun"] - group["ended"]) <= 10  # one at each switching
-    finally:
-        job.process.send_signal(signal.SIGTERM)
-        job.process.wait(LIMIT_S)
+    arguments = ("--operations", str(LIBSHOAL))
+    with (
+        running(tmp_path, 1_000_000_000) as job,  # more than it gets to, on any machine
+        Tracer(TRACER, *arguments, pids=job.pids) as tracer,
+    ):
+        (tmp_path / "go").touch()
+        first = tracer.until(lambda line: line.get("operations_sampled", 1) < 0.5)
+        # Where hits are many, or switching is slow, they stay off a thousand times as long.
+        later = tracer.until(lambda line: begun(line) > begun(first), 3 * LIMIT_S)
+        assert later["operations_sampled"] < 0.9
+        for group in later["operations"]:
+            assert abs(group["begun"] - group["ended"]) <= 10  # one at each switching
 
 
 def test_messages_of_ucx_are_counted_exactly(programs: pathlib.Path, workload: Workload) -> None:

@@ -20,6 +20,8 @@ import time
 from collections.abc import Iterable
 from dataclasses import dataclass
 
+from shoal.pages import descriptors
+
 _PIDFD_GETFD = 438  # the same number on every architecture
 _ESTABLISHED = 1
 _INFO_BYTES = 232  # of struct tcp_info in <linux/tcp.h>, to which fields are only added
@@ -155,12 +157,8 @@ def _describe(connection: socket.socket) -> Link | None:
 
 
 def _sockets(pid: int) -> list[int]:
-    found = []
-    for link in pathlib.Path(f"/proc/{pid}/fd").iterdir():
-        with contextlib.suppress(OSError):
-            if os.readlink(link).startswith("socket:"):
-                found.append(int(link.name))
-    return found
+    found = descriptors(pathlib.Path(f"/proc/{pid}"))
+    return [int(link.name) for link, what in found if what.startswith("socket:")]
 
 
 def read_links(pid: int) -> tuple[Link, ...] | None:

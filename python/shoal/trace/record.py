@@ -13,9 +13,9 @@ from shoal.trace.kernel import Kernel
 from shoal.trace.metrics import Metrics, parse_address
 from shoal.trace.otlp import Otlp
 from shoal.trace.perfetto import Perfetto
+from shoal.trace.selection import Selection
 from shoal.trace.spans import Collective, Name, Tracker
 from shoal.trace.verdict import Verdict
-from shoal.trace.watch import Selection
 
 LOOK_S = 0.02
 
@@ -115,7 +115,7 @@ def add_arguments(command: argparse.ArgumentParser) -> None:
     )  # fmt: skip
 
 
-def open_recorder(options: argparse.Namespace) -> Recorder:
+def open_recorder(options: argparse.Namespace, selection: Selection) -> Recorder:
     """Raises NotInstalled, and OSError for a file or a port."""
     sinks: list[Sink] = []
     metrics = None
@@ -128,4 +128,4 @@ def open_recorder(options: argparse.Namespace) -> Recorder:
         sinks.append(Perfetto(options.record))
     if options.otlp is not None:
         sinks.append(Otlp(options.otlp))
-    return Recorder(sinks, Selection(options.job, options.pid), metrics)
+    return Recorder(sinks, selection, metrics)

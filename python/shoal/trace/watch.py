@@ -8,15 +8,15 @@ import time
 from collections import Counter, deque
 from collections.abc import Iterator
 
-from shoal.pages import Node, Page
+from shoal.pages import Page
 from shoal.trace import links, rdma
 from shoal.trace.evidence import Evidence, Moment, collect, observe
 from shoal.trace.host import is_in_kernel
 from shoal.trace.kernel import Kernel
 from shoal.trace.late import Late, find_late, suspect
+from shoal.trace.selection import Selection
 from shoal.trace.verdict import Verdict, is_moving, judge, judge_lost, judge_often
 
-LOOK_S = 2.0  # between searches for new jobs
 WINDOW_S = 0.1  # between the two moments of a verdict
 PROVISIONAL_S = 0.5  # after which a provisional verdict is made again
 # What slows an operation down that still moves; else one that moves is long and not late.
@@ -31,27 +31,6 @@ MOST = 0.6  # of the looks
 LASTING = frozenset(
     {"throttled", "preempted", "stopped", "frozen", "computing", "memory_registration"}
 )
-
-
-class Selection:
-    """Which jobs: all, one by its id, or that of one process. One thread."""
-
-    def __init__(self, job: str | None, pid: int | None) -> None:
-        self._pid = pid
-        self._node = Node(job)
-        self._looked = time.monotonic()
-
-    def read(self) -> dict[str, list[Page]]:
-        """The pages of each job."""
-        if time.monotonic() - self._looked > LOOK_S:
-            self._node.look()
-            self._looked = time.monotonic()
-        jobs: dict[str, list[Page]] = {}
-        for page in self._node.read():
-            jobs.setdefault(page.job, []).append(page)
-        if self._pid is None:
-            return jobs
-        return {job: pages for job, pages in jobs.items() if any(p.pid == self._pid for p in pages)}
 
 
 class Watch:
