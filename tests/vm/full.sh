@@ -39,8 +39,8 @@ faults() {
 
 faults rdma "${rdma[@]}"
 faults netem "${netem[@]}"
-for down in '' h1; do
-  part "rails ${down:+$down goes down}" 400 4 "tests/vm/rails.sh $python $down"
+for link in '' h1 'h1 silent'; do
+  part "rails $link" 400 4 "modprobe sch_netem; tests/vm/rails.sh $python $link"
 done
 
 ((${#failed[@]} == 0)) || printf 'not right: %s\n' "${failed[@]}" >&2
