@@ -111,3 +111,17 @@ def test_stalls_that_are_over_before_they_can_be_looked_at_are_judged_together(
     found = verdicts(monkeypatch, look, 1.0)
     assert [(one.rank, one.cause) for one in found] == [(2, "preempted")]
     assert any("found rank 2 to be waited for" in line for line in found[0].evidence)
+
+
+def test_a_rank_that_posts_each_operation_and_then_drives_none_is_a_slow_receiver(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def look(number: int) -> World:
+        pages = [page(r, 5 + number, operation(5 + number, 2)) for r in (0, 1, 3)]
+        pages.insert(2, page(2, 5 + number, operation(5 + number, 0), drivers=0))
+        world = World(*pages)
+        world.after[102] = process(102, state="R", syscall=-1, on_cpu_ns=95 * MS, user_ticks=9)
+        return world
+
+    found = verdicts(monkeypatch, look, 1.5)
+    assert [(one.rank, one.cause) for one in found] == [(2, "slow_receiver")]

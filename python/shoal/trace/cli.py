@@ -87,8 +87,9 @@ def _watch(options: argparse.Namespace, selection: Selection, recorder: Recorder
     if kernel is not None and not options.json:
         for line in kernel.missing:
             print(f"shoal trace: missing: {line}", file=sys.stderr)
-    begin, spent = time.monotonic(), own_cpu_s(kernel)
     watch = Watch(selection, kernel, options.after_ms)
+    print(f"shoal trace: watching {len(pids)} ranks", file=sys.stderr, flush=True)
+    begin, spent = time.monotonic(), own_cpu_s(kernel)
     verdicts = 0
     try:
         for verdict in watch.verdicts(begin + seconds):

@@ -13,7 +13,7 @@ from shoal.trace import links, rdma
 from shoal.trace.evidence import Evidence, Moment, collect, observe
 from shoal.trace.host import is_in_kernel
 from shoal.trace.kernel import Kernel
-from shoal.trace.late import Late, find_late, suspect
+from shoal.trace.late import Late, behind, find_late, suspect
 from shoal.trace.selection import Selection
 from shoal.trace.verdict import Verdict, is_moving, judge, judge_lost, judge_often
 
@@ -46,6 +46,7 @@ class Watch:
         self._again: dict[tuple[str, int, int, int, str], float] = {}  # when to judge once more
         self._root: tuple[str, int, str] | None = None  # job, rank, cause of the stall under way
         self._short: deque[float] = deque(maxlen=SHORT_STALLS)  # when those were that soon ended
+        self._took_s = 0.0  # the last judgement: seconds, on an emulated machine
         self.seen = 0  # operations that were late
 
     def verdicts(self, until: float) -> Iterator[Verdict]:
@@ -61,7 +62,9 @@ class Watch:
             for one in late:
                 if time.monotonic() < self._again.get(one.name, 0.0):
                     continue
+                started = time.monotonic()
                 verdict = self._judge(one, jobs[one.job])
+                self._took_s = time.monotonic() - started
                 if verdict is not None and self._is_news(verdict):
                     yield verdict
             time.sleep(max(0.0, begin + self._interval_s - time.monotonic()))
@@ -82,7 +85,11 @@ class Watch:
 
     def _short_until(self) -> float:
         """So long what is late now and then counts as one stall."""
-        return self._short[-1] + OFTEN_S if self._short else 0.0
+        return self._short[-1] + self._often_s() if self._short else 0.0
+
+    def _often_s(self) -> float:
+        """Of those that follow one another as fast as they can be looked at."""
+        return max(OFTEN_S, 2 * SHORT_STALLS * self._took_s)
 
     def _read(self, late: Late) -> list[Page]:
         return self._selection.read().get(late.job, [])
@@ -134,20 +141,23 @@ class Watch:
     def _judge_short(self, late: Late, now: Moment) -> Verdict | None:
         """It was over before it could be looked at. If that happens often: who is it each time?"""
         self._short.append(now.t_ns / 1e9)
-        if len(self._short) < SHORT_STALLS or self._short[-1] - self._short[0] > OFTEN_S:
+        if len(self._short) < SHORT_STALLS or self._short[-1] - self._short[0] > self._often_s():
             return None
         if self._kernel is not None:
             self._kernel.look_at_syscalls(True)
         before = self._observe(late, list(now.pages.values()))
         suspects: Counter[int] = Counter()
+        undriven: Counter[int] = Counter()
         seen: dict[tuple[str, int, int, int, str], Late] = {}
-        end = time.monotonic() + SURVEY_S
+        survey_s = max(SURVEY_S, 4e-9 * self._after_ns)
+        end = time.monotonic() + survey_s
         while time.monotonic() < end:
             pages = {page.rank: page for page in self._read(late)}
             for one in find_late(pages.values(), self._after_ns // 2)[:1]:
                 page = suspect(pages, one)
                 if page is not None:
                     suspects[page.rank] += 1
+                    undriven[page.rank] += page.drivers == 0 and not behind(pages, one)
                     seen[one.name] = one
             time.sleep(SURVEY_STEP_S)
         after = self._observe(late, list(now.pages.values()))
@@ -159,11 +169,12 @@ class Watch:
         if times < MOST * suspects.total():
             return None  # now this one, now that one: of that nobody is the root
         text = (
-            f"of {suspects.total()} looks in {1000 * SURVEY_S:.0f} ms at which somebody waited, "
+            f"of {suspects.total()} looks in {1000 * survey_s:.0f} ms at which somebody waited, "
             f"{times} found rank {rank} to be waited for, in {len(seen)} operations"
         )
         last = list(seen.values())[-1]
-        return judge_often(self._collect(before, after), last, after.pages[rank], text)
+        drives = undriven[rank] < MOST * times
+        return judge_often(self._collect(before, after), last, after.pages[rank], text, drives)
 
 
 def _too_late(pid: int, tid: int) -> tuple[str, str]:

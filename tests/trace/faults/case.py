@@ -176,6 +176,7 @@ def _disturb(fault: Fault, scene: Scene, job: Job, attached: str, settings: Sett
         if attached == "before":
             court = stack.enter_context(settings.court(job.name, *options))
             scene.tracer = court.process.pid
+            court.wait_until_it_watches(START_S * settings.pace)
             said = court.verdict(judge.WATCHES_S * settings.pace)
         if said is None:
             with fault.inject(scene) as facts.culprits:
@@ -183,6 +184,7 @@ def _disturb(fault: Fault, scene: Scene, job: Job, attached: str, settings: Sett
                 if court is None:
                     time.sleep(scene.random.uniform(0.1, 0.5))
                     court = stack.enter_context(settings.court(job.name, *options))
+                    court.wait_until_it_watches(START_S * settings.pace)
                 said = court.verdict(scene.seconds)
             facts.end = time.monotonic()
             said = said or court.verdict(HEALED_S * settings.pace)
