@@ -40,6 +40,8 @@ class FaultyRail {
     int late = 0;
     /// Ticks that each byte of a message takes: 0, it is as fast as a short one.
     double ticks_per_byte = 0;
+    /// Nothing overtakes anything, whatever its match: as on a wire.
+    bool in_line = false;
     std::vector<Stall> stalls;
     /// A message that is taken back while it is under way vanishes as a whole; else the rail dies.
     bool forgets = false;
@@ -205,14 +207,16 @@ class FaultyRail {
     }
     bytes_ += bytes;
     auto& flights = flights_[from][match.key];
-    const std::int64_t before = flights.empty() ? now_ : flights.back().due;
+    std::int64_t before = flights.empty() ? now_ : flights.back().due;
+    if (options_.in_line) before = std::max(now_, last_due_[from]);
     const auto duration =
         static_cast<std::int64_t>(static_cast<double>(bytes) * options_.ticks_per_byte);
     const std::int64_t delay =
         duration +
         static_cast<std::int64_t>(random_() % static_cast<unsigned>(options_.max_delay + 1));
-    Flight flight{match.key, match.fingerprint, data, {}, bytes, std::max(before, now_ + delay),
-                  &operation};
+    const std::int64_t due = options_.in_line ? before + delay : std::max(before, now_ + delay);
+    last_due_[from] = due;
+    Flight flight{match.key, match.fingerprint, data, {}, bytes, due, &operation};
     constexpr std::int64_t kEager = 300;
     if (bytes <= kEager) {  // as a network that copies: done, and yet it may never arrive
       flight.copy.assign(data, data + bytes);
@@ -281,6 +285,7 @@ class FaultyRail {
   Options options_;
   std::mt19937_64 random_;
   std::int64_t calls_ = 0, now_ = 0, died_at_ = 0, bytes_ = 0;
+  std::int64_t last_due_[2] = {0, 0};
   bool dead_ = false;
   Member* members_[2] = {};
   std::map<std::uint64_t, std::deque<Flight>> flights_[2];  ///< by sender, by key

@@ -498,8 +498,8 @@ TEST(RailStalls, APeerThatIsSilentAltogetherLosesNoRail) {
 
 // Parts that take far longer than a rail may be silent: the question waits behind them.
 TEST(RailStalls, ASlowRailIsNoSilentOne) {
-  Joined ranks({{.seed = 1, .max_delay = 0, .ticks_per_byte = 1e-3},
-                {.seed = 2, .max_delay = 0, .ticks_per_byte = 2e-4}},
+  Joined ranks({{.seed = 1, .max_delay = 0, .ticks_per_byte = 1e-3, .in_line = true},
+                {.seed = 2, .max_delay = 0, .ticks_per_byte = 2e-4, .in_line = true}},
                kStallTicks);
   std::vector<std::byte> received(1 << 20);
   const auto sent = message(1 << 20, 3);
