@@ -8,6 +8,8 @@ namespace shoal::transport::rail {
 
 namespace {
 
+constexpr double kUnmeasuredPace = 20;  // ns a byte: 50 MB/s, slower than any adapter
+
 bool is_active(const Operation& operation) noexcept {
   return operation.state == Operation::State::kActive;
 }
@@ -35,6 +37,7 @@ Link::Link(Shared& shared, int peer)
       stream_(shared.rails, peer, shared.packets, *this),
       split_(shared.nominal) {
   for (Network* network : shared.rails) probes_.emplace_back(*network, peer);
+  pace_.fill(kUnmeasuredPace);
   patience_ns_.fill(shared.timing.stall_ns);
 }
 
@@ -163,7 +166,8 @@ void Link::on_pull(const Header& header) noexcept {
     return drop(header.rail, "it has changed a packet");
   }
   auto part = shared_->parts.take();
-  *part = {header.rail, header.key, {header.offset, header.bytes}, 0, false, {}};
+  *part = {header.rail,           header.key, {header.offset, header.bytes},
+           shared_->timing.now(), false,      {}};
   start(outgoing, *part);
   outgoing.parts.push_back(std::move(part));
 }
@@ -250,8 +254,10 @@ bool Link::move(Outgoing& outgoing) noexcept {
   return std::erase_if(outgoing.parts, [this](auto& part) {
            const bool is_over =
                part->started ? !is_active(part->operation) : !stream_.is_live(part->rail);
-           if (is_over) shared_->parts.give(std::move(part));
-           return is_over;
+           if (!is_over) return false;
+           note_pace(*part);
+           shared_->parts.give(std::move(part));
+           return true;
          }) > 0;
 }
 
@@ -262,6 +268,7 @@ bool Link::move(Incoming& incoming) noexcept {
   }
   return std::erase_if(incoming.parts, [this](auto& part) {
            if (!has_arrived(*part)) return false;
+           note_pace(*part);
            split_.note(part->rail, part->range.bytes, shared_->timing.now() - part->begin_ns);
            shared_->parts.give(std::move(part));
            return true;
@@ -339,17 +346,29 @@ bool Link::is_suspected(int rail, std::int64_t now_ns) const noexcept {
 std::int64_t Link::allowance_ns(int rail) const noexcept {
   constexpr double kGenerous = 4;
   constexpr std::int64_t kMostStalls = 15;
-  std::int64_t bytes = 0;
+  double bytes = 0;
   const auto add = [&](const auto& messages) {
     for (const auto& message : messages) {
-      for (const auto& part : message->parts) bytes += part->rail == rail ? part->range.bytes : 0;
+      for (const auto& part : message->parts) {
+        if (part->rail == rail) bytes += static_cast<double>(part->range.bytes);
+      }
     }
   };
   add(outgoing_);
   add(incoming_);
-  const double ns = kGenerous * static_cast<double>(bytes) / split_.rate(rail);
+  const double ns = kGenerous * bytes * pace_[static_cast<std::size_t>(rail)];
   const std::int64_t most = kMostStalls * shared_->timing.stall_ns;
   return ns < static_cast<double>(most) ? static_cast<std::int64_t>(ns) : most;
+}
+
+/// A question that stood behind the part is as good as asked now.
+void Link::note_pace(const Part& part) noexcept {
+  if (!part.operation.done() || !part.operation.status.ok()) return;
+  const std::int64_t now = shared_->timing.now();
+  probe_of(part.rail).postpone(now);
+  if (part.range.bytes < kMinPartBytes) return;
+  pace_[static_cast<std::size_t>(part.rail)] =
+      static_cast<double>(now - part.begin_ns) / static_cast<double>(part.range.bytes);
 }
 
 /// It owes an answer, and the peer, asked over another rail, has answered not long ago: so it is

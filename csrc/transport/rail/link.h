@@ -150,6 +150,7 @@ class Link final : public StreamOwner {
   [[nodiscard]] bool is_suspected(int rail, std::int64_t now_ns) const noexcept;
   [[nodiscard]] bool has_stalled(int rail, std::int64_t now_ns) const noexcept;
   [[nodiscard]] std::int64_t allowance_ns(int rail) const noexcept;
+  void note_pace(const Part& part) noexcept;
   void try_again(int rail, std::int64_t now_ns) noexcept;
   void restore(int rail) noexcept;
 
@@ -168,6 +169,7 @@ class Link final : public StreamOwner {
   std::vector<Probe> probes_;  ///< of each rail
   std::array<Standstill, 4> standstills_;
   std::int64_t looked_ns_ = 0;
+  std::array<double, kMaxRails> pace_{};               ///< ns a byte of the last part, either way
   std::array<std::int64_t, kMaxRails> tried_ns_{};     ///< a dropped rail, the last time
   std::array<std::int64_t, kMaxRails> patience_ns_{};  ///< until the next time
 };

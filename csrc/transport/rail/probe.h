@@ -23,7 +23,8 @@ class Probe {
   [[nodiscard]] bool is_open() const noexcept { return is_open_; }
   [[nodiscard]] std::int64_t asked_ns() const noexcept { return asked_ns_; }
   [[nodiscard]] std::int64_t answered_ns() const noexcept { return answered_ns_; }  ///< the last
-  /// This rank has not looked for a while: time counts from now on.
+  /// Time counts from now on: this rank has not looked for a while, or the rail has brought
+  /// something.
   void postpone(std::int64_t now_ns) noexcept { asked_ns_ = now_ns; }
 
   /// The peer has asked.

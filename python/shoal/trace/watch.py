@@ -29,8 +29,9 @@ SURVEY_S, SURVEY_STEP_S = 0.4, 0.01
 MOST = 0.6  # of the looks
 # Measured over the window, so that they hold for an operation that ended within it as well.
 LASTING = frozenset(
-    {"throttled", "preempted", "stopped", "frozen", "computing", "memory_registration"}
-)
+    {"throttled", "preempted", "stopped", "frozen", "computing", "memory_registration",
+     "congestion", "receiver_not_ready"}
+)  # fmt: skip
 
 
 class Watch:
@@ -119,7 +120,7 @@ class Watch:
             return None
         again = lasts and verdict.provisional and first
         self._again[late.name] = time.monotonic() + PROVISIONAL_S if again else NEVER
-        if not lasts and verdict.cause not in LASTING:
+        if not lasts and verdict.cause not in LASTING and not _was_undriven(verdict, pages, before):
             return judge_lost(evidence, late) or self._judge_short(late, evidence.after)
         return verdict
 
@@ -179,6 +180,14 @@ class Watch:
 
 def _too_late(pid: int, tid: int) -> tuple[str, str]:
     return "", "the Python line: the operation was over before it could be asked for"
+
+
+def _was_undriven(verdict: Verdict, found: list[Page], before: Moment) -> bool:
+    """Of a slow receiver: when the operation was found to be late, and a look later."""
+    looks = ({page.rank: page for page in found}, before.pages)
+    return verdict.cause == "slow_receiver" and all(
+        (page := pages.get(verdict.rank)) is not None and page.drivers == 0 for pages in looks
+    )
 
 
 def _is_in(moment: Moment, late: Late, after_ns: int) -> bool:
