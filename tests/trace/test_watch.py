@@ -125,3 +125,18 @@ def test_a_rank_that_posts_each_operation_and_then_drives_none_is_a_slow_receive
 
     found = verdicts(monkeypatch, look, 1.5)
     assert [(one.rank, one.cause) for one in found] == [(2, "slow_receiver")]
+
+
+@pytest.mark.parametrize(("drivers", "causes"), [(0, ["slow_receiver"]), (1, [])])
+def test_a_slow_receiver_is_named_if_two_looks_saw_it_though_it_is_through_by_the_third(
+    monkeypatch: pytest.MonkeyPatch, drivers: int, causes: list[str]
+) -> None:
+    def look(number: int) -> World:
+        if number > 2:
+            return World(*(page(r, 5, None, 2) for r in range(2)))
+        late = page(1, 5, operation(5, 0), 2, drivers=drivers if number == 1 else 0)
+        world = World(page(0, 5, operation(5, 1), 2), late)
+        world.after[101] = process(101, state="R", syscall=-1, on_cpu_ns=20 * MS, user_ticks=2)
+        return world
+
+    assert [one.cause for one in verdicts(monkeypatch, look)] == causes
