@@ -209,6 +209,10 @@ std::int64_t SimFabric::pending() const noexcept {
   return static_cast<std::int64_t>(count);
 }
 
+std::int64_t SimFabric::puts() const noexcept {
+  return static_cast<std::int64_t>(state_->puts.size());
+}
+
 bool SimTransport::send(int peer, Match match, const void* data, std::int64_t bytes,
                         Operation& operation) noexcept {
   SimFabric::State& fabric = *fabric_.state_;

@@ -48,6 +48,8 @@ class SimFabric {
   void kill(int rank) noexcept;
   /// Messages sent and not yet received, and receives that wait. 0: the network is quiet.
   [[nodiscard]] std::int64_t pending() const noexcept;
+  /// Puts that have not been written yet, whoever still wants them.
+  [[nodiscard]] std::int64_t puts() const noexcept;
 
  private:
   friend class SimTransport;
