@@ -30,9 +30,10 @@ def counted_packets() -> Iterator[None]:
         run("modprobe", module)
     run("tc", "qdisc", "add", "dev", "h0", "clsact")
     opcodes = [opcode for kind in OPCODES.values() for opcode in kind]
+    add = ("tc", "filter", "add", "dev", "h0", "egress")
     for place, opcode in enumerate(opcodes, start=1):  # shown in the order of "pref"
-        run("tc", "filter", "add", "dev", "h0", "egress", "pref", str(place), "protocol", "ip",
-            "u32", "match", "u8", hex(opcode), "0xff", "at", "28", "action", "continue")  # fmt: skip
+        run(*add, "pref", str(place), "protocol", "ip", "u32",
+            "match", "u8", hex(opcode), "0xff", "at", "28", "action", "continue")  # fmt: skip
     yield
     run("tc", "qdisc", "del", "dev", "h0", "clsact")
 
@@ -93,7 +94,7 @@ COUNT = (
 )
 
 
-# 64 KiB over two ranks: two rounds of 32 KiB, each a rendezvous or a put.
+# 64 KiB over two ranks: two rounds of 32 KiB, 8 packets at least, each a rendezvous or a put.
 def test_a_put_asks_for_nothing(hosts: Hosts, counted_packets: None) -> None:
     result = hosts.run(COUNT)
     counted = {}
@@ -103,7 +104,7 @@ def test_a_put_asks_for_nothing(hosts: Hosts, counted_packets: None) -> None:
         counted[name] = {kind: sum(next(parts) for _ in of) for kind, of in OPCODES.items()}
     print(counted)
     ring, put = counted["ring"], counted["ring_put"]
-    assert ring["read request"] >= 2 and ring["read response"] >= 32 and ring["write"] < 1, ring
+    assert ring["read request"] >= 2 and ring["read response"] >= 16 and ring["write"] < 1, ring
     assert put["read request"] < 1 and put["read response"] < 1, put
     assert put["write"] == pytest.approx(ring["read response"], abs=2), (ring, put)
     # Two rounds: a request and a release each, against a flag each and one offer.
