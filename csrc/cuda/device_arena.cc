@@ -78,7 +78,8 @@ DeviceArena::DeviceArena(const Driver& driver, const MemoryOptions& options)
   limit_ = options.limit_bytes > 0 ? options.limit_bytes
                                    : number_in("SHOAL_CUDA_POOL_BYTES").value_or(usual);
   limit_ = round_up(std::max<std::int64_t>(limit_, 1), ability_.granularity);
-  copies_ = make_stream(driver, CU_STREAM_DEFAULT);
+  before_copies_ = make_stream(driver, CU_STREAM_DEFAULT);
+  copies_ = make_stream(driver, CU_STREAM_NON_BLOCKING);
   auto own = std::make_unique<Slice>(context_);
   check(own->reserve(ability_.kind, limit_));
   slices_[static_cast<std::size_t>(options.self)] = std::move(own);
@@ -91,6 +92,7 @@ DeviceArena::DeviceArena(const Driver& driver, const MemoryOptions& options)
 DeviceArena::~DeviceArena() {
   exchange_.reset();
   const ContextGuard guard(context_);
+  before_copies_ = Stream();
   copies_ = Stream();
   if (drain()) {
     slices_.clear();
@@ -385,31 +387,34 @@ void DeviceArena::copy_from_host(std::uint64_t to, const void* from, std::int64_
   copy(to, bytes, false, const_cast<void*>(from));
 }
 
+/// What the copy comes after is waited for first: when that takes too long the error is raised
+/// before anything can touch the host's memory. The copy itself, on a stream that waits for no
+/// other, then ends by itself.
 void DeviceArena::copy(std::uint64_t device, std::int64_t bytes, bool to_host, void* host) {
   if (bytes == 0) return;
-  order_after_uses(device, copies_.get());
+  order_after_uses(device, before_copies_.get());
   const ContextGuard guard(context_);
+  await(before_copies_);
   const auto length = static_cast<std::size_t>(bytes);
   if (to_host) {
     check({"cuMemcpyDtoHAsync", driver_.memcpy_dtoh_async(host, device, length, copies_.get())});
   } else {
     check({"cuMemcpyHtoDAsync", driver_.memcpy_htod_async(device, host, length, copies_.get())});
   }
-  const Event done = make_event(driver_);
-  check({"cuEventRecord", driver_.event_record(done.get(), copies_.get())});
-  await(done);
+  await(copies_);
 }
 
-/// The host's memory is in use until then, so this returns only when the copy is over; or with the
-/// deadline, when a stream that it comes after stands still.
-void DeviceArena::await(const Event& event) {
+/// Until what is on the stream now has completed.
+void DeviceArena::await(const Stream& stream) {
+  const Event event = make_event(driver_);
+  check({"cuEventRecord", driver_.event_record(event.get(), stream.get())});
   const Deadline deadline = Deadline::after_ms(options_.timeout_ms);
   CUresult result = CUDA_ERROR_NOT_READY;
   while ((result = driver_.event_query(event.get())) == CUDA_ERROR_NOT_READY) {
     if (deadline.passed()) {
       throw Error(ErrorCode::kTimeout,
-                  "cuda: a copy has not ended within " + std::to_string(options_.timeout_ms) +
-                      " ms: work on a stream that it comes after stands still");
+                  "cuda: work on a stream that uses this memory has not ended within " +
+                      std::to_string(options_.timeout_ms) + " ms; nothing was copied");
     }
     sleep_a_moment();
   }

@@ -102,7 +102,7 @@ class DeviceArena final : public DeviceMemory {
   void publish(int local_rank, const Slice& slice) noexcept;
   Block* block_with(std::uint64_t address);
   void copy(std::uint64_t device, std::int64_t bytes, bool to_host, void* host);
-  void await(const Event& event);
+  void await(const Stream& stream);
   bool drain() noexcept;
 
   const Driver& driver_;
@@ -110,6 +110,7 @@ class DeviceArena final : public DeviceMemory {
   PrimaryContext context_;
   ExportAbility ability_;
   std::int64_t limit_ = 0;
+  Stream before_copies_;  // waits for what copies come after; the legacy default stream too
   Stream copies_;
   std::vector<View> views_;  // by local rank
 
