@@ -363,7 +363,8 @@ class SHOAL_API Communicator {
   /// for the ranks of the node that use CUDA already. Throws MissingLibrary (what is missing and
   /// what to install), InvalidArgument (another device than before), OutOfMemory (asked, free,
   /// limit), DeviceError, Timeout (a rank that does not map new memory).
-  [[nodiscard]] CudaBlock allocate_cuda(Bytes bytes, int device = -1);
+  [[nodiscard]] CudaBlock allocate_cuda(Bytes bytes, int device = -1,
+                                        const Interrupt& interrupt = {});
   /// True if [data, data + bytes) is pool memory that the ranks of the node share.
   [[nodiscard]] bool in_pool(const void* data, Bytes bytes) const noexcept;
 

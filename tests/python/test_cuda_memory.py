@@ -234,6 +234,30 @@ def test_a_killed_peer_is_not_waited_for(job: Runner, stand_in: pytest.MonkeyPat
     )
 
 
+# The default deadline is half an hour.
+def test_waiting_for_a_stopped_peer_can_be_interrupted(
+    job: Runner, stand_in: pytest.MonkeyPatch
+) -> None:
+    job(
+        LOOK
+        + """
+    import signal, threading, time
+    comm = shoal.init()
+    x = comm.empty(100, device="cuda")
+    pid = comm.all_gather(np.array([os.getpid()]))[1]
+    if comm.rank == 1:
+        comm.barrier()
+    else:
+        os.kill(pid, signal.SIGSTOP)
+        threading.Timer(0.5, lambda: os.kill(os.getpid(), signal.SIGINT)).start()
+        caught(lambda: comm.empty(40 << 20, "uint8", device="cuda"), KeyboardInterrupt)
+        os.kill(pid, signal.SIGCONT)
+        comm.empty(40 << 20, "uint8", device="cuda")
+        comm.barrier()
+    """
+    )
+
+
 def test_a_forked_child_touches_nothing(job: Runner, stand_in: pytest.MonkeyPatch) -> None:
     job(
         LOOK
