@@ -241,7 +241,7 @@ def test_waiting_for_a_stopped_peer_can_be_interrupted(
     job(
         LOOK
         + """
-    import signal, threading, time
+    import glob, signal, threading, time
     comm = shoal.init()
     x = comm.empty(100, device="cuda")
     pid = comm.all_gather(np.array([os.getpid()]))[1]
@@ -249,6 +249,9 @@ def test_waiting_for_a_stopped_peer_can_be_interrupted(
         comm.barrier()
     else:
         os.kill(pid, signal.SIGSTOP)
+        stands = lambda task: open(task + "/stat").read().rpartition(")")[2].split()[0] == "T"
+        while not all(map(stands, glob.glob(f"/proc/{pid}/task/*"))):
+            time.sleep(0.01)
         threading.Timer(0.5, lambda: os.kill(os.getpid(), signal.SIGINT)).start()
         caught(lambda: comm.empty(40 << 20, "uint8", device="cuda"), KeyboardInterrupt)
         os.kill(pid, signal.SIGCONT)
