@@ -1,5 +1,5 @@
 # What is installed, in two forms of the same build:
-#   cmake --install BUILD                     lib/libshoal.so, lib/libshoal_ucx.so,
+#   cmake --install BUILD                     lib/libshoal.so, lib/libshoal_{ucx,cuda}.so,
 #                                             lib/libnccl-net-shoal.so, include/shoal/,
 #                                             find_package(shoal), pkg-config shoal, bin/shoal-tracer
 #   cmake --install BUILD --component python  the binary part of the Python package, flat: _core and,
@@ -28,8 +28,9 @@ install(DIRECTORY ${PROJECT_SOURCE_DIR}/include/shoal DESTINATION include
   COMPONENT python EXCLUDE_FROM_ALL FILES_MATCHING PATTERN "*.h")
 
 # shoal_ucx: loaded by libshoal.so when the first remote peer appears; found beside it.
+# shoal_cuda_module: likewise, when CUDA memory is first asked for.
 # shoal_nccl_plugin: loaded by NCCL, and has what it needs, but for shoal_ucx.
-foreach(plugin shoal_ucx shoal_nccl_plugin)
+foreach(plugin shoal_ucx shoal_cuda_module shoal_nccl_plugin)
   if(TARGET ${plugin})
     add_dependencies(shoal_package ${plugin})
     install(TARGETS ${plugin} LIBRARY DESTINATION ${CMAKE_INSTALL_LIBDIR})

@@ -158,6 +158,7 @@ Context::Context(const Options& options)
 Context::~Context() {
   if (!in_its_process()) {
     // A forked child: everything belongs to the parent; only memory is left to the kernel.
+    (void)cuda_.release();
     (void)session_.release();
     (void)engine_.release();
     (void)network_.release();
@@ -166,6 +167,7 @@ Context::~Context() {
     return;
   }
   leave();
+  cuda_.reset();
   engine_.reset();
   if (network_ != nullptr) pool_->set_registrar(nullptr);
   network_.reset();

@@ -13,6 +13,7 @@
 #include "comm/leases.h"
 #include "comm/networks.h"
 #include "core/fork.h"
+#include "cuda/device_memory.h"
 #include "exec/engine.h"
 #include "memory/arena.h"
 #include "memory/pool.h"
@@ -29,6 +30,8 @@ class ControlReceiver {
  public:
   virtual ~ControlReceiver() = default;
   virtual void receive(Rank from_world, const ControlHead& head, const std::string& text) = 0;
+  /// This rank's CUDA context is lost. CUDA's service thread.
+  virtual void lose_device(const std::string& text) = 0;
 };
 
 /// Any thread. Not process-wide: several may live in one process (ranks as threads).
@@ -52,6 +55,9 @@ class Context {
   [[nodiscard]] bool has_views() const noexcept {
     return arena_.has_read_only_mapping() || leases_->lends();
   }
+  /// This rank's CUDA memory, which is set up by the first call. `device`: -1, or the one it must
+  /// be on. Throws MissingLibrary, InvalidArgument, DeviceError, Timeout.
+  [[nodiscard]] cuda::DeviceMemory& cuda(int device = -1, const cuda::Interrupt& interrupt = {});
   [[nodiscard]] transport::shm::Node& node() noexcept { return *node_; }
   [[nodiscard]] exec::Engine& engine() noexcept { return *engine_; }
   [[nodiscard]] exec::Health& health() noexcept { return health_; }
@@ -104,6 +110,7 @@ class Context {
   [[nodiscard]] NetworkOptions network_options();
   void use_network(Networks& networks, const std::vector<std::string>& all);
   void agree_on_tuning(Deadline deadline);
+  [[nodiscard]] cuda::MemoryOptions cuda_options(int device);
 
   Options options_;
   bootstrap::Identity identity_;
@@ -130,6 +137,8 @@ class Context {
     std::vector<int> local_ranks;
     std::vector<memory::Offset> blocks;
   };
+  std::mutex cuda_mutex_;
+  std::unique_ptr<cuda::DeviceMemory> cuda_;
   std::mutex departed_mutex_;
   std::vector<Departed> departed_;
   std::uint32_t next_communicator_ = 1;

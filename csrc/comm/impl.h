@@ -43,6 +43,7 @@ struct CommunicatorImpl final : comm::ControlReceiver {
   [[nodiscard]] std::vector<Rank> others() const;
 
   void receive(Rank from_world, const comm::ControlHead& head, const std::string& text) override;
+  void lose_device(const std::string& text) override;
 
   // shared_ptr: works, pool blocks and sub-communicators keep the one context alive
   std::shared_ptr<comm::Context> context;
