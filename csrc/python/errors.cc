@@ -13,8 +13,8 @@ struct PythonName {
   const char* doc;
 };
 
-const std::array<PythonName, 11>& names() {
-  static const std::array<PythonName, 11> kNames = {{
+const std::array<PythonName, 12>& names() {
+  static const std::array<PythonName, 12> kNames = {{
       {ErrorCode::kInvalidArgument, "InvalidArgument", &PyExc_ValueError,
        "The call itself is wrong; nothing was posted."},
       {ErrorCode::kMismatch, "MismatchError", nullptr, "Ranks called different things."},
@@ -30,6 +30,7 @@ const std::array<PythonName, 11>& names() {
       {ErrorCode::kSystem, "SystemCallError", &PyExc_OSError, "A system call failed."},
       {ErrorCode::kBufferInUse, "BufferInUse", &PyExc_BufferError,
        "Other ranks hold views of memory that would be written; nothing was posted."},
+      {ErrorCode::kDevice, "DeviceError", nullptr, "A GPU or its driver failed."},
   }};
   return kNames;
 }

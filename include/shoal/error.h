@@ -25,13 +25,14 @@ enum class ErrorCode : std::uint8_t {
   kMissingLibrary,   ///< an optional library is needed and is not installed
   kSystem,           ///< a system call failed
   kBufferInUse,      ///< other ranks look at this memory; nothing was posted
+  kDevice,           ///< a GPU or its driver
 };
 
 constexpr std::string_view name_of(ErrorCode code) noexcept {
   constexpr std::string_view kNames[] = {
       "Ok",          "InvalidArgument", "Mismatch",       "PeerFailed",     "Timeout",
       "Aborted",     "OutOfMemory",     "TransportError", "BootstrapError", "MissingLibrary",
-      "SystemError", "BufferInUse"};
+      "SystemError", "BufferInUse",     "DeviceError"};
   return kNames[static_cast<int>(code)];
 }
 

@@ -70,6 +70,9 @@ class MissingLibrary(Error, ImportError):
 class SystemCallError(Error, OSError):
     """A system call failed."""
 
+class DeviceError(Error):
+    """A GPU or its driver failed; the text names the call and its error."""
+
 class BufferInUse(Error, BufferError):
     """Other ranks hold views of memory that the call would write; names one. Nothing was posted."""
 
