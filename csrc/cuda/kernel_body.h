@@ -37,7 +37,8 @@ SHOAL_BOTH uint32_t load_flag(const uint32_t* from) {
   asm volatile("ld.acquire.sys.global.u32 %0, [%1];" : "=r"(value) : "l"(from) : "memory");
   return value;
 #else
-  return __atomic_load_n(from, __ATOMIC_ACQUIRE);  // pairs with store_flag() and the stream's writes
+  return __atomic_load_n(from,
+                         __ATOMIC_ACQUIRE);  // pairs with store_flag() and the stream's writes
 #endif
 }
 
@@ -117,7 +118,7 @@ template <class T>
 struct Plain {
   using Element = T;  ///< in memory
   using Lane = T;     ///< of a vector
-  using Sum = T;      ///< what is combined
+  using Value = T;    ///< what is combined
   static SHOAL_BOTH T widen(T value) { return value; }
   static SHOAL_BOTH T narrow(T value) { return value; }
 };
@@ -126,7 +127,7 @@ struct Plain {
 struct Bits {
   using Element = uint8_t;
   using Lane = uint32_t;
-  using Sum = uint32_t;
+  using Value = uint32_t;
   static SHOAL_BOTH uint32_t widen(uint32_t value) { return value; }
   static SHOAL_BOTH uint32_t narrow(uint32_t value) { return value; }
 };
@@ -134,7 +135,7 @@ struct Bits {
 struct Bfloat16 {
   using Element = uint16_t;
   using Lane = uint16_t;
-  using Sum = float;
+  using Value = float;
   static SHOAL_BOTH float widen(uint16_t value) {
     return bits_of<float>(static_cast<uint32_t>(value) << 16);
   }
@@ -149,7 +150,7 @@ struct Bfloat16 {
 struct Float16 {
   using Element = uint16_t;
   using Lane = uint16_t;
-  using Sum = float;
+  using Value = float;
 #ifdef __CUDACC__
   static SHOAL_BOTH float widen(uint16_t value) { return __half2float(bits_of<__half>(value)); }
   static SHOAL_BOTH uint16_t narrow(float value) {
@@ -254,10 +255,10 @@ SHOAL_BOTH T scaled(T value, double scale) {
 struct Job {
   const char* sources[kMaxKernelRanks];
   char* targets[kMaxKernelRanks];
-  int64_t count;   ///< elements
+  int64_t count;  ///< elements
   int32_t source_count, target_count;
-  int32_t pairs;   ///< > 0: so many moves of `count` elements, source to target, and no fold
-  int32_t refused; ///< not 0: nothing is to be written
+  int32_t pairs;    ///< > 0: so many moves of `count` elements, source to target, and no fold
+  int32_t refused;  ///< not 0: nothing is to be written
 };
 
 /// Which threads share the work: all of a launch.
@@ -297,11 +298,11 @@ SHOAL_BOTH bool is_stored(const Fold& f, int target) {
 template <class Format, class Op>
 SHOAL_BOTH void fold_elements(const Fold& f, int64_t begin, int64_t end, Share share) {
   using Element = typename Format::Element;
-  using Sum = typename Format::Sum;
+  using Value = typename Format::Value;
   for (int64_t i = begin + share.index; i < end; i += share.count) {
-    Sum sum = Format::widen(load<Element>(f.sources[0], i));
+    Value sum = Format::widen(load<Element>(f.sources[0], i));
     for (int s = 1; s < f.source_count; ++s) {
-      sum = Op::apply(sum, static_cast<Sum>(Format::widen(load<Element>(f.sources[s], i))));
+      sum = Op::apply(sum, static_cast<Value>(Format::widen(load<Element>(f.sources[s], i))));
     }
     const auto result = static_cast<Element>(Format::narrow(scaled(sum, f.scale)));
     for (int t = 0; t < f.target_count; ++t) {
@@ -324,11 +325,11 @@ constexpr int kUnroll = Lanes<Format>::kCount <= 8 ? 4 : 2;
 /// `n` vectors that begin `offset` bytes into each source and target.
 template <class Format, class Op>
 SHOAL_BOTH void fold_vectors(const Fold& f, int64_t offset, int64_t n, Share share) {
-  using Sum = typename Format::Sum;
+  using Value = typename Format::Value;
   constexpr int kLanes = Lanes<Format>::kCount;
   constexpr int kVectors = kUnroll<Format>;
   for (int64_t first = share.index; first < n; first += kVectors * share.count) {
-    Sum sums[kVectors][kLanes];
+    Value sums[kVectors][kLanes];
     for (int s = 0; s < f.source_count; ++s) {
       const char* const source = f.sources[s] + offset;
       Vector loaded[kVectors];
@@ -343,7 +344,7 @@ SHOAL_BOTH void fold_vectors(const Fold& f, int64_t offset, int64_t n, Share sha
         const auto lanes = bits_of<Lanes<Format>>(loaded[v]);
         SHOAL_UNROLL
         for (int l = 0; l < kLanes; ++l) {
-          const Sum value = Format::widen(lanes.of[l]);
+          const Value value = Format::widen(lanes.of[l]);
           sums[v][l] = s == 0 ? value : Op::apply(sums[v][l], value);
         }
       }
@@ -414,8 +415,7 @@ SHOAL_BOTH void resolve_rank(const KernelParameters& p, Job& job, int rank, int6
   char* const input = address_of(p, record.input_owner, record.input_offset);
   char* const output = address_of(p, record.output_owner, record.output_offset);
   const int64_t block = p.count * element_bytes;
-  const int64_t slice =
-      slice_of(p.count, p.ranks, p.self, element_bytes).begin * element_bytes;
+  const int64_t slice = slice_of(p.count, p.ranks, p.self, element_bytes).begin * element_bytes;
   const bool is_self = rank == p.self;
   const bool is_root = rank == p.root;
   switch (static_cast<Collective>(p.collective)) {
@@ -464,15 +464,13 @@ SHOAL_BOTH void resolve_rank(const KernelParameters& p, Job& job, int rank, int6
 SHOAL_BOTH void open_job(const KernelParameters& p, Job& job, int64_t element_bytes) {
   const auto collective = static_cast<Collective>(p.collective);
   const bool whole_blocks = collective == Collective::kReduceScatter ||
-                            collective == Collective::kGather ||
-                            collective == Collective::kScatter;
+                            collective == Collective::kGather || collective == Collective::kScatter;
   const bool moves_pairs =
       collective == Collective::kAllGather || collective == Collective::kAllToAll;
   job.refused = load_flag(p.abort) != 0;
   job.pairs = moves_pairs ? p.ranks : 0;
-  job.count = whole_blocks || moves_pairs
-                  ? p.count
-                  : slice_of(p.count, p.ranks, p.self, element_bytes).count;
+  job.count = whole_blocks || moves_pairs ? p.count
+                                          : slice_of(p.count, p.ranks, p.self, element_bytes).count;
   job.source_count = reduces(collective) ? p.ranks : 1;
   job.target_count =
       collective == Collective::kAllReduce || collective == Collective::kBroadcast ? p.ranks : 1;
@@ -481,9 +479,8 @@ SHOAL_BOTH void open_job(const KernelParameters& p, Job& job, int64_t element_by
 template <class Format, class Op>
 SHOAL_BOTH void work(const Job& job, double scale, Share share) {
   if (job.pairs == 0) {
-    return fold<Format, Op>({job.sources, job.targets, job.source_count, job.target_count,
-                             job.count, scale},
-                            share);
+    return fold<Format, Op>(
+        {job.sources, job.targets, job.source_count, job.target_count, job.count, scale}, share);
   }
   for (int k = 0; k < job.pairs; ++k) {
     fold<Format, Op>({job.sources + k, job.targets + k, 1, 1, job.count, scale}, share);

@@ -22,26 +22,26 @@
   X(max_##name, Format, Max)
 
 /// X(name, Format, Op), by kernel_body.h.
-#define SHOAL_CUDA_KERNELS(X)                           \
-  X(copy, Bits, Band)                                   \
-  X(band, Bits, Band)                                   \
-  X(bor, Bits, Bor)                                     \
-  X(bxor, Bits, Bxor)                                   \
-  SHOAL_CUDA_FLOAT_KERNELS(X, float32, Plain<float>)    \
-  SHOAL_CUDA_FLOAT_KERNELS(X, float64, Plain<double>)   \
-  SHOAL_CUDA_FLOAT_KERNELS(X, float16, Float16)         \
-  SHOAL_CUDA_FLOAT_KERNELS(X, bfloat16, Bfloat16)       \
-  SHOAL_CUDA_RING_KERNELS(X, uint8, Plain<uint8_t>)     \
-  SHOAL_CUDA_RING_KERNELS(X, uint16, Plain<uint16_t>)   \
-  SHOAL_CUDA_RING_KERNELS(X, uint32, Plain<uint32_t>)   \
-  SHOAL_CUDA_RING_KERNELS(X, uint64, Plain<uint64_t>)   \
-  SHOAL_CUDA_ORDER_KERNELS(X, int8, Plain<int8_t>)      \
-  SHOAL_CUDA_ORDER_KERNELS(X, int16, Plain<int16_t>)    \
-  SHOAL_CUDA_ORDER_KERNELS(X, int32, Plain<int32_t>)    \
-  SHOAL_CUDA_ORDER_KERNELS(X, int64, Plain<int64_t>)    \
-  SHOAL_CUDA_ORDER_KERNELS(X, uint8, Plain<uint8_t>)    \
-  SHOAL_CUDA_ORDER_KERNELS(X, uint16, Plain<uint16_t>)  \
-  SHOAL_CUDA_ORDER_KERNELS(X, uint32, Plain<uint32_t>)  \
+#define SHOAL_CUDA_KERNELS(X)                          \
+  X(copy, Bits, Band)                                  \
+  X(band, Bits, Band)                                  \
+  X(bor, Bits, Bor)                                    \
+  X(bxor, Bits, Bxor)                                  \
+  SHOAL_CUDA_FLOAT_KERNELS(X, float32, Plain<float>)   \
+  SHOAL_CUDA_FLOAT_KERNELS(X, float64, Plain<double>)  \
+  SHOAL_CUDA_FLOAT_KERNELS(X, float16, Float16)        \
+  SHOAL_CUDA_FLOAT_KERNELS(X, bfloat16, Bfloat16)      \
+  SHOAL_CUDA_RING_KERNELS(X, uint8, Plain<uint8_t>)    \
+  SHOAL_CUDA_RING_KERNELS(X, uint16, Plain<uint16_t>)  \
+  SHOAL_CUDA_RING_KERNELS(X, uint32, Plain<uint32_t>)  \
+  SHOAL_CUDA_RING_KERNELS(X, uint64, Plain<uint64_t>)  \
+  SHOAL_CUDA_ORDER_KERNELS(X, int8, Plain<int8_t>)     \
+  SHOAL_CUDA_ORDER_KERNELS(X, int16, Plain<int16_t>)   \
+  SHOAL_CUDA_ORDER_KERNELS(X, int32, Plain<int32_t>)   \
+  SHOAL_CUDA_ORDER_KERNELS(X, int64, Plain<int64_t>)   \
+  SHOAL_CUDA_ORDER_KERNELS(X, uint8, Plain<uint8_t>)   \
+  SHOAL_CUDA_ORDER_KERNELS(X, uint16, Plain<uint16_t>) \
+  SHOAL_CUDA_ORDER_KERNELS(X, uint32, Plain<uint32_t>) \
   SHOAL_CUDA_ORDER_KERNELS(X, uint64, Plain<uint64_t>)
 
 namespace shoal::cuda {
@@ -53,8 +53,8 @@ inline constexpr int kKernels = sizeof kKernelNames / sizeof kKernelNames[0];
 
 /// A kernel, and how many of its elements one of the user's is.
 struct KernelChoice {
-  int number;                 ///< in kKernelNames; -1: there is none
-  std::int64_t element_bytes; ///< of its elements
+  int number;                  ///< in kKernelNames; -1: there is none
+  std::int64_t element_bytes;  ///< of its elements
 };
 
 /// The kernel whose name is `op`, '_' and `type`.
@@ -74,8 +74,9 @@ constexpr KernelChoice kernel_for(Collective collective, DataType dtype, ReduceO
   if (!reduces(collective)) return {kernel_named("copy", ""), 1};
   if (op >= ReduceOp::kBand) return {kernel_named(name_of(op), ""), 1};
   const bool is_ring = op == ReduceOp::kSum || op == ReduceOp::kProd;
-  constexpr DataType kUnsigned[9] = {{}, DataType::kUint8, DataType::kUint16, {}, DataType::kUint32,
-                                     {}, {}, {}, DataType::kUint64};
+  constexpr DataType kUnsigned[9] = {
+      {}, DataType::kUint8, DataType::kUint16, {}, DataType::kUint32, {}, {},
+      {}, DataType::kUint64};
   const DataType type = is_ring && is_integer(dtype) ? kUnsigned[size_of(dtype)] : dtype;
   const ReduceOp folded = op == ReduceOp::kAvg ? ReduceOp::kSum : op;
   return {kernel_named(name_of(folded), name_of(type)), size_of(dtype)};

@@ -14,8 +14,8 @@ inline constexpr int kMaxKernelRanks = 64;
 /// that all ranks of the node have mapped. Places are as DeviceArena has them: an owner's slice and
 /// an offset into it.
 struct alignas(64) Record {
-  std::uint64_t sequence;     ///< of the communicator
-  std::uint64_t fingerprint;  ///< of everything all ranks must agree on
+  std::uint64_t sequence;                  ///< of the communicator
+  std::uint64_t fingerprint;               ///< of everything all ranks must agree on
   std::int32_t input_owner, output_owner;  ///< local ranks
   std::int64_t input_offset, output_offset;
 };
@@ -35,10 +35,10 @@ struct SpinFlags {
 struct KernelParameters {
   const Record* records = nullptr;  ///< of rank 0; that of the next one lies record_stride further
   std::int64_t record_stride = 0;
-  const std::uint64_t* bases = nullptr;    ///< by local rank: where its slice begins here
-  const std::uint32_t* abort = nullptr;    ///< not 0: nothing is written any more
-  std::uint64_t* complaint = nullptr;      ///< where a kernel says who has called something else
-  std::uint32_t* runs = nullptr;           ///< counts launches of a captured operation; may be null
+  const std::uint64_t* bases = nullptr;  ///< by local rank: where its slice begins here
+  const std::uint32_t* abort = nullptr;  ///< not 0: nothing is written any more
+  std::uint64_t* complaint = nullptr;    ///< where a kernel says who has called something else
+  std::uint32_t* runs = nullptr;         ///< counts launches of a captured operation; may be null
   std::uint64_t sequence = 0;
   std::uint64_t fingerprint = 0;
   std::int64_t count = 0;  ///< the kernel's elements in one block, as schedule/shape.h has them

@@ -18,11 +18,11 @@ struct DeviceTeam {
 
 }  // namespace
 
-#define SHOAL_CUDA_KERNEL(name, Format, Op)                                               \
-  extern "C" __global__ void __launch_bounds__(kBlockThreads)                             \
-      shoal_##name(const __grid_constant__ KernelParameters parameters) {                 \
-    __shared__ Job job;                                                                   \
-    run<Format, Op>(parameters, DeviceTeam(), job);                                       \
+#define SHOAL_CUDA_KERNEL(name, Format, Op)                               \
+  extern "C" __global__ void __launch_bounds__(kBlockThreads)             \
+      shoal_##name(const __grid_constant__ KernelParameters parameters) { \
+    __shared__ Job job;                                                   \
+    run<Format, Op>(parameters, DeviceTeam(), job);                       \
   }
 SHOAL_CUDA_KERNELS(SHOAL_CUDA_KERNEL)
 
