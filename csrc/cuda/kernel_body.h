@@ -535,7 +535,7 @@ SHOAL_BOTH void run(const KernelParameters& p, const Team& team, Job& job) {
   *p.spin.finished = 0;
   store_flag(p.spin.done + p.self, p.spin.value);
   for (int r = 0; r < p.ranks; ++r) spin_until(p.spin.done + r, p.spin.value, p.abort);
-  store_flag(p.spin.completed, p.spin.value);
+  if (p.spin.completed != nullptr) store_flag(p.spin.completed, p.spin.value);
 }
 
 }  // namespace shoal::cuda::kernels

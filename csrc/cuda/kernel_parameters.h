@@ -26,7 +26,7 @@ static_assert(sizeof(Record) == 64);
 struct SpinFlags {
   std::uint32_t* ready = nullptr;  ///< of all ranks, one word each
   std::uint32_t* done = nullptr;
-  std::uint32_t* completed = nullptr;  ///< this rank's
+  std::uint32_t* completed = nullptr;  ///< this rank's; null: the stream will say so
   std::uint32_t* finished = nullptr;   ///< this rank's; blocks that are over, 0 between kernels
   std::uint32_t value = 0;             ///< what the flags say when they speak of this operation
 };

@@ -4,12 +4,12 @@
 #include <gtest/gtest.h>
 
 #include <cstring>
-#include <random>
 #include <string>
 #include <vector>
 
 #include "cuda/kernel_list.h"
 #include "cuda/kernel_parameters.h"
+#include "cuda/reference.h"
 #include "fake_cuda/fake_cuda.h"
 #include "reduce/reduce.h"
 
@@ -18,14 +18,15 @@ extern "C" const FakeKernel* shoal_fake_kernel(const char* name);
 namespace shoal::cuda {
 namespace {
 
-using Bytes = std::vector<unsigned char>;
+using testing::expected;
+using testing::noise;
+using Bytes = testing::Array;
 
 /// The ranks of a node, whose buffers lie in one address space: local rank r's slice begins at 0.
 class KernelNode {
  public:
   KernelNode(Collective collective, DataType dtype, ReduceOp op, int ranks, std::int64_t count)
-      : collective_(collective),
-        choice_(kernel_for(collective, dtype, op)),
+      : choice_(kernel_for(collective, dtype, op)),
         records_(static_cast<std::size_t>(ranks)),
         bases_(static_cast<std::size_t>(ranks)) {
     parameters_.records = records_.data();
@@ -65,7 +66,6 @@ class KernelNode {
   }
 
  private:
-  Collective collective_;
   KernelChoice choice_;
   std::vector<Record> records_;
   std::vector<std::uint64_t> bases_;
@@ -73,14 +73,6 @@ class KernelNode {
   std::uint64_t complaint_ = 0;
   KernelParameters parameters_;
 };
-
-/// Any bits at all: infinities, NaNs and subnormal numbers among them.
-Bytes noise(std::size_t bytes, unsigned seed) {
-  std::mt19937 random(seed);
-  Bytes data(bytes);
-  for (unsigned char& byte : data) byte = static_cast<unsigned char>(random());
-  return data;
-}
 
 /// Numbers whose sums stay finite, so that rounding shows.
 void make_tame(DataType dtype, unsigned char* data, std::int64_t count) {
@@ -170,7 +162,7 @@ void check_all_reduce(DataType dtype, ReduceOp op, const Case& c, bool tame, boo
   }
 }
 
-class KernelFold : public testing::TestWithParam<int> {};
+class KernelFold : public ::testing::TestWithParam<int> {};
 
 // Counts around slices, lines and vectors; every misalignment of inputs, alone and against outputs.
 TEST_P(KernelFold, HasTheHostsBits) {
@@ -193,41 +185,9 @@ TEST_P(KernelFold, HasTheHostsBits) {
     }
   }
 }
-INSTANTIATE_TEST_SUITE_P(Types, KernelFold, testing::Range(0, kDataTypes), [](const auto& type) {
+INSTANTIATE_TEST_SUITE_P(Types, KernelFold, ::testing::Range(0, kDataTypes), [](const auto& type) {
   return std::string(name_of(static_cast<DataType>(type.param)));
 });
-
-/// What every rank's output is to be, written another way.
-std::vector<Bytes> expected(Collective collective, DataType dtype, std::int64_t count, int root,
-                            const std::vector<Bytes>& inputs, const std::vector<Bytes>& outputs) {
-  const int ranks = static_cast<int>(inputs.size());
-  const auto block = static_cast<std::size_t>(count * size_of(dtype));
-  std::vector<Bytes> wanted = outputs;
-  const auto put = [&](int rank, std::size_t to, int from, std::size_t at) {
-    std::copy_n(inputs[from].begin() + std::ptrdiff_t(at), block,
-                wanted[rank].begin() + std::ptrdiff_t(to));
-  };
-  const auto put_fold = [&](int rank, std::size_t at) {
-    std::vector<const void*> sources;
-    for (const Bytes& input : inputs) sources.push_back(input.data() + at);
-    reduce::fold(dtype, ReduceOp::kSum, wanted[rank].data(), sources, count);
-  };
-  for (int r = 0; r < ranks; ++r) {
-    const auto me = static_cast<std::size_t>(r);
-    if (collective == Collective::kBroadcast) put(r, 0, root, 0);
-    if (collective == Collective::kReduce && r == root) put_fold(r, 0);
-    if (collective == Collective::kAllReduce) put_fold(r, 0);
-    if (collective == Collective::kReduceScatter) put_fold(r, me * block);
-    if (collective == Collective::kScatter) put(r, 0, root, me * block);
-    for (int q = 0; q < ranks; ++q) {
-      const auto from = static_cast<std::size_t>(q);
-      if (collective == Collective::kAllGather) put(r, from * block, q, 0);
-      if (collective == Collective::kGather && r == root) put(r, from * block, q, 0);
-      if (collective == Collective::kAllToAll) put(r, from * block, q, me * block);
-    }
-  }
-  return wanted;
-}
 
 TEST(KernelCollectives, MoveAndFoldWhatTheyShould) {
   for (int c = 0; c < kCollectives; ++c) {
