@@ -22,13 +22,14 @@
 #include <vector>
 
 #include "cuda/control_block.h"
+#include "cuda/device_group.h"
 #include "cuda/handles.h"
 #include "cuda/kernels.h"
 
 namespace shoal::cuda {
 
 /// Where a buffer lies: a local rank's slice, and how far into it. -1: no buffer.
-struct Place {
+struct Location {
   int owner = -1;
   std::int64_t offset = 0;
 };
@@ -50,7 +51,7 @@ struct StreamCall {
   std::int64_t count = 0;  ///< elements of one block
   std::uint64_t sequence = 0;
   std::uint64_t fingerprint = 0;
-  Place input, output;
+  Location input, output;
   CUstream stream = nullptr;
   /// Something of the operation follows on the stream, a copy out of staging: finish() is to come.
   bool ends_later = false;
@@ -95,18 +96,17 @@ class StreamGroup {
   }
   /// This rank's stream has come to it.
   [[nodiscard]] bool is_reached(std::uint32_t number) const noexcept {
-    return has_reached(flag(ControlLayout::kReady, members_.self), number);
+    return is_reached_by(members_.self, number);
+  }
+  [[nodiscard]] bool is_reached_by(int rank, std::uint32_t number) const noexcept {
+    return has_reached(flag(ControlLayout::kReady, rank), number);
   }
   /// Whom operation `number` waits for; -1: nobody.
   [[nodiscard]] int awaited(std::uint32_t number) const noexcept;
   /// The rank that has called something else, by a kernel's word; -1: none.
   [[nodiscard]] int complained_of() const noexcept;
 
-  /// A graph's operation in which this rank has waited for another since it was first seen to.
-  struct Stuck {
-    int awaited = -1;  ///< -1: none
-    std::int64_t since_ns = 0;
-  };
+  using Stuck = DeviceGroup::Stuck;
   /// Of all that were captured; to be asked now and then, by one thread.
   Stuck stuck_capture(std::int64_t now_ns) noexcept;
   [[nodiscard]] bool has_captures() const noexcept {
