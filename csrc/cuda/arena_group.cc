@@ -7,7 +7,7 @@ namespace shoal::cuda {
 
 namespace {
 
-/// Without the Kernel's own, of each multiprocessor: all of them must run at the same time.
+/// Kernels that wait for one another must all run at the same time.
 int blocks_limit(const Kernels& kernels, const GroupOptions& options) noexcept {
   if (!options.spins) return 0;
   return std::max(1, kernels.multiprocessors() / std::max(1, options.ranks_on_device));
@@ -23,8 +23,8 @@ Members members(const Kernels& kernels, const GroupOptions& options) noexcept {
 ArenaGroup::ArenaGroup(DeviceArena& arena, const GroupOptions& options)
     : arena_(&arena),
       self_(options.local_ranks[static_cast<std::size_t>(options.self)]),
-      group_(arena.context(), arena.kernels(), members(arena.kernels(), options), options.control,
-             arena.bases()) {}
+      group_(arena.context(), arena.kernels(), members(arena.kernels(), options),
+             options.control, arena.bases()) {}
 
 ArenaGroup::~ArenaGroup() {
   for (const Block& block : blocks_) arena_->free(block.address);
@@ -56,8 +56,8 @@ std::size_t ArenaGroup::take_block(std::int64_t bytes) {
   return blocks_.size() - 1;
 }
 
-ArenaGroup::Buffer ArenaGroup::find(const GroupCall& call, const char* which,
-                                    std::uint64_t address, std::int64_t bytes) {
+ArenaGroup::Buffer ArenaGroup::find(const GroupCall& call, const char* which, std::uint64_t address,
+                                    std::int64_t bytes) {
   Buffer buffer;
   buffer.user = address;
   buffer.bytes = bytes;
@@ -85,15 +85,13 @@ DeviceGroup::Way ArenaGroup::prepare(const GroupCall& call) {
   {
     const ContextGuard guard(arena_->context());
     CUstreamCaptureStatus status = CU_STREAM_CAPTURE_STATUS_NONE;
-    check({"cuStreamIsCapturing",
-           arena_->context().driver().stream_is_capturing(stream, &status)});
+    check({"cuStreamIsCapturing", arena_->context().driver().stream_is_capturing(stream, &status)});
     way_ = status == CU_STREAM_CAPTURE_STATUS_NONE ? Way::kOrdered : Way::kCaptured;
   }
   if (way_ == Way::kCaptured && group_.captures_left() == 0) {
     throw Error(ErrorCode::kInvalidArgument,
-                std::string(name_of(call.collective)) +
-                    ": a communicator has no more than " +
-                    std::to_string(ControlLayout(group_.ranks()).captures()) +
+                std::string(name_of(call.collective)) + ": a communicator has no more than " +
+                    std::to_string(group_.captures()) +
                     " captured calls over its life; capture again with one that was split off");
   }
   input_.staging = output_.staging = kNone;
@@ -101,16 +99,24 @@ DeviceGroup::Way ArenaGroup::prepare(const GroupCall& call) {
   output_ = call.output == call.input && call.output_bytes == call.input_bytes
                 ? input_
                 : find(call, "output", call.output, call.output_bytes);
-  call_ = {call.collective, call.dtype,        call.op,          call.root, call.count, 0, 0,
-           input_.location, output_.location, stream, output_.staging != kNone};
+  call_ = {call.collective,
+           call.dtype,
+           call.op,
+           call.root,
+           call.count,
+           0,
+           0,
+           input_.location,
+           output_.location,
+           stream,
+           output_.staging != kNone};
   return way_;
 }
 
 void ArenaGroup::copy(std::uint64_t to, std::uint64_t from, std::int64_t bytes) {
   const ContextGuard guard(arena_->context());
-  check({"cuMemcpyDtoDAsync",
-         arena_->context().driver().memcpy_dtod_async(to, from, static_cast<std::size_t>(bytes),
-                                                      call_.stream)});
+  check({"cuMemcpyDtoDAsync", arena_->context().driver().memcpy_dtod_async(
+                                  to, from, static_cast<std::size_t>(bytes), call_.stream)});
 }
 
 void ArenaGroup::submit(std::uint64_t sequence, std::uint64_t fingerprint) {

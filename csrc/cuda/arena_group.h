@@ -51,13 +51,12 @@ class ArenaGroup final : public DeviceGroup {
     Location location;
     std::uint64_t user = 0;  ///< address, as the user gave it
     std::int64_t bytes = 0;
-    bool is_own = false;       ///< in this rank's pool
+    bool is_own = false;          ///< in this rank's pool
     std::size_t staging = kNone;  ///< in blocks_
   };
   static constexpr std::size_t kNone = ~std::size_t{0};
 
-  Buffer find(const GroupCall& call, const char* which, std::uint64_t address,
-              std::int64_t bytes);
+  Buffer find(const GroupCall& call, const char* which, std::uint64_t address, std::int64_t bytes);
   void require_device_memory(const char* which, std::uint64_t address) const;
   std::size_t take_block(std::int64_t bytes);
   void copy(std::uint64_t to, std::uint64_t from, std::int64_t bytes);

@@ -27,7 +27,7 @@ struct GroupCall {
   DataType dtype = DataType::kUint8;
   ReduceOp op = ReduceOp::kSum;
   int root = 0;
-  std::int64_t count = 0;  ///< elements of one block
+  std::int64_t count = 0;               ///< elements of one block
   std::uint64_t input = 0, output = 0;  ///< addresses; looked at where there are bytes
   std::int64_t input_bytes = 0, output_bytes = 0;
   void* stream = nullptr;  ///< a CUstream

@@ -60,6 +60,7 @@ void bind_streams(Binder& b, Driver& d) {
   b.bind(d.stream_is_capturing, "cuStreamIsCapturing");
   b.bind(d.stream_begin_capture, "cuStreamBeginCapture_v2");
   b.bind(d.stream_end_capture, "cuStreamEndCapture");
+  b.bind(d.thread_exchange_stream_capture_mode, "cuThreadExchangeStreamCaptureMode");
   b.bind(d.graph_instantiate, "cuGraphInstantiateWithFlags");
   b.bind(d.graph_launch, "cuGraphLaunch");
   b.bind(d.graph_exec_destroy, "cuGraphExecDestroy");

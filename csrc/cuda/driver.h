@@ -47,6 +47,7 @@ struct Driver {
   decltype(&cuStreamIsCapturing) stream_is_capturing = nullptr;
   decltype(&cuStreamBeginCapture) stream_begin_capture = nullptr;
   decltype(&cuStreamEndCapture) stream_end_capture = nullptr;
+  decltype(&cuThreadExchangeStreamCaptureMode) thread_exchange_stream_capture_mode = nullptr;
   decltype(&cuGraphInstantiate) graph_instantiate = nullptr;
   decltype(&cuGraphLaunch) graph_launch = nullptr;
   decltype(&cuGraphExecDestroy) graph_exec_destroy = nullptr;
@@ -106,8 +107,7 @@ DriverFound load_driver();
 /// The same, once in a process: the first search that succeeds decides. Any thread.
 const DriverFound& find_driver();
 
-// --- What a CUresult means
-// ------------------------------------------------------------------------
+// --- What a CUresult means -----------------------------------------------------------------------
 
 constexpr bool ok(CUresult result) noexcept { return result == CUDA_SUCCESS; }
 
@@ -121,7 +121,17 @@ Status status_of(CUresult result) noexcept;
 /// "cuMemCreate: CUDA_ERROR_OUT_OF_MEMORY (out of memory); free device memory or ...".
 std::string explain(const Driver& driver, const char* call, CUresult result);
 
+/// How a call of several entry points ended, and which of them said so.
+struct [[nodiscard]] Outcome {
+  const char* call = "";
+  CUresult result = CUDA_SUCCESS;
+  [[nodiscard]] bool ok() const noexcept { return result == CUDA_SUCCESS; }
+};
+
 /// Throws Error with that text, unless `result` is CUDA_SUCCESS.
 void require(const Driver& driver, const char* call, CUresult result);
+inline void require(const Driver& driver, const Outcome& outcome) {
+  require(driver, outcome.call, outcome.result);
+}
 
 }  // namespace shoal::cuda

@@ -50,6 +50,14 @@ SHOAL_BOTH void store_flag(uint32_t* to, uint32_t value) {
 #endif
 }
 
+SHOAL_BOTH uint64_t load_base(const uint64_t* from) {
+#ifdef __CUDA_ARCH__
+  return *const_cast<const volatile uint64_t*>(from);
+#else
+  return __atomic_load_n(from, __ATOMIC_RELAXED);  // ordered by the owner's flag
+#endif
+}
+
 SHOAL_BOTH void store_complaint(uint64_t* to, uint64_t value) {
 #ifdef __CUDA_ARCH__
   *const_cast<volatile uint64_t*>(to) = value;
@@ -400,7 +408,7 @@ SHOAL_BOTH const Record& record_of(const KernelParameters& p, int rank) {
 }
 
 SHOAL_BOTH char* address_of(const KernelParameters& p, int owner, int64_t offset) {
-  return reinterpret_cast<char*>(static_cast<uintptr_t>(p.bases[owner]) +
+  return reinterpret_cast<char*>(static_cast<uintptr_t>(load_base(p.bases + owner)) +
                                  static_cast<uintptr_t>(offset));
 }
 

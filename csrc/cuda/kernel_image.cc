@@ -6,7 +6,8 @@ asm(".section .rodata\n"
     ".global shoal_cuda_kernel_image\n"
     ".hidden shoal_cuda_kernel_image\n"
     "shoal_cuda_kernel_image:\n"
-    ".incbin \"" SHOAL_CUDA_FATBIN "\"\n"
+    ".incbin \"" SHOAL_CUDA_FATBIN
+    "\"\n"
     ".previous\n");
 
 extern "C" const unsigned char shoal_cuda_kernel_image[];

@@ -80,6 +80,7 @@ class StreamGroup {
   Outcome finish(CUstream stream) noexcept;
   /// Captures an operation into the graph of its stream; captures_left() > 0.
   Outcome capture(const StreamCall& call) noexcept;
+  [[nodiscard]] int captures() const noexcept { return control_.layout().captures(); }
   [[nodiscard]] int captures_left() const noexcept {
     return control_.layout().captures() - captured_.load(std::memory_order_relaxed);
   }

@@ -422,6 +422,13 @@ CUresult CUDAAPI cuStreamEndCapture(CUstream handle, CUgraph* graph) {
   return CUDA_SUCCESS;
 }
 
+/// Calls that are unsafe during another thread's capture are not refused here.
+CUresult CUDAAPI cuThreadExchangeStreamCaptureMode(CUstreamCaptureMode* mode) {
+  thread_local CUstreamCaptureMode current = CU_STREAM_CAPTURE_MODE_GLOBAL;
+  std::swap(*mode, current);
+  return CUDA_SUCCESS;
+}
+
 CUresult CUDAAPI cuGraphInstantiate(CUgraphExec* exec, CUgraph graph, unsigned long long) {
   if (const CUresult r = enter("cuGraphInstantiate"); r != CUDA_SUCCESS) return r;
   *exec = new CUgraphExec_st{graph->nodes};

@@ -1,0 +1,102 @@
+/// Owners of the driver's handles. Move-only; destructors swallow errors: on a lost context every
+/// call fails, and what it held goes with the process.
+#pragma once
+
+#include <utility>
+
+#include "cuda/driver.h"
+
+namespace shoal::cuda {
+
+/// Keeps the primary context of a device alive: the one that the CUDA runtime, torch and CuPy use,
+/// so that their streams and ours mean the same. Any thread.
+class PrimaryContext {
+ public:
+  /// Throws Error.
+  PrimaryContext(const Driver& driver, int ordinal) : driver_(&driver) {
+    require(driver, "cuDeviceGet", driver.device_get(&device_, ordinal));
+    require(driver, "cuDevicePrimaryCtxRetain", driver.primary_ctx_retain(&context_, device_));
+  }
+  ~PrimaryContext() { (void)driver_->primary_ctx_release(device_); }
+  PrimaryContext(const PrimaryContext&) = delete;
+  PrimaryContext& operator=(const PrimaryContext&) = delete;
+
+  [[nodiscard]] const Driver& driver() const noexcept { return *driver_; }
+  [[nodiscard]] CUdevice device() const noexcept { return device_; }
+  [[nodiscard]] CUcontext get() const noexcept { return context_; }
+
+ private:
+  const Driver* driver_;
+  CUdevice device_ = 0;
+  CUcontext context_ = nullptr;
+};
+
+/// Makes a context current in this thread for a while, and lets the thread allocate, free and query
+/// also while another one captures a stream: none of ours touches what is captured.
+class ContextGuard {
+ public:
+  explicit ContextGuard(const PrimaryContext& context) noexcept : driver_(context.driver()) {
+    pushed_ = ok(driver_.ctx_push_current(context.get()));
+    (void)driver_.thread_exchange_stream_capture_mode(&mode_);
+  }
+  ~ContextGuard() {
+    (void)driver_.thread_exchange_stream_capture_mode(&mode_);
+    if (pushed_) (void)driver_.ctx_pop_current(nullptr);
+  }
+  ContextGuard(const ContextGuard&) = delete;
+  ContextGuard& operator=(const ContextGuard&) = delete;
+
+ private:
+  const Driver& driver_;
+  CUstreamCaptureMode mode_ = CU_STREAM_CAPTURE_MODE_RELAXED;
+  bool pushed_ = false;
+};
+
+/// What Stream, Event and KernelModule share: a handle and how it is given back. One thread.
+template <class Handle, auto kDestroy>
+class Owned {
+ public:
+  Owned() noexcept = default;
+  Owned(const Driver& driver, Handle handle) noexcept : driver_(&driver), handle_(handle) {}
+  Owned(Owned&& other) noexcept
+      : driver_(other.driver_), handle_(std::exchange(other.handle_, nullptr)) {}
+  Owned& operator=(Owned&& other) noexcept {
+    std::swap(driver_, other.driver_);
+    std::swap(handle_, other.handle_);
+    return *this;
+  }
+  ~Owned() {
+    if (handle_ != nullptr) (void)(driver_->*kDestroy)(handle_);
+  }
+  [[nodiscard]] Handle get() const noexcept { return handle_; }
+
+ private:
+  const Driver* driver_ = nullptr;
+  Handle handle_ = nullptr;
+};
+
+using Stream = Owned<CUstream, &Driver::stream_destroy>;
+using Event = Owned<CUevent, &Driver::event_destroy>;
+using KernelModule = Owned<CUmodule, &Driver::module_unload>;
+
+// In the current context. They throw Error.
+
+inline Stream make_stream(const Driver& driver, CUstream_flags flags) {
+  CUstream stream = nullptr;
+  require(driver, "cuStreamCreate", driver.stream_create(&stream, flags));
+  return {driver, stream};
+}
+
+inline Event make_event(const Driver& driver) {
+  CUevent event = nullptr;
+  require(driver, "cuEventCreate", driver.event_create(&event, CU_EVENT_DISABLE_TIMING));
+  return {driver, event};
+}
+
+inline KernelModule load_kernels(const Driver& driver, const void* image) {
+  CUmodule module = nullptr;
+  require(driver, "cuModuleLoadData", driver.module_load_data(&module, image));
+  return {driver, module};
+}
+
+}  // namespace shoal::cuda
