@@ -49,8 +49,8 @@ inline exec::PlanKey make_key(const CommunicatorImpl& impl, Collective collectiv
                               DataType dtype, ReduceOp op, Rank root, bool deterministic,
                               bool device = false) {
   const auto ranks = static_cast<Rank>(impl.members.size());
-  if (count.value < 0 || count.value > exec::kMaxCount || root < 0 || root >= ranks || root > exec::kMaxRoot ||
-      (reduces(collective) && !supports(op, dtype))) {
+  if (count.value < 0 || count.value > exec::kMaxCount || root < 0 || root >= ranks ||
+      root > exec::kMaxRoot || (reduces(collective) && !supports(op, dtype))) {
     refuse_key(impl, collective, count, dtype, op, root);
   }
   exec::PlanKey key;

@@ -23,8 +23,8 @@ Members members(const Kernels& kernels, const GroupOptions& options) noexcept {
 ArenaGroup::ArenaGroup(DeviceArena& arena, const GroupOptions& options)
     : arena_(&arena),
       self_(options.local_ranks[static_cast<std::size_t>(options.self)]),
-      group_(arena.context(), arena.kernels(), members(arena.kernels(), options),
-             options.control, arena.bases()) {}
+      group_(arena.context(), arena.kernels(), members(arena.kernels(), options), options.control,
+             arena.bases()) {}
 
 ArenaGroup::~ArenaGroup() {
   for (const Block& block : blocks_) arena_->free(block.address);

@@ -35,6 +35,7 @@ class ArenaGroup final : public DeviceGroup {
     return group_.stuck_capture(now_ns);
   }
   void abort() noexcept override { group_.abort(); }
+  [[nodiscard]] bool is_aborted() const noexcept override { return group_.is_aborted(); }
   [[nodiscard]] bool is_drained(int place) const noexcept override {
     return group_.is_drained(place);
   }

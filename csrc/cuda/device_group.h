@@ -72,6 +72,8 @@ class DeviceGroup {
 
   /// Ends all waits, and kernels write nothing any more. To be repeated until all is_drained().
   virtual void abort() noexcept = 0;
+  /// A rank has called abort(): what is over now may have been let go only.
+  [[nodiscard]] virtual bool is_aborted() const noexcept = 0;
   /// The rank's streams have passed all that its host has enqueued.
   [[nodiscard]] virtual bool is_drained(int place) const noexcept = 0;
 };

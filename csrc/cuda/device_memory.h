@@ -15,9 +15,9 @@ namespace shoal::cuda {
 struct MemoryOptions {
   int self = 0;                                    ///< local rank
   std::vector<std::atomic<std::uint64_t>*> doors;  ///< of all local ranks; see exchange.h
-  int device = -1;               ///< ordinal; -1: see choose_device() in device_arena.h
-  std::int64_t limit_bytes = 0;  ///< of this rank's pool; 0: the device's memory
-  std::int64_t timeout_ms = 0;   ///< of whatever waits for other ranks or for a stream
+  int device = -1;                ///< ordinal; -1: see choose_device() in device_arena.h
+  std::int64_t limit_bytes = 0;   ///< of this rank's pool; 0: the device's memory
+  std::int64_t timeout_ms = 0;    ///< of whatever waits for other ranks or for a stream
   const void* kernels = nullptr;  ///< kernel_image(); set by the module itself
   /// The context is lost; called once, on the service thread, with what happened.
   std::function<void(const std::string&)> on_lost;

@@ -119,6 +119,9 @@ class StreamGroup {
   /// The communicator has ended: no kernel writes any more, and whatever waits is let go. To be
   /// repeated until is_drained(): streams that are let go set flags back.
   void abort() noexcept;
+  [[nodiscard]] bool is_aborted() const noexcept {
+    return control_.load(ControlLayout::abort()) != 0;
+  }
   /// A rank's streams have passed all that its host has enqueued.
   [[nodiscard]] bool is_drained(int rank) const noexcept {
     return has_reached(flag(ControlLayout::kCompleted, rank), flag(ControlLayout::kIssued, rank));

@@ -136,12 +136,13 @@ std::uint64_t Engine::enter(Group& group, const Plan& plan) noexcept {
 
 void Engine::adopt(Task& task) {
   const std::lock_guard lock(turn_);
-  if (!task.done()) active_.push_back(&task);
+  if (!task.done() && std::ranges::find(active_, &task) == active_.end()) active_.push_back(&task);
 }
 
 void Engine::release(Task& task) {
   SHOAL_ASSERT(task.done() || task.is_detached());
   const std::lock_guard lock(turn_);
+  if (task.is_detached()) std::erase(active_, &task);
   task.recycle();
 }
 

@@ -32,7 +32,8 @@ static_assert(kCollectives <= 1 << 4 && kDataTypes <= 1 << 4 && kReduceOps <= 1 
 constexpr std::uint64_t fingerprint(const PlanKey& key) noexcept {
   return std::uint64_t(key.collective) << 60 | std::uint64_t(key.dtype) << 56 |
          std::uint64_t(key.op) << 53 | std::uint64_t(key.deterministic) << 52 |
-         std::uint64_t(key.device) << 51 | std::uint64_t(key.root) << 36 | static_cast<std::uint64_t>(key.count);
+         std::uint64_t(key.device) << 51 | std::uint64_t(key.root) << 36 |
+         static_cast<std::uint64_t>(key.count);
 }
 
 constexpr PlanKey key_of(std::uint64_t fingerprint) noexcept {
