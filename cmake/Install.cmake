@@ -1,5 +1,5 @@
 # What is installed, in two forms of the same build:
-#   cmake --install BUILD                     lib/libshoal.so, lib/libshoal_ucx.so, include/shoal/,
+#   cmake --install BUILD                     lib/libshoal.so, lib/libshoal_{ucx,cuda}.so, include/shoal/,
 #                                             find_package(shoal), pkg-config shoal, bin/shoal-tracer
 #   cmake --install BUILD --component python  the binary part of the Python package, flat: _core and,
 #                                             beside it, the libraries it loads ($ORIGIN), and include/
@@ -26,8 +26,8 @@ install(DIRECTORY ${PROJECT_SOURCE_DIR}/include/shoal DESTINATION ${CMAKE_INSTAL
 install(DIRECTORY ${PROJECT_SOURCE_DIR}/include/shoal DESTINATION include
   COMPONENT python EXCLUDE_FROM_ALL FILES_MATCHING PATTERN "*.h")
 
-# Loaded by libshoal.so when the first remote peer appears; found beside it.
-foreach(plugin shoal_ucx)
+# Loaded by libshoal.so when the first remote peer appears, or CUDA memory is first asked for; found beside it.
+foreach(plugin shoal_ucx shoal_cuda_module)
   if(TARGET ${plugin})
     add_dependencies(shoal_package ${plugin})
     install(TARGETS ${plugin} LIBRARY DESTINATION ${CMAKE_INSTALL_LIBDIR})

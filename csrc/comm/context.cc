@@ -158,6 +158,7 @@ Context::~Context() {
   if (!in_its_process()) {
     // A forked child: everything belongs to the parent; only memory is left to the kernel.
     (void)device_watch_.release();
+    (void)cuda_.release();
     (void)session_.release();
     (void)engine_.release();
     (void)network_.release();
@@ -167,6 +168,7 @@ Context::~Context() {
   }
   leave();
   device_watch_.reset();
+  cuda_.reset();
   engine_.reset();
   if (network_ != nullptr) pool_->set_registrar(nullptr);
   network_.reset();

@@ -14,6 +14,7 @@
 #include "comm/leases.h"
 #include "comm/networks.h"
 #include "core/fork.h"
+#include "cuda/device_memory.h"
 #include "exec/engine.h"
 #include "memory/arena.h"
 #include "memory/pool.h"
@@ -30,6 +31,8 @@ class ControlReceiver {
  public:
   virtual ~ControlReceiver() = default;
   virtual void receive(Rank from_world, const ControlHead& head, const std::string& text) = 0;
+  /// This rank's CUDA context is lost. CUDA's service thread.
+  virtual void lose_device(const std::string& text) = 0;
 };
 
 /// Any thread. Not process-wide: several may live in one process (ranks as threads).
@@ -53,6 +56,9 @@ class Context {
   [[nodiscard]] bool has_views() const noexcept {
     return arena_.has_read_only_mapping() || leases_->lends();
   }
+  /// This rank's CUDA memory, which is set up by the first call. `device`: -1, or the one it must
+  /// be on. Throws MissingLibrary, InvalidArgument, DeviceError, Timeout.
+  [[nodiscard]] cuda::DeviceMemory& cuda(int device = -1);
   [[nodiscard]] transport::shm::Node& node() noexcept { return *node_; }
   [[nodiscard]] exec::Engine& engine() noexcept { return *engine_; }
   [[nodiscard]] exec::Health& health() noexcept { return health_; }
@@ -105,6 +111,7 @@ class Context {
   [[nodiscard]] NetworkOptions network_options();
   void use_network(Networks& networks, const std::vector<std::string>& all);
   void agree_on_tuning(Deadline deadline);
+  [[nodiscard]] cuda::MemoryOptions cuda_options(int device);
 
   Options options_;
   bootstrap::Identity identity_;
@@ -132,6 +139,8 @@ class Context {
   };
   std::once_flag device_watch_made_;
   std::unique_ptr<DeviceWatch> device_watch_;
+  std::mutex cuda_mutex_;
+  std::unique_ptr<cuda::DeviceMemory> cuda_;
   std::mutex departed_mutex_;
   std::vector<Departed> departed_;
   std::uint32_t next_communicator_ = 1;

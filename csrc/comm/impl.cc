@@ -328,6 +328,15 @@ void CommunicatorImpl::receive(Rank from_world, const ControlHead& head, const s
   context->engine().wake();
 }
 
+/// Whatever this rank owes the others it cannot do any more: all of them learn why.
+void CommunicatorImpl::lose_device(const std::string& text) {
+  const std::string whole =
+      context->name(rank, context->rank()) + " has lost its GPU: " + text + describe_self();
+  context->engine().synchronised(
+      [&] { group->fail({ErrorCode::kDevice, rank, 0}, nullptr, whole, true); });
+  context->engine().wake();
+}
+
 /// Another rank does not get on with #sequence. If this one has issued something else under that
 /// number, all are told; if it has not issued it yet, it is late, which is no mismatch.
 void CommunicatorImpl::answer(Rank from_world, const ControlHead& query) {

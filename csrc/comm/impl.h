@@ -51,6 +51,7 @@ struct CommunicatorImpl final : comm::ControlReceiver {
   void keep_block(memory::Offset block) { kept_blocks_.push_back(block); }
 
   void receive(Rank from_world, const comm::ControlHead& head, const std::string& text) override;
+  void lose_device(const std::string& text) override;
 
   // shared_ptr: works, pool blocks and sub-communicators keep the one context alive
   std::shared_ptr<comm::Context> context;

@@ -303,17 +303,18 @@ void DeviceArena::throw_exhausted(std::int64_t bytes, const std::string& why) co
                   "; free arrays, or raise SHOAL_CUDA_POOL_BYTES");
 }
 
-void DeviceArena::free(std::uint64_t block) noexcept { free_after(block, {}); }
-
-void DeviceArena::free_after(std::uint64_t block, std::vector<Event> events) noexcept {
+void DeviceArena::free(std::uint64_t address, bool shared) noexcept {
   const ContextGuard guard(context_);
   {
     const Lock lock(mutex_);
-    const auto found = blocks_.find(static_cast<std::int64_t>(block - base(options_.self)));
+    const auto found = blocks_.find(static_cast<std::int64_t>(address - base(options_.self)));
     SHOAL_ASSERT(found != blocks_.end() && "a block of this pool, freed once");
-    for (Event& event : events) found->second.uses.push_back({nullptr, std::move(event)});
-    leaving_.emplace_back(found->first, std::move(found->second));
+    Block block = std::move(found->second);
+    const std::int64_t offset = found->first;
     blocks_.erase(found);
+    // What cannot be told to have ended is never handed out again.
+    if (shared && !record(block, CU_STREAM_LEGACY).ok()) return;
+    leaving_.emplace_back(offset, std::move(block));
     if (!reap()) return;
   }
   exchange_->wake();  // it looks again, until the streams have let go
@@ -359,15 +360,23 @@ void DeviceArena::used(std::uint64_t address, void* stream) {
   if (capture != CU_STREAM_CAPTURE_STATUS_NONE) return;
   Block* block = block_with(address);
   SHOAL_ASSERT(block != nullptr);
-  auto use = std::ranges::find(block->uses, stream, &Use::stream);
-  if (use == block->uses.end()) {
+  check(record(*block, as_stream(stream)));
+}
+
+/// One event a stream: a later use takes the place of an earlier one.
+Outcome DeviceArena::record(Block& block, CUstream stream) noexcept {
+  auto use = std::ranges::find(block.uses, stream, &Use::stream);
+  if (use == block.uses.end()) {
     // Streams come and go; what has completed need not be remembered.
-    std::erase_if(block->uses,
+    std::erase_if(block.uses,
                   [this](const Use& old) { return ok(driver_.event_query(old.event.get())); });
-    block->uses.push_back({stream, make_event(driver_)});
-    use = std::prev(block->uses.end());
+    CUevent event = nullptr;
+    const CUresult made = driver_.event_create(&event, CU_EVENT_DISABLE_TIMING);
+    if (!ok(made)) return {"cuEventCreate", made};
+    block.uses.push_back({stream, Event(driver_, event)});
+    use = std::prev(block.uses.end());
   }
-  check({"cuEventRecord", driver_.event_record(use->event.get(), as_stream(stream))});
+  return {"cuEventRecord", driver_.event_record(use->event.get(), stream)};
 }
 
 void DeviceArena::order_after_uses(std::uint64_t address, void* stream) {
@@ -377,7 +386,7 @@ void DeviceArena::order_after_uses(std::uint64_t address, void* stream) {
   const Block* block = block_with(address);
   if (block == nullptr) return;
   for (const Use& use : block->uses) {
-    if (use.stream == stream) continue;
+    if (use.stream == as_stream(stream)) continue;
     check({"cuStreamWaitEvent",
            driver_.stream_wait_event(as_stream(stream), use.event.get(), CU_EVENT_WAIT_DEFAULT)});
   }

@@ -61,9 +61,7 @@ class DeviceArena final : public DeviceMemory {
                                                std::int64_t bytes) const noexcept;
 
   std::uint64_t allocate(std::int64_t bytes) override;
-  void free(std::uint64_t block) noexcept override;
-  /// The same, after these events too.
-  void free_after(std::uint64_t block, std::vector<Event> events) noexcept;
+  void free(std::uint64_t block, bool shared = false) noexcept override;
   void used(std::uint64_t block, void* stream) override;
   void order_after_uses(std::uint64_t block, void* stream) override;
   void copy_to_host(void* to, std::uint64_t from, std::int64_t bytes) override;
@@ -80,7 +78,7 @@ class DeviceArena final : public DeviceMemory {
   };
   /// The last work on one stream that uses a block.
   struct Use {
-    void* stream;
+    CUstream stream;
     Event event;
   };
   struct Block {
@@ -102,6 +100,7 @@ class DeviceArena final : public DeviceMemory {
   std::uint64_t hand_out(std::int64_t offset, std::int64_t bytes);
   [[noreturn]] void throw_exhausted(std::int64_t bytes, const std::string& why) const;
   void throw_if_lost() const;
+  Outcome record(Block& block, CUstream stream) noexcept;
   bool completed(const std::vector<Use>& uses) noexcept;
   bool reap() noexcept;
   void note(CUresult result) noexcept;

@@ -39,8 +39,9 @@ class DeviceMemory {
   /// A block of at least `bytes`, aligned to kBlockAlignment, that every rank of the node that
   /// uses CUDA can address. OutOfMemory says what was asked, is free, and the limit.
   virtual std::uint64_t allocate(std::int64_t bytes) = 0;
-  /// Gives a block back: at once, or when all that was told by used() has completed.
-  virtual void free(std::uint64_t block) noexcept = 0;
+  /// Gives a block back: at once, or when all that was told by used() has completed; `shared`: and
+  /// what is on the legacy default stream now, and on those that wait for it.
+  virtual void free(std::uint64_t block, bool shared = false) noexcept = 0;
   /// Work that uses the block has been enqueued on the stream. While the stream is captured this
   /// does nothing: whoever launches the graph keeps the block.
   virtual void used(std::uint64_t block, void* stream) = 0;

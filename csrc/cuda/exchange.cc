@@ -399,7 +399,8 @@ bool ChunkExchange::send(Link& link, const Message& message, int fd) {
 void ChunkExchange::close(Link& link) {
   link.socket.reset();
   if (link.rank < 0) return;
-  if (!link.outgoing) return owner_done(link.rank, {});
+  owner_done(link.rank, {});  // also if it closed its door before it had said hello
+  if (!link.outgoing) return;
   {
     const std::lock_guard lock(mutex_);
     waiting_.erase(link.rank);

@@ -102,17 +102,33 @@ Array view(const py::object& object, std::string_view call, std::string_view nam
   return result;
 }
 
-Array empty(Communicator& comm, const std::vector<py::ssize_t>& shape, const py::dtype& dtype) {
+namespace {
+
+DataType type_of_new(const py::dtype& dtype) {
+  const std::optional<DataType> type = data_type(dtype);
+  if (type.has_value()) return *type;
+  invalid("empty: dtype " + std::string(py::str(dtype)) + " is not supported; " + kSupported +
+          " are");
+}
+
+py::ssize_t count_of_new(const std::vector<py::ssize_t>& shape) {
   py::ssize_t count = 1;
   for (const py::ssize_t extent : shape) {
     if (extent < 0) invalid("empty: negative extent in the shape");
     count *= extent;
   }
-  const std::optional<DataType> type = data_type(dtype);
-  if (!type.has_value()) {
-    invalid("empty: dtype " + std::string(py::str(dtype)) + " is not supported; " + kSupported +
-            " are");
-  }
+  return count;
+}
+
+}  // namespace
+
+Bytes bytes_of_new(const std::vector<py::ssize_t>& shape, const py::dtype& dtype) {
+  return {count_of_new(shape) * size_of(type_of_new(dtype))};
+}
+
+Array empty(Communicator& comm, const std::vector<py::ssize_t>& shape, const py::dtype& dtype) {
+  const py::ssize_t count = count_of_new(shape);
+  const DataType type = type_of_new(dtype);
   auto block = std::make_unique<PoolBlock>(comm.allocate({count * dtype.itemsize()}, 64));
   void* data = block->data();
   py::capsule owner(block.release(),
@@ -120,7 +136,7 @@ Array empty(Communicator& comm, const std::vector<py::ssize_t>& shape, const py:
   py::array array(dtype, shape, data, owner);
   return {.object = array,
           .array = array,
-          .dtype = *type,
+          .dtype = type,
           .logical = dtype.num() == kBool,
           .data = data,
           .count = count};

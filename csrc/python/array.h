@@ -34,6 +34,9 @@ Array view(const py::object& object, std::string_view call, std::string_view nam
 /// A new array in the communicator's pool.
 Array empty(Communicator& comm, const std::vector<py::ssize_t>& shape, const py::dtype& dtype);
 
+/// Of an array that empty() is asked for. Throws InvalidArgument.
+Bytes bytes_of_new(const std::vector<py::ssize_t>& shape, const py::dtype& dtype);
+
 /// As numpy names it.
 std::string describe_dtype(const Array& array);
 std::vector<py::ssize_t> shape_of(const Array& array);

@@ -5,6 +5,7 @@
 #include <optional>
 
 #include "python/array.h"
+#include "python/cuda_array.h"
 #include "python/errors.h"
 #include "python/lent.h"
 #include "python/work.h"
@@ -346,14 +347,17 @@ py::list batch(Communicator& comm, const py::iterable& items, bool async_op,
   return waited;
 }
 
-py::array empty_array(Communicator& comm, const py::object& shape, const py::object& dtype) {
+py::object empty_array(Communicator& comm, const py::object& shape, const py::object& dtype,
+                       const std::string& device) {
   Shape extents;
   if (py::isinstance<py::int_>(shape)) {
     extents.push_back(shape.cast<py::ssize_t>());
   } else {
     extents = shape.cast<Shape>();
   }
-  return empty(comm, extents, py::dtype::from_args(dtype)).array;
+  const py::dtype type = py::dtype::from_args(dtype);
+  if (device == "cpu") return empty(comm, extents, type).object;
+  return py::cast(empty_cuda(comm, extents, type, device));
 }
 
 py::dict pool(const Communicator& comm) {
@@ -487,7 +491,7 @@ void register_communicator(py::module_& module) {
       .def("recv", &recv, arg("out"), arg("source") = none, arg("tag") = 0, arg("async_op") = false,
            arg("timeout") = none)
       .def("batch", &batch, arg("items"), arg("async_op") = false, arg("timeout") = none)
-      .def("empty", &empty_array, arg("shape"), arg("dtype") = "float32")
+      .def("empty", &empty_array, arg("shape"), arg("dtype") = "float32", arg("device") = "cpu")
       .def("pool", &pool)
       .def(
           "in_pool",

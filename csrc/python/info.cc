@@ -3,6 +3,7 @@
 
 #include "comm/networks.h"
 #include "core/probes.h"
+#include "cuda/loader.h"
 #include "memory/placement.h"
 #include "python/module.h"
 #include "reduce/reduce.h"
@@ -27,6 +28,24 @@ py::dict ucx_info(const std::string& directory) {
   ucx["verbs"] = found.verbs;
   ucx["reason"] = found.reason;
   return ucx;
+}
+
+py::dict cuda_info() {
+  const cuda::Survey found = cuda::survey();
+  py::dict result;
+  result["found"] = found.found;
+  result["path"] = found.path;
+  result["reason"] = found.reason;
+  py::list devices;
+  for (const cuda::DeviceSurvey& device : found.devices) {
+    py::dict entry;
+    entry["name"] = device.name;
+    entry["total_bytes"] = device.total_bytes;
+    entry["export"] = device.export_kind;
+    devices.append(entry);
+  }
+  result["devices"] = devices;
+  return result;
 }
 
 py::list rdma_info() {
@@ -90,6 +109,7 @@ py::dict info(const std::string& ucx_directory) {
   result["numa_granted"] = local.granted;
   result["ucx"] = ucx_info(ucx_directory);
   result["rdma_ports"] = rdma_info();
+  result["cuda"] = cuda_info();
   const comm::Outlook outlook = comm::look_at_networks({}, ucx_directory);
   result["network"] = std::string(outlook.offers_ucx ? "ucx" : "tcp") + " (" + outlook.reason + ")";
   return result;

@@ -1,5 +1,7 @@
 #include "python/module.h"
 
+#include "python/cuda_array.h"
+
 PYBIND11_MODULE(_core, module) {
   using namespace shoal::python;  // NOLINT(google-build-using-namespace): the module's own
   module.doc() = "shoal's C++ core; use it through the package `shoal`";
@@ -8,6 +10,7 @@ PYBIND11_MODULE(_core, module) {
   register_errors(module);
   register_work(module);
   register_communicator(module);
+  register_cuda_array(module);
   register_numpy_pool(module);
   register_store(module);
   register_schedules(module);

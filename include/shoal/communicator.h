@@ -161,6 +161,42 @@ class SHOAL_API View {
   std::unique_ptr<State> state_;
 };
 
+/// A block of this rank's pool of CUDA memory, which every rank of the node that uses CUDA can
+/// address. Move-only; the destructor gives it back when the streams that are known to use it have
+/// got so far: those of record_stream() and of shoal's own operations, and after share() also the
+/// legacy default stream with all that wait for it.
+///
+/// Streams are CUstream or cudaStream_t. Any thread, but one at a time. Errors: DeviceError;
+/// Timeout, when what a copy comes after takes longer than the communicator's operations may.
+class SHOAL_API CudaBlock {
+ public:
+  CudaBlock() noexcept;
+  CudaBlock(CudaBlock&&) noexcept;
+  CudaBlock& operator=(CudaBlock&&) noexcept;
+  ~CudaBlock();
+
+  [[nodiscard]] void* data() const noexcept;  ///< a device address
+  [[nodiscard]] Bytes bytes() const noexcept;
+  [[nodiscard]] int device() const noexcept;  ///< ordinal, in this process
+
+  /// Work on this stream uses the block, up to what is enqueued now.
+  void record_stream(void* stream);
+  /// What is enqueued on this stream from now on comes after all that is known to use the block.
+  void order_after_uses(void* stream);
+  /// Others enqueue work on it that shoal does not know of.
+  void share() noexcept;
+
+  // Blocking, after all that is known to use the block.
+  void copy_to_host(void* to) const;
+  void copy_from_host(const void* from);
+
+  struct State;
+  explicit CudaBlock(std::unique_ptr<State> state) noexcept;
+
+ private:
+  std::unique_ptr<State> state_;
+};
+
 struct PoolStatistics {
   Bytes used, committed, peak, limit;
   std::int64_t blocks = 0;
@@ -330,6 +366,12 @@ class SHOAL_API Communicator {
   /// Throws OutOfMemory that says what was asked, the limit, and how to raise it.
   [[nodiscard]] PoolBlock allocate(Bytes bytes, std::int64_t alignment = 64);
   [[nodiscard]] PoolStatistics pool() const noexcept;
+  /// CUDA memory. The first call loads the CUDA module and driver, chooses the device (`device`; if
+  /// that is -1: SHOAL_CUDA_DEVICE, the current context's, or local rank modulo devices), and waits
+  /// for the ranks of the node that use CUDA already. Throws MissingLibrary (what is missing and
+  /// what to install), InvalidArgument (another device than before), OutOfMemory (asked, free,
+  /// limit), DeviceError, Timeout (a rank that does not map new memory).
+  [[nodiscard]] CudaBlock allocate_cuda(Bytes bytes, int device = -1);
   /// True if [data, data + bytes) is pool memory that the ranks of the node share.
   [[nodiscard]] bool in_pool(const void* data, Bytes bytes) const noexcept;
 

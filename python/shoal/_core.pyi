@@ -22,6 +22,7 @@ The examples run (tests/python/test_stubs.py), on any number of ranks, after
 from collections.abc import Generator, Iterable
 from typing import Any, Literal, Protocol, TypeAlias, TypedDict, TypeVar, overload
 
+import numpy as np
 import numpy.typing as npt
 from typing_extensions import Buffer
 
@@ -75,6 +76,50 @@ class DeviceError(Error):
 
 class BufferInUse(Error, BufferError):
     """Other ranks hold views of memory that the call would write; names one. Nothing was posted."""
+
+class CudaArray:
+    """An array in CUDA memory, made by `comm.empty(..., device="cuda")`. C-contiguous.
+
+    torch.from_dlpack, cupy.asarray and jax.dlpack.from_dlpack look at it without a copy. Its memory
+    goes back to the pool with the last holder, when the streams that are known to use it have got
+    so far: the legacy default stream, those that wait for it (all but non-blocking ones), those of
+    record_stream(), and shoal's own work. Work on another stream: call record_stream(), or hold the
+    array until that has ended.
+    """
+
+    @property
+    def shape(self) -> tuple[int, ...]: ...
+    @property
+    def dtype(self) -> np.dtype[Any]: ...
+    @property
+    def ndim(self) -> int: ...
+    @property
+    def nbytes(self) -> int: ...
+    @property
+    def device(self) -> str:
+        """ "cuda:0": the number is this process's."""
+    @property
+    def __cuda_array_interface__(self) -> dict[str, Any]:
+        """Version 3. Its stream is the legacy default one, which waits for what shoal does."""
+    def __dlpack_device__(self) -> tuple[int, int]: ...
+    def __dlpack__(
+        self,
+        *,
+        stream: int | None = None,
+        max_version: tuple[int, int] | None = None,
+        dl_device: tuple[int, int] | None = None,
+        copy: bool | None = None,
+    ) -> Any:
+        """`stream` is the consumer's: 1 or None the legacy default, 2 that of the thread, -1 no
+        order, else a handle; from now on it waits for what shoal does with the array."""
+    def copy_to_host(self) -> _New:
+        """A new numpy array with the content. Blocks; comes after the legacy default stream and
+        what is known to use the array. Raises Timeout, DeviceError."""
+    def copy_from_host(self, source: _Array) -> None:
+        """Takes the content of an array of the same shape and dtype. Blocks, as copy_to_host()."""
+    def record_stream(self, stream: Any) -> None:
+        """What is on this stream now uses the array. A handle, or an object with `cuda_stream`,
+        `ptr` or `__cuda_stream__`."""
 
 class Work:
     """An operation under way. Dropping it waits for the operation's end.
@@ -570,12 +615,31 @@ class Communicator:
         >>> got.tolist() == [left]
         True
         """
+    @overload
     def empty(
-        self, shape: int | tuple[int, ...] | list[int], dtype: npt.DTypeLike = "float32"
-    ) -> _New:
+        self,
+        shape: int | tuple[int, ...] | list[int],
+        dtype: npt.DTypeLike = "float32",
+        device: Literal["cpu"] = "cpu",
+    ) -> _New: ...
+    @overload
+    def empty(
+        self,
+        shape: int | tuple[int, ...] | list[int],
+        dtype: npt.DTypeLike = "float32",
+        *,
+        device: str,
+    ) -> CudaArray:
         """An array in pool memory, not initialised; given back when its last view is gone.
 
+        device  "cpu"; or "cuda", for memory of this rank's GPU that the node's other ranks can
+                address: that of `SHOAL_CUDA_DEVICE`, else the current context's
+                (`torch.cuda.set_device`), else local rank modulo GPUs; "cuda:1" says which.
+                The first such call loads the CUDA driver. It waits for the ranks of the node that
+                use CUDA memory already, and never for the others.
         Raises  OutOfMemory that says what was asked, the limit, and how to raise it.
+                With CUDA also MissingLibrary (no driver, no GPU, a build without it), DeviceError,
+                and Timeout naming a rank that does not map new memory.
 
         >>> x = comm.empty((2, 3), "float64")
         >>> x.shape, comm.in_pool(x)

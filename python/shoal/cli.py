@@ -92,6 +92,17 @@ def _rdma_rows(ports: list[dict[str, Any]]) -> list[tuple[str, str]]:
     return [("RDMA ports", first), *rows[1:]]
 
 
+def _cuda_rows(cuda: dict[str, Any]) -> list[tuple[str, str]]:
+    """The driver, or why there is none; then one row a device."""
+    if not cuda["found"]:
+        return [("CUDA", f"not found: {cuda['reason']}")]
+    rows = [("CUDA", f"{cuda['reason']} at {cuda['path']}")]
+    for number, device in enumerate(cuda["devices"]):
+        size = f"{device['total_bytes'] / 2**30:.1f} GiB"
+        rows.append(("", f"cuda:{number}: {device['name']}, {size}, shared by {device['export']}"))
+    return rows
+
+
 def _info(options: argparse.Namespace) -> int:
     info = _gather_info()
     if options.json:
@@ -108,6 +119,7 @@ def _info(options: argparse.Namespace) -> int:
         ("", f"transports: {', '.join(ucx['transports']) or '-'}"),
         ("", f"verbs: {'yes' if ucx['verbs'] else 'no'}; {ucx['reason']}"),
         *_rdma_rows(info["rdma_ports"]),
+        *_cuda_rows(info["cuda"]),
         ("huge pages", info["huge_pages"]),
         ("NUMA nodes", f"{info['numa_nodes']}; {info['numa']}"),
         ("cores", str(info["cores"])),

@@ -129,7 +129,7 @@ CUstream open_stream(CUcontext context) {
 /// nullptr: no such stream.
 std::shared_ptr<CUstream_st> find(CUstream handle) {
   const std::lock_guard lock(registry().mutex);
-  if (handle == nullptr || handle == CU_STREAM_LEGACY) {
+  if (handle == nullptr || handle == CU_STREAM_LEGACY || handle == CU_STREAM_PER_THREAD) {
     CUstream& stream = registry().null_streams[current()];
     if (stream == nullptr) stream = open_stream(current());
     handle = stream;

@@ -5,6 +5,7 @@
 ///   4 KiB      abi::ProgressPage
 ///   8 KiB      Doorbell, Arrivals, Departures
 ///   16 KiB     ack words of this rank's sends
+///   48 KiB     door of this rank's CUDA memory
 ///   64 KiB     one ring of descriptors per sending local rank
 ///
 /// A page of zeros is a valid initial state of all of it, so nobody waits for anybody's set-up.
@@ -118,11 +119,13 @@ inline constexpr std::int64_t kDoorbellOffset = abi::kProgressPageOffset + abi::
 inline constexpr std::int64_t kArrivalsOffset = kDoorbellOffset + sizeof(Doorbell);
 inline constexpr std::int64_t kDeparturesOffset = kArrivalsOffset + sizeof(Arrivals);
 inline constexpr std::int64_t kAckOffset = 16 << 10;
+inline constexpr std::int64_t kCudaDoorOffset = 48 << 10;
 inline constexpr std::int64_t kRingsOffset = 64 << 10;
 
 static_assert(sizeof(abi::ArenaHeader) <= abi::kProgressPageOffset);
 static_assert(kDeparturesOffset + sizeof(Departures) <= kAckOffset);
-static_assert(kAckOffset + kAckWords * sizeof(AckWord) <= kRingsOffset);
+static_assert(kAckOffset + kAckWords * sizeof(AckWord) <= kCudaDoorOffset);
+static_assert(kCudaDoorOffset + sizeof(std::uint64_t) <= kRingsOffset);
 static_assert(kRingsOffset + kMaxLocalRanks * sizeof(Ring) <= memory::kHeaderBytes);
 static_assert(std::atomic<std::uint64_t>::is_always_lock_free, "shared between processes");
 
@@ -147,6 +150,10 @@ class Header {
   }
   [[nodiscard]] AckWord& ack(int index) const noexcept {
     return at<AckWord>(kAckOffset + index * static_cast<std::int64_t>(sizeof(AckWord)));
+  }
+  /// Where the node's other ranks find this one's CUDA memory; 0: it has none.
+  [[nodiscard]] std::atomic<std::uint64_t>& cuda_door() const noexcept {
+    return at<std::atomic<std::uint64_t>>(kCudaDoorOffset);
   }
   /// From `sender` to this rank.
   [[nodiscard]] Ring& ring_from(int sender) const noexcept {
