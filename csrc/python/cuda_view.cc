@@ -1,5 +1,7 @@
 #include "python/cuda_view.h"
 
+#include <pybind11/stl.h>
+
 #include <vector>
 
 #include "python/cuda_array.h"
