@@ -6,7 +6,7 @@ find_package(CUDAToolkit QUIET)
 find_path(CUDA_HEADERS_INCLUDE_DIR cuda.h HINTS ${CUDAToolkit_INCLUDE_DIRS}
           PATHS /usr/local/cuda/include /opt/cuda/include)
 set(CUDA_HEADERS_VERSION "")
-if(CUDA_HEADERS_INCLUDE_DIR)
+if(EXISTS "${CUDA_HEADERS_INCLUDE_DIR}/cuda.h")
   file(STRINGS ${CUDA_HEADERS_INCLUDE_DIR}/cuda.h line REGEX "#define CUDA_VERSION [0-9]+")
   if(line MATCHES "CUDA_VERSION ([0-9]+)([0-9][0-9])[0-9]")
     math(EXPR minor "${CMAKE_MATCH_2}")

@@ -57,6 +57,14 @@ bool same_user(int socket, pid_t& pid) noexcept {
   return peer.uid == ::getuid();
 }
 
+/// The other end is closed, or is being closed: a process that is killed loses its memory and its
+/// sockets one after the other.
+bool hangs_up(int socket) noexcept {
+  constexpr int kWaitMs = 100;
+  pollfd entry{socket, POLLRDHUP, 0};
+  return ::poll(&entry, 1, kWaitMs) > 0;
+}
+
 std::string ranks_text(const std::set<int>& ranks) {
   std::string text;
   for (const int rank : ranks) text += (text.empty() ? "" : ", ") + std::to_string(rank);
@@ -70,10 +78,11 @@ enum class MessageKind : std::uint32_t { kHello, kChunk, kAck, kDrop };
 /// Fixed size, one packet each.
 struct ChunkExchange::Message {
   MessageKind kind = MessageKind::kHello;
-  std::int32_t rank = 0;    ///< local, of the sender
-  std::int32_t chunks = 0;  ///< hello: so many follow
-  std::int32_t result = 0;  ///< ack: a CUresult
-  char call[40] = "";       ///< ack: which call gave it
+  std::int32_t rank = 0;     ///< local, of the sender
+  std::int32_t chunks = 0;   ///< hello: so many follow
+  std::int32_t result = 0;   ///< ack: a CUresult
+  char call[40] = "";        ///< ack: which call gave it
+  std::uint64_t serial = 0;  ///< chunk and its ack
   ChunkTicket ticket{};
 };
 
@@ -143,8 +152,6 @@ void ChunkExchange::await_owners(Deadline deadline) {
 void ChunkExchange::announce(const ChunkTicket& ticket, Fd fd) {
   {
     const std::lock_guard lock(mutex_);
-    SHOAL_ASSERT(!under_way_);
-    under_way_ = true;
     requests_.push_back({ticket, std::move(fd)});
   }
   wake();
@@ -196,7 +203,10 @@ void ChunkExchange::run_requests() {
       const std::lock_guard lock(mutex_);
       for (const Link* user : users) waiting_.insert(user->rank);
     }
+    SHOAL_ASSERT(!under_way_);
     announced_.push_back(std::move(request));
+    announced_.back().serial = ++serials_;
+    under_way_ = true;
     for (Link* user : users) send_chunk(*user, announced_.back());
     settle_if_done();
   }
@@ -305,12 +315,11 @@ void ChunkExchange::on_chunk(Link& link, const Message& message, const Fd& fd) {
   const Outcome outcome = events_.map(link.rank, message.ticket, fd, link.same_process);
   Message ack;
   ack.kind = MessageKind::kAck;
-  ack.ticket.offset = message.ticket.offset;
+  ack.serial = message.serial;
   ack.result = outcome.result;
   std::snprintf(ack.call, sizeof ack.call, "%s", outcome.call);
-  // Memory of an owner that has left meanwhile is nobody's trouble: its door is closed before.
-  const bool left = doors_[link.rank]->load(std::memory_order_seq_cst) == 0;
-  if (!outcome.ok() && left) return close(link);
+  // Memory of an owner that has left or died meanwhile is nobody's trouble.
+  if (!outcome.ok() && hangs_up(link.socket.get())) return close(link);
   if (!outcome.ok()) {
     owner_done(link.rank, "cuda: cannot map the device memory of local rank " +
                               std::to_string(link.rank) + ": " + describe_(outcome));
@@ -325,7 +334,7 @@ void ChunkExchange::on_ack(Link& link, const Message& message) {
     // A user that came while a chunk was under way acknowledges that one too, unawaited, and before
     // it older ones: should it refuse, it is the one that does not get on.
     const std::lock_guard lock(mutex_);
-    if (announced_.empty() || message.ticket.offset != announced_.back().ticket.offset ||
+    if (!under_way_ || message.serial != announced_.back().serial ||
         waiting_.erase(link.rank) == 0) {
       return;
     }
@@ -343,9 +352,9 @@ void ChunkExchange::on_ack(Link& link, const Message& message) {
 void ChunkExchange::settle_if_done() {
   {
     const std::lock_guard lock(mutex_);
-    if (!under_way_ || !waiting_.empty() || announced_.empty()) return;
-    under_way_ = false;
+    if (!under_way_ || !waiting_.empty()) return;
   }
+  under_way_ = false;
   const std::int64_t offset = announced_.back().ticket.offset;
   const std::string refused = std::exchange(refused_, {});
   if (!refused.empty()) {
@@ -363,6 +372,7 @@ void ChunkExchange::settle_if_done() {
 void ChunkExchange::send_chunk(Link& link, const Announced& announced) {
   Message message;
   message.kind = MessageKind::kChunk;
+  message.serial = announced.serial;
   message.ticket = announced.ticket;
   (void)send(link, message, announced.fd.get());
 }

@@ -88,6 +88,7 @@ class ChunkExchange {
   struct Announced {
     ChunkTicket ticket;
     Fd fd;
+    std::uint64_t serial = 0;  // offsets come again after a chunk was refused
   };
 
   void serve();
@@ -116,16 +117,17 @@ class ChunkExchange {
   // Of the service thread alone.
   std::vector<Announced> announced_;  // all chunks of this rank, for users that come later
   std::vector<std::unique_ptr<Link>> links_;
+  std::uint64_t serials_ = 0;
   std::map<int, int> promised_;  // owner -> chunks that it still has to send of its hello
-  std::string refused_;          // of the chunk under way
+  bool under_way_ = false;       // the last of announced_ has not been settled
+  std::string refused_;          // of that chunk
 
   mutable std::mutex mutex_;
   std::condition_variable changed_;
   std::deque<Announced> requests_;
   std::set<int> owners_;   // not complete yet
   std::set<int> waiting_;  // users that have not acknowledged
-  bool under_way_ = false;
-  std::string trouble_;  // of an owner's chunk, at the start
+  std::string trouble_;    // of an owner's chunk, at the start
   bool ending_ = false;
   std::thread thread_;
 };

@@ -1,5 +1,7 @@
 #include "python/cuda_array.h"
 
+#include <pybind11/stl.h>
+
 #include <charconv>
 #include <optional>
 #include <utility>

@@ -718,8 +718,7 @@ class Communicator:
         self,
         shape: int | tuple[int, ...] | list[int],
         dtype: npt.DTypeLike = "float32",
-        *,
-        device: str,
+        device: str = "cpu",
     ) -> CudaArray:
         """An array in pool memory, not initialised; given back when its last view is gone.
 

@@ -10,6 +10,7 @@
 namespace shoal::cuda {
 namespace {
 
+using testing::Failing;
 using testing::fake_driver;
 using testing::make_shared_page;
 using testing::options_of;
@@ -75,6 +76,27 @@ TEST(DeviceArenaProcesses, UseLegacyIpcWhereExportIsRefused) {
     return true;
   });
   expect_all_well(processes, 3);
+  ::unsetenv("FAKE_CUDA_NO_EXPORT");
+}
+
+// Ranks as threads on two devices use one another's addresses; each context is let in.
+TEST(DeviceArenaProcesses, LegacyMemoryOfAThreadOnAnotherDeviceIsShared) {
+  ::setenv("FAKE_CUDA_NO_EXPORT", "1", 1);
+  Shared& shared = make_shared_page();
+  Processes processes(1, [&](int) {
+    MemoryOptions first = options_of(shared, 2, 0), second = options_of(shared, 2, 1);
+    second.device = 1;
+    DeviceArena owner(fake_driver(), first);
+    DeviceArena user(fake_driver(), second);
+    const std::uint64_t block = owner.allocate(kMiB);
+    CHECK_THAT(user.offset_of(block, kMiB).has_value() && user.base(0) == owner.base(0));
+    const Failing failing("cuCtxEnablePeerAccess:1:217");
+    std::string text;
+    CHECK_THAT(outcome([&] { (void)user.allocate(kMiB); }, &text) == ErrorCode::kDevice);
+    CHECK_THAT(text.find("local rank 0 cannot map it: cuCtxEnablePeerAccess") != std::string::npos);
+    return true;
+  });
+  expect_all_well(processes, 1);
   ::unsetenv("FAKE_CUDA_NO_EXPORT");
 }
 
