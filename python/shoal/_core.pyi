@@ -289,6 +289,7 @@ class Communicator:
         timeout: float | None = None,
         *,
         view: Literal[True],
+        stream: None = None,
     ) -> _A | _View:
         """Every rank receives root's x.
 
@@ -404,6 +405,7 @@ class Communicator:
         timeout: float | None = None,
         *,
         view: Literal[True],
+        stream: None = None,
     ) -> list[_A | _View]:
         """Every rank receives every rank's x, in rank order.
 
@@ -572,7 +574,7 @@ class Communicator:
     @overload
     def scatter(
         self,
-        x: CudaArray | None,
+        x: CudaArray,
         root: int = 0,
         out: None = None,
         async_op: Literal[False] = False,

@@ -9,7 +9,7 @@ import textwrap
 
 import pytest
 
-from tests.python.conftest import Runner
+from tests.python.conftest import Result, Runner
 
 _BUILD = pathlib.Path(
     os.environ.get("SHOAL_BUILD_DIR")
@@ -60,7 +60,7 @@ def cuda_job(job: Runner, monkeypatch: pytest.MonkeyPatch) -> Runner:
     monkeypatch.setenv("FAKE_CUDA_KERNELS", str(_KERNELS))
     monkeypatch.setenv("SHOAL_CUDA_DEVICE", "0")
 
-    def run(source: str, ranks: int = 2, expect: int | None = 0) -> object:
+    def run(source: str, ranks: int = 2, expect: int | None = 0) -> Result:
         return job(_SETUP + textwrap.dedent(source), ranks=ranks, expect=expect)
 
     return run
@@ -255,8 +255,8 @@ def test_kill_9_is_named_and_every_wait_released(cuda_job: Runner, streams: int)
         ranks=3,
         expect=None,
     )
-    assert result.lines(0) == ["named"], result.out + result.err  # type: ignore[attr-defined]
-    assert result.lines(2) == ["named"], result.out + result.err  # type: ignore[attr-defined]
+    assert result.lines(0) == ["named"], result.out + result.err
+    assert result.lines(2) == ["named"], result.out + result.err
 
 
 def test_groups_and_the_progress_page(cuda_job: Runner) -> None:
