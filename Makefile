@@ -86,7 +86,7 @@ test-cpp: build ## C++ tests, release build
 
 # 15 minutes bound the whole run; each test has a limit of its own.
 test-python: package ## Python tests against the installed package
-	timeout --kill-after=10 900 $(VENV)/bin/python -m pytest tests/python --junitxml=$(REPORTS)/python.xml
+	timeout --kill-after=10 900 $(VENV)/bin/python -m pytest tests/python tests/nccl --junitxml=$(REPORTS)/python.xml
 
 # The tracer: verdicts on made-up evidence, shoal-tracer's counts, a few disturbed jobs (tests/trace/faults).
 test-trace: package $(VENV)/.ready-for-test ## the tracer: verdicts, eBPF programs, disturbed jobs

@@ -1,5 +1,6 @@
 # What is installed, in two forms of the same build:
-#   cmake --install BUILD                     lib/libshoal.so, lib/libshoal_{ucx,cuda}.so, include/shoal/,
+#   cmake --install BUILD                     lib/libshoal.so, lib/libshoal_{ucx,cuda}.so,
+#                                             lib/libnccl-net-shoal.so, include/shoal/,
 #                                             find_package(shoal), pkg-config shoal, bin/shoal-tracer
 #   cmake --install BUILD --component python  the binary part of the Python package, flat: _core and,
 #                                             beside it, the libraries it loads ($ORIGIN), and include/
@@ -26,14 +27,23 @@ install(DIRECTORY ${PROJECT_SOURCE_DIR}/include/shoal DESTINATION ${CMAKE_INSTAL
 install(DIRECTORY ${PROJECT_SOURCE_DIR}/include/shoal DESTINATION include
   COMPONENT python EXCLUDE_FROM_ALL FILES_MATCHING PATTERN "*.h")
 
-# Loaded by libshoal.so when the first remote peer appears, or CUDA memory is first asked for; found beside it.
-foreach(plugin shoal_ucx shoal_cuda_module)
+# shoal_ucx: loaded by libshoal.so when the first remote peer appears; found beside it.
+# shoal_cuda_module: likewise, when CUDA memory is first asked for.
+# shoal_nccl_plugin: loaded by NCCL, and has what it needs, but for shoal_ucx.
+foreach(plugin shoal_ucx shoal_cuda_module shoal_nccl_plugin)
   if(TARGET ${plugin})
     add_dependencies(shoal_package ${plugin})
     install(TARGETS ${plugin} LIBRARY DESTINATION ${CMAKE_INSTALL_LIBDIR})
     install(TARGETS ${plugin} LIBRARY DESTINATION . COMPONENT python EXCLUDE_FROM_ALL)
   endif()
 endforeach()
+
+# NCCL's users load it by its name: in a folder of its own, where nothing finds it by chance.
+if(TARGET shoal_nccl)
+  add_dependencies(shoal_package shoal_nccl)
+  install(TARGETS shoal_nccl LIBRARY DESTINATION ${CMAKE_INSTALL_LIBDIR}/shoal)
+  install(TARGETS shoal_nccl LIBRARY DESTINATION nccl COMPONENT python EXCLUDE_FROM_ALL)
+endif()
 
 if(TARGET shoal_python)
   set_target_properties(shoal_python PROPERTIES INSTALL_RPATH "$ORIGIN")

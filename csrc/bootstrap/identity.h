@@ -16,6 +16,7 @@ struct Identity {
   std::uint16_t store_port = 0;
   std::string secret;         ///< never on a command line, never in a message
   bool serves_store = false;  ///< rank 0 starts the store itself (no launcher has)
+  int store_socket = -1;      ///< on which it serves; -1: one that it opens
   std::string source;         ///< "shoal run", "torchrun", "slurm", "openmpi", "arguments", "alone"
 };
 

@@ -193,6 +193,7 @@ Session::State::State(const Identity& identity_, Deadline deadline,
   if (identity.serves_store && identity.rank == 0) {
     store = std::make_unique<Store>(StoreOptions{.bind_host = identity.store_host,
                                                  .port = identity.store_port,
+                                                 .socket = identity.store_socket,
                                                  .ranks = identity.ranks,
                                                  .job = identity.job,
                                                  .secret = identity.secret});

@@ -121,7 +121,8 @@ struct Store::State {
 Store::State::State(const StoreOptions& given)
     : options(checked(given)),
       credentials{options.job, options.secret},
-      listener(listen_tcp({options.bind_host, options.port})),
+      listener(options.socket >= 0 ? Fd(options.socket)
+                                   : listen_tcp({options.bind_host, options.port})),
       port(local_address(listener.get()).port),
       epoll(::epoll_create1(EPOLL_CLOEXEC)),
       wake(make_event()),

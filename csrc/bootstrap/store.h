@@ -15,6 +15,7 @@ namespace shoal::bootstrap {
 struct StoreOptions {
   std::string bind_host = "127.0.0.1";  ///< one address, never all of them
   std::uint16_t port = 0;               ///< 0: any free one
+  int socket = -1;  ///< that listens there already, taken over; -1: one is opened
   Rank ranks = 1;
   std::string job;
   std::string secret;

@@ -78,6 +78,7 @@ bootstrap::Identity identify(const Options& options) {
     identity.store_port =
         static_cast<std::uint16_t>(std::strtoul(options.store.c_str() + colon + 1, nullptr, 10));
     identity.serves_store = options.rank == 0;
+    identity.store_socket = options.store_socket;
   }
   identity.job = !options.job.empty()
                      ? options.job

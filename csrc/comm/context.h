@@ -58,7 +58,7 @@ class Context {
   }
   /// This rank's CUDA memory, which is set up by the first call. `device`: -1, or the one it must
   /// be on. Throws MissingLibrary, InvalidArgument, DeviceError, Timeout.
-  [[nodiscard]] cuda::DeviceMemory& cuda(int device = -1);
+  [[nodiscard]] cuda::DeviceMemory& cuda(int device = -1, const cuda::Interrupt& interrupt = {});
   [[nodiscard]] transport::shm::Node& node() noexcept { return *node_; }
   [[nodiscard]] exec::Engine& engine() noexcept { return *engine_; }
   [[nodiscard]] exec::Health& health() noexcept { return health_; }

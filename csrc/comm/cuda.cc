@@ -25,9 +25,9 @@ cuda::MemoryOptions Context::cuda_options(int device) {
   return options;
 }
 
-cuda::DeviceMemory& Context::cuda(int device) {
+cuda::DeviceMemory& Context::cuda(int device, const cuda::Interrupt& interrupt) {
   const std::lock_guard lock(cuda_mutex_);
-  if (cuda_ == nullptr) cuda_ = cuda::make_device_memory(cuda_options(device));
+  if (cuda_ == nullptr) cuda_ = cuda::make_device_memory(cuda_options(device), interrupt);
   if (device >= 0 && device != cuda_->device()) {
     throw Error(ErrorCode::kInvalidArgument,
                 "cuda: this rank's memory is on device " + std::to_string(cuda_->device()) +
@@ -86,13 +86,13 @@ void CudaBlock::copy_from_host(const void* from) {
   state_->memory->copy_from_host(state_->address, from, state_->bytes);
 }
 
-CudaBlock Communicator::allocate_cuda(Bytes bytes, int device) {
+CudaBlock Communicator::allocate_cuda(Bytes bytes, int device, const Interrupt& interrupt) {
   impl_->require_own_process();
   if (bytes.value < 0) {
     throw Error(ErrorCode::kInvalidArgument, "allocate_cuda: a negative number of bytes");
   }
-  cuda::DeviceMemory& memory = impl_->context->cuda(device);
-  const std::uint64_t address = memory.allocate(bytes.value);
+  cuda::DeviceMemory& memory = impl_->context->cuda(device, interrupt);
+  const std::uint64_t address = memory.allocate(bytes.value, interrupt);
   return CudaBlock(std::make_unique<CudaBlock::State>(
       CudaBlock::State{impl_->context, &memory, address, bytes.value}));
 }

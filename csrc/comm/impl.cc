@@ -330,8 +330,7 @@ void CommunicatorImpl::receive(Rank from_world, const ControlHead& head, const s
 
 /// Whatever this rank owes the others it cannot do any more: all of them learn why.
 void CommunicatorImpl::lose_device(const std::string& text) {
-  const std::string whole =
-      context->name(rank, context->rank()) + " has lost its GPU: " + text + describe_self();
+  const std::string whole = context->name(rank, context->rank()) + " has lost its GPU: " + text;
   context->engine().synchronised(
       [&] { group->fail({ErrorCode::kDevice, rank, 0}, nullptr, whole, true); });
   context->engine().wake();

@@ -1,16 +1,13 @@
 #include "comm/networks.h"
 
 #include <algorithm>
-#include <charconv>
 #include <cstdlib>
 #include <limits>
 #include <span>
-#include <system_error>
 #include <utility>
 
 #include "bootstrap/wire.h"
 #include "transport/rail/rail_network.h"
-#include "transport/rail/wire.h"
 #include "transport/ucx/loader.h"
 
 namespace shoal::comm {
@@ -50,64 +47,13 @@ std::string address_of(const transport::Network* network) {
   return {reinterpret_cast<const char*>(address.data()), address.size()};
 }
 
-std::string variable(const char* name) {
-  const char* value = std::getenv(name);
-  return value == nullptr ? "" : value;
-}
-
-/// `list`: "mlx5_0:1,mlx5_1:1".
-bool is_in(const std::string& list, const std::string& name) {
-  return ("," + list + ",").find("," + name + ",") != std::string::npos;
-}
-
-/// Whoever names transports without RDMA among them wants no rails of RDMA devices.
-bool leaves_out_verbs(const std::string& transports) {
-  if (transports.empty() || transports.front() == '^') return false;
-  for (const char* name : {"all", "ib", "rc", "ud", "dc"}) {
-    if (("," + transports).find(std::string(",") + name) != std::string::npos) return false;
-  }
-  return true;
-}
-
-std::size_t rail_limit(const std::string& text) {
-  constexpr std::size_t kMost = transport::rail::kMaxRails;
-  if (text.empty()) return kMost;
-  std::size_t limit = 0;
-  const auto end = std::from_chars(text.data(), text.data() + text.size(), limit);
-  if (end.ec != std::errc() || end.ptr != text.data() + text.size() || limit == 0) {
-    throw Error(ErrorCode::kInvalidArgument, "init: SHOAL_RAILS=" + text +
-                                                 " is not a number of RDMA ports from 1 to " +
-                                                 std::to_string(kMost));
-  }
-  return std::min(limit, kMost);
+std::string joined(const std::vector<std::string>& names) {
+  std::string list;
+  for (const std::string& name : names) list += (list.empty() ? "" : ",") + name;
+  return list;
 }
 
 }  // namespace
-
-RailChoice choose_rails(const std::vector<transport::RdmaPort>& found, const RailWishes& wishes) {
-  RailChoice choice;
-  if (leaves_out_verbs(wishes.transports)) {
-    return {{}, "no rails: UCX_TLS=" + wishes.transports + " leaves RDMA out"};
-  }
-  const bool all = wishes.devices.empty() || wishes.devices == "all";
-  for (const transport::RdmaPort& port : found) {
-    if (port.active() && (all || is_in(wishes.devices, port.name()))) choice.ports.push_back(port);
-  }
-  const std::size_t there = choice.ports.size(), limit = rail_limit(wishes.limit);
-  if (there < 2) {
-    return {{},
-            std::string("one rail: ") + (there == 0 ? "no" : "one") + " active RDMA port" +
-                (all ? "" : " of UCX_NET_DEVICES=" + wishes.devices)};
-  }
-  choice.reason = std::to_string(there) + " rails: as many active RDMA ports";
-  if (limit < there) {
-    choice.ports.resize(limit);
-    choice.reason = (limit == 1 ? "one rail" : std::to_string(limit) + " rails") + " of " +
-                    std::to_string(there) + " active RDMA ports: ";
-    choice.reason += wishes.limit.empty() ? "more are not supported" : "SHOAL_RAILS";
-  }
-  return choice;
-}
 
 Outlook look_at_networks(const std::string& network, const std::string& ucx_directory) {
   const std::string wanted = wanted_network(network);
@@ -132,12 +78,14 @@ Networks::Networks(NetworkOptions options) : options_(std::move(options)) {
 }
 
 void Networks::open_ucx() {
+  const std::string devices = joined(options_.devices);
+  const std::string only = options_.devices.size() == 1 ? devices : "";
+  RailWishes wishes = rail_wishes();
+  if (!devices.empty()) wishes.devices = devices;
   if (transport::ucx::find_ucx({options_.ucx_directory, {}}).verbs) {
-    rails_ =
-        choose_rails(transport::rdma_ports(),
-                     {variable("SHOAL_RAILS"), variable("UCX_NET_DEVICES"), variable("UCX_TLS")});
+    rails_ = choose_rails(transport::rdma_ports(), wishes);
   }
-  ucx_.push_back(open_rail(0, rails_.ports.empty() ? "" : rails_.ports[0].name()));
+  ucx_.push_back(open_rail(0, rails_.ports.empty() ? only : rails_.ports[0].name()));
   try {
     while (ucx_.size() < rails_.ports.size()) {
       const auto next = static_cast<int>(ucx_.size());
@@ -156,6 +104,7 @@ std::unique_ptr<transport::ucx::UcxTransport> Networks::open_rail(int rail,
   options.self = options_.self;
   options.peers = options_.peers;
   options.device = device;
+  options.receive_queue = options_.ucx_receive_queue;
   options.registration = [registration = options_.registration, composed = composed_, rail](
                              const void* data, std::int64_t bytes) {
     void* const handle = registration(data, bytes);

@@ -13,10 +13,10 @@
 #include <string_view>
 #include <vector>
 
+#include "comm/rails.h"
 #include "memory/registrar.h"
 #include "shoal/export.h"
 #include "transport/network.h"
-#include "transport/rdma_devices.h"
 #include "transport/tcp/tcp_transport.h"
 #include "transport/ucx/ucx_transport.h"
 
@@ -27,6 +27,9 @@ struct NetworkOptions {
   int peers = 1;
   std::string network;  ///< "auto", "tcp" or "ucx"; "": SHOAL_NETWORK, else "auto"
   std::string host;     ///< this host's address towards the others
+  /// The RDMA ports to use, a rail each ("mlx5_0:1"), whatever UCX_NET_DEVICES says; none: that.
+  std::vector<std::string> devices{};
+  int ucx_receive_queue = 0;  ///< see UcxOptions
   std::string ucx_directory;
   transport::tcp::Authenticate authenticate;                                ///< see TcpOptions
   std::function<void*(const void* data, std::int64_t bytes)> registration;  ///< see UcxOptions
@@ -40,21 +43,6 @@ struct Outlook {
 };
 /// `network` as in NetworkOptions. Throws Error(kInvalidArgument) for one that there is not.
 SHOAL_API Outlook look_at_networks(const std::string& network, const std::string& ucx_directory);
-
-/// What the environment says of rails; "": nothing.
-struct RailWishes {
-  std::string limit;       ///< SHOAL_RAILS: at most so many
-  std::string devices;     ///< UCX_NET_DEVICES
-  std::string transports;  ///< UCX_TLS
-};
-/// The ports that this rank would use, a rail each; none: UCX uses what it finds, as one network.
-struct RailChoice {
-  std::vector<transport::RdmaPort> ports;
-  std::string reason;  ///< of their number
-};
-/// `found`: of a UCX with verbs. Throws Error(kInvalidArgument) for a limit that is no number.
-SHOAL_API RailChoice choose_rails(const std::vector<transport::RdmaPort>& found,
-                                  const RailWishes& wishes);
 
 /// One thread.
 class Networks {

@@ -1,5 +1,6 @@
 #include <pthread.h>
 
+#include <atomic>
 #include <cstdarg>
 #include <cstdio>
 #include <cstdlib>
@@ -38,16 +39,24 @@ LogLevel level_from_environment() noexcept {
   return LogLevel::kWarn;
 }
 
+std::atomic<LogSink> log_sink{nullptr};
+
 }  // namespace
+
+void set_log_sink(LogSink sink) noexcept {
+  log_sink.store(sink, std::memory_order_release);  // pairs with the acquire in log()
+}
 
 void log(LogLevel level, const char* format, ...) noexcept {
   static const LogLevel limit = level_from_environment();
-  if (level > limit) return;
+  const LogSink sink = log_sink.load(std::memory_order_acquire);  // pairs with set_log_sink()
+  if (sink == nullptr && level > limit) return;
   char line[1024];
   va_list arguments;
   va_start(arguments, format);
   std::vsnprintf(line, sizeof line, format, arguments);
   va_end(arguments);
+  if (sink != nullptr) return sink(level, line);
   std::fprintf(stderr, "shoal: %s\n", line);  // one call: lines of several ranks do not mix
 }
 

@@ -64,7 +64,8 @@ int choose_device(const Driver& driver, int wanted, int local_rank) {
                                                " (CUDA_VISIBLE_DEVICES, SHOAL_CUDA_DEVICE)");
 }
 
-DeviceArena::DeviceArena(const Driver& driver, const MemoryOptions& options)
+DeviceArena::DeviceArena(const Driver& driver, const MemoryOptions& options,
+                         const Interrupt& interrupt)
     : driver_(driver),
       options_(options),
       context_(driver, choose_device(driver, options.device, options.self)),
@@ -88,7 +89,7 @@ DeviceArena::DeviceArena(const Driver& driver, const MemoryOptions& options)
   exchange_ = std::make_unique<ChunkExchange>(
       options_.doors, options_.self, events(),
       [this](const Outcome& outcome) { return explain(driver_, outcome.call, outcome.result); });
-  exchange_->await_owners(Deadline::after_ms(options_.timeout_ms));
+  exchange_->await_owners(Deadline::after_ms(options_.timeout_ms), interrupt);
 }
 
 DeviceArena::~DeviceArena() {
@@ -248,7 +249,7 @@ void DeviceArena::start_growth(std::int64_t bytes) {
 
 // --- Blocks ------------------------------------------------------------------------------------
 
-std::uint64_t DeviceArena::allocate(std::int64_t bytes) {
+std::uint64_t DeviceArena::allocate(std::int64_t bytes, const Interrupt& interrupt) {
   const std::int64_t granted = round_up(std::max<std::int64_t>(bytes, 1), kBlockAlignment);
   const Deadline deadline = Deadline::after_ms(options_.timeout_ms);
   const ContextGuard guard(context_);
@@ -262,6 +263,10 @@ std::uint64_t DeviceArena::allocate(std::int64_t bytes) {
     if (refusals_ != refusals) throw Error(ErrorCode::kDevice, "cuda: pool: " + refusal_);
     if (!growing_ && (leaving_.empty() || next_chunk_bytes(granted) > 0)) start_growth(granted);
     await_change(lock, granted, deadline);
+    if (!interrupt) continue;
+    lock.unlock();
+    interrupt();
+    lock.lock();
   }
 }
 
@@ -274,7 +279,8 @@ std::uint64_t DeviceArena::hand_out(std::int64_t offset, std::int64_t bytes) {
 /// Until a chunk has settled or a stream has let go of a block.
 void DeviceArena::await_change(Lock& lock, std::int64_t bytes, Deadline deadline) {
   if (!deadline.passed()) {
-    const std::int64_t at_most = growing_ ? deadline.remaining_ms() : ChunkExchange::kTickMs;
+    const std::int64_t at_most =
+        growing_ ? std::min(deadline.remaining_ms(), kInterruptMs) : ChunkExchange::kTickMs;
     changed_.wait_for(lock, std::chrono::milliseconds(at_most));
     return;
   }

@@ -43,7 +43,7 @@ int choose_device(const Driver& driver, int wanted, int local_rank);
 class DeviceArena final : public DeviceMemory {
  public:
   /// Returns when the pools of all ranks that use CUDA already are mapped. Throws Error.
-  DeviceArena(const Driver& driver, const MemoryOptions& options);
+  DeviceArena(const Driver& driver, const MemoryOptions& options, const Interrupt& interrupt = {});
   ~DeviceArena() override;
 
   [[nodiscard]] const PrimaryContext& context() const noexcept { return context_; }
@@ -60,7 +60,7 @@ class DeviceArena final : public DeviceMemory {
   [[nodiscard]] std::optional<Place> offset_of(std::uint64_t address,
                                                std::int64_t bytes) const noexcept;
 
-  std::uint64_t allocate(std::int64_t bytes) override;
+  std::uint64_t allocate(std::int64_t bytes, const Interrupt& interrupt = {}) override;
   void free(std::uint64_t block, bool shared = false) noexcept override;
   void used(std::uint64_t block, void* stream) override;
   void order_after_uses(std::uint64_t block, void* stream) override;

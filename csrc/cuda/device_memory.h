@@ -12,6 +12,10 @@
 
 namespace shoal::cuda {
 
+/// Called now and then by a thread that waits for other ranks; what it throws ends the wait.
+using Interrupt = std::function<void()>;
+inline constexpr std::int64_t kInterruptMs = 100;
+
 struct MemoryOptions {
   int self = 0;                                    ///< local rank
   std::vector<std::atomic<std::uint64_t>*> doors;  ///< of all local ranks; see exchange.h
@@ -38,7 +42,7 @@ class DeviceMemory {
 
   /// A block of at least `bytes`, aligned to kBlockAlignment, that every rank of the node that
   /// uses CUDA can address. OutOfMemory says what was asked, is free, and the limit.
-  virtual std::uint64_t allocate(std::int64_t bytes) = 0;
+  virtual std::uint64_t allocate(std::int64_t bytes, const Interrupt& interrupt = {}) = 0;
   /// Gives a block back: at once, or when all that was told by used() has completed; `shared`: and
   /// what is on the legacy default stream now, and on those that wait for it.
   virtual void free(std::uint64_t block, bool shared = false) noexcept = 0;
@@ -79,6 +83,6 @@ struct Survey {
 inline constexpr int kModuleAbi = 1;
 using AbiFunction = int (*)();
 using SurveyFunction = void (*)(Survey& survey);
-using CreateFunction = DeviceMemory* (*)(const MemoryOptions& options);
+using CreateFunction = DeviceMemory* (*)(const MemoryOptions& options, const Interrupt& interrupt);
 
 }  // namespace shoal::cuda

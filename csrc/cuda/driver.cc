@@ -35,17 +35,13 @@ void bind_devices(Binder& b, Driver& d) {
   b.bind(d.device_get_count, "cuDeviceGetCount");
   b.bind(d.device_get, "cuDeviceGet");
   b.bind(d.device_get_name, "cuDeviceGetName");
-  b.bind(d.device_get_uuid, "cuDeviceGetUuid_v2");
   b.bind(d.device_get_attribute, "cuDeviceGetAttribute");
   b.bind(d.device_total_mem, "cuDeviceTotalMem_v2");
-  b.bind(d.device_can_access_peer, "cuDeviceCanAccessPeer");
   b.bind(d.primary_ctx_retain, "cuDevicePrimaryCtxRetain");
   b.bind(d.primary_ctx_release, "cuDevicePrimaryCtxRelease_v2");
   b.bind(d.ctx_push_current, "cuCtxPushCurrent_v2");
   b.bind(d.ctx_pop_current, "cuCtxPopCurrent_v2");
-  b.bind(d.ctx_get_current, "cuCtxGetCurrent");
   b.bind(d.ctx_get_device, "cuCtxGetDevice");
-  b.bind(d.ctx_synchronize, "cuCtxSynchronize");
   b.bind(d.ctx_enable_peer_access, "cuCtxEnablePeerAccess");
 }
 
@@ -55,7 +51,6 @@ void bind_streams(Binder& b, Driver& d) {
   b.bind(d.stream_synchronize, "cuStreamSynchronize");
   b.bind(d.stream_query, "cuStreamQuery");
   b.bind(d.stream_wait_event, "cuStreamWaitEvent");
-  b.bind(d.stream_get_ctx, "cuStreamGetCtx");
   b.bind(d.stream_batch_mem_op, "cuStreamBatchMemOp_v2");
   b.bind(d.stream_is_capturing, "cuStreamIsCapturing");
   b.bind(d.stream_begin_capture, "cuStreamBeginCapture_v2");

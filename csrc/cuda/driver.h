@@ -23,18 +23,14 @@ struct Driver {
   decltype(&cuDeviceGetCount) device_get_count = nullptr;
   decltype(&cuDeviceGet) device_get = nullptr;
   decltype(&cuDeviceGetName) device_get_name = nullptr;
-  decltype(&cuDeviceGetUuid) device_get_uuid = nullptr;
   decltype(&cuDeviceGetAttribute) device_get_attribute = nullptr;
   decltype(&cuDeviceTotalMem) device_total_mem = nullptr;
-  decltype(&cuDeviceCanAccessPeer) device_can_access_peer = nullptr;
 
   decltype(&cuDevicePrimaryCtxRetain) primary_ctx_retain = nullptr;
   decltype(&cuDevicePrimaryCtxRelease) primary_ctx_release = nullptr;
   decltype(&cuCtxPushCurrent) ctx_push_current = nullptr;
   decltype(&cuCtxPopCurrent) ctx_pop_current = nullptr;
-  decltype(&cuCtxGetCurrent) ctx_get_current = nullptr;
   decltype(&cuCtxGetDevice) ctx_get_device = nullptr;
-  decltype(&cuCtxSynchronize) ctx_synchronize = nullptr;
   decltype(&cuCtxEnablePeerAccess) ctx_enable_peer_access = nullptr;
 
   decltype(&cuStreamCreate) stream_create = nullptr;
@@ -42,7 +38,6 @@ struct Driver {
   decltype(&cuStreamSynchronize) stream_synchronize = nullptr;
   decltype(&cuStreamQuery) stream_query = nullptr;
   decltype(&cuStreamWaitEvent) stream_wait_event = nullptr;
-  decltype(&cuStreamGetCtx) stream_get_ctx = nullptr;
   decltype(&cuStreamBatchMemOp) stream_batch_mem_op = nullptr;
   decltype(&cuStreamIsCapturing) stream_is_capturing = nullptr;
   decltype(&cuStreamBeginCapture) stream_begin_capture = nullptr;

@@ -138,12 +138,18 @@ void ChunkExchange::expect_owners() {
   }
 }
 
-void ChunkExchange::await_owners(Deadline deadline) {
+void ChunkExchange::await_owners(Deadline deadline, const Interrupt& interrupt) {
   std::unique_lock lock(mutex_);
-  const bool complete = changed_.wait_for(lock, std::chrono::milliseconds(deadline.remaining_ms()),
-                                          [this] { return owners_.empty() || !trouble_.empty(); });
+  while (!owners_.empty() && trouble_.empty() && !deadline.passed()) {
+    changed_.wait_for(lock,
+                      std::chrono::milliseconds(std::min(deadline.remaining_ms(), kInterruptMs)));
+    if (!interrupt) continue;
+    lock.unlock();
+    interrupt();
+    lock.lock();
+  }
   if (!trouble_.empty()) throw Error(ErrorCode::kDevice, trouble_);
-  if (complete) return;
+  if (owners_.empty()) return;
   throw Error(ErrorCode::kTimeout, "cuda: local rank " + ranks_text(owners_) +
                                        " has not shown its device memory in time; is it stopped? "
                                        "`shoal ps` shows it");

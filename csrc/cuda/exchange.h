@@ -34,6 +34,7 @@
 
 #include "core/clock.h"
 #include "core/fd.h"
+#include "cuda/device_memory.h"
 #include "cuda/slice.h"
 
 namespace shoal::cuda {
@@ -75,7 +76,7 @@ class ChunkExchange {
 
   /// Waits for the chunks of those who were there already. Throws Timeout, naming them, or
   /// DeviceError: one could not be mapped.
-  void await_owners(Deadline deadline);
+  void await_owners(Deadline deadline, const Interrupt& interrupt);
   /// Tells all users; settled() follows. In the order of the chunks.
   void announce(const ChunkTicket& ticket, Fd fd);
   void wake() noexcept;

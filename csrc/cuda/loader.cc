@@ -55,8 +55,9 @@ Module load_module() {
 
 }  // namespace
 
-std::unique_ptr<DeviceMemory> make_device_memory(const MemoryOptions& options) {
-  return std::unique_ptr<DeviceMemory>(load_module().create(options));
+std::unique_ptr<DeviceMemory> make_device_memory(const MemoryOptions& options,
+                                                 const Interrupt& interrupt) {
+  return std::unique_ptr<DeviceMemory>(load_module().create(options, interrupt));
 }
 
 Survey survey() {

@@ -11,7 +11,8 @@ namespace shoal::cuda {
 
 /// This rank's CUDA memory. Throws Error: kMissingLibrary when our module, a driver or a device is
 /// missing, or as DeviceArena does. The module stays loaded until the process ends.
-std::unique_ptr<DeviceMemory> make_device_memory(const MemoryOptions& options);
+std::unique_ptr<DeviceMemory> make_device_memory(const MemoryOptions& options,
+                                                 const Interrupt& interrupt);
 
 /// For `shoal info`; never throws for something that is missing.
 SHOAL_API Survey survey();

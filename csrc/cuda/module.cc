@@ -42,12 +42,12 @@ Survey take_survey() {
   return survey;
 }
 
-DeviceMemory* create(const MemoryOptions& options) {
+DeviceMemory* create(const MemoryOptions& options, const Interrupt& interrupt) {
   const DriverFound& found = find_driver();
   if (found.driver == nullptr) throw Error(ErrorCode::kMissingLibrary, "cuda: " + found.reason);
   MemoryOptions complete = options;
   complete.kernels = kernel_image();
-  return new DeviceArena(*found.driver, complete);
+  return new DeviceArena(*found.driver, complete, interrupt);
 }
 
 }  // namespace
@@ -61,8 +61,9 @@ SHOAL_API void shoal_cuda_survey(shoal::cuda::Survey& survey) {
   survey = shoal::cuda::take_survey();
 }
 
-SHOAL_API shoal::cuda::DeviceMemory* shoal_cuda_create(const shoal::cuda::MemoryOptions& options) {
-  return shoal::cuda::create(options);
+SHOAL_API shoal::cuda::DeviceMemory* shoal_cuda_create(const shoal::cuda::MemoryOptions& options,
+                                                       const shoal::cuda::Interrupt& interrupt) {
+  return shoal::cuda::create(options, interrupt);
 }
 
 }  // extern "C"

@@ -10,6 +10,7 @@
 #include "python/cuda_stream.h"
 #include "python/dlpack.h"
 #include "python/errors.h"
+#include "python/work.h"
 
 namespace shoal::python {
 
@@ -180,7 +181,7 @@ CudaArray empty_cuda(Communicator& comm, const std::vector<py::ssize_t>& shape,
   CudaBlock block;
   {
     const py::gil_scoped_release release;
-    block = comm.allocate_cuda(bytes, number);
+    block = comm.allocate_cuda(bytes, number, check_signals());
   }
   return {std::move(block), dtype, shape};
 }

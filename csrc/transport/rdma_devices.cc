@@ -127,6 +127,18 @@ std::vector<RdmaPort> rdma_ports(const fs::path& sysfs) {
   return ports;
 }
 
+bool may_use_rdma(const std::string& ucx_transports) {
+  if (ucx_transports.empty() || ucx_transports.front() == '^') return true;
+  std::istringstream names(ucx_transports);
+  for (std::string name; std::getline(names, name, ',');) {
+    if (name == "all" || name == "ib" || name.starts_with("rc") || name.starts_with("ud") ||
+        name.starts_with("dc")) {
+      return true;
+    }
+  }
+  return false;
+}
+
 int numa_distance(int from_node, int to_node, const fs::path& sysfs) {
   if (from_node < 0 || to_node < 0) return kUnknownDistance;
   // A row lists online nodes only, so with a hole in the numbers a column is not a node's number.

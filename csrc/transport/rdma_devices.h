@@ -43,6 +43,9 @@ struct RdmaPort {
 /// throws for it. `sysfs`: another root, for tests.
 SHOAL_API std::vector<RdmaPort> rdma_ports(const std::filesystem::path& sysfs = "/sys");
 
+/// Whether a value of UCX_TLS may bring RDMA devices: none, all, all but some, or a name of theirs.
+bool may_use_rdma(const std::string& ucx_transports);
+
 /// As the firmware rates it: 10 is the same node, 20 twice as far. kUnknownDistance.
 SHOAL_API int numa_distance(int from_node, int to_node,
                             const std::filesystem::path& sysfs = "/sys");

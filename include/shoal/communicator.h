@@ -54,6 +54,9 @@ struct Options {
   /// With `store` "host:0", at rank 0: called with "host:port" once the store listens there, to
   /// tell the other ranks, which are given that. An exception it throws ends init().
   std::function<void(const std::string& store)> on_store;
+  /// With `store`, at rank 0: a socket that listens there, on which the store is to be served; taken
+  /// over. For who had to give the address away before the ranks were known. -1: one is opened.
+  int store_socket = -1;
   std::int64_t timeout_ms = 30 * 60 * 1000;      ///< of each operation
   std::int64_t init_timeout_ms = 5 * 60 * 1000;  ///< until all ranks have come
   /// Limit of this rank's pool; 0: SHOAL_POOL_BYTES, else the size of the node's memory.
@@ -371,7 +374,8 @@ class SHOAL_API Communicator {
   /// for the ranks of the node that use CUDA already. Throws MissingLibrary (what is missing and
   /// what to install), InvalidArgument (another device than before), OutOfMemory (asked, free,
   /// limit), DeviceError, Timeout (a rank that does not map new memory).
-  [[nodiscard]] CudaBlock allocate_cuda(Bytes bytes, int device = -1);
+  [[nodiscard]] CudaBlock allocate_cuda(Bytes bytes, int device = -1,
+                                        const Interrupt& interrupt = {});
   /// True if [data, data + bytes) is pool memory that the ranks of the node share.
   [[nodiscard]] bool in_pool(const void* data, Bytes bytes) const noexcept;
 

@@ -1,4 +1,4 @@
-"""The `shoal` command: run, ps, top, trace, info, plan, tune, bench."""
+"""The `shoal` command: run, ps, top, trace, info, env, plan, tune, bench."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import resource
 import sys
 from typing import Any
 
-from shoal import _core, pages
+from shoal import _core, _nccl, pages
 from shoal._ucx import ucx_directory
 from shoal.launch import run
 from shoal.tune import cli as tune
@@ -77,6 +77,7 @@ def _gather_info() -> dict[str, Any]:
     info["numa_nodes"] = len(list(pathlib.Path("/sys/devices/system/node").glob("node[0-9]*")))
     info["cores"] = len(os.sched_getaffinity(0))
     info["memlock"] = _memlock()
+    info["nccl_plugin"] = str(_nccl.plugin() or "")
     return info
 
 
@@ -124,9 +125,19 @@ def _info(options: argparse.Namespace) -> int:
         ("NUMA nodes", f"{info['numa_nodes']}; {info['numa']}"),
         ("cores", str(info["cores"])),
         ("locked memory", info["memlock"]),
+        ("NCCL plug-in", info["nccl_plugin"] or "not built"),
     ]
     for name, text in rows:
         print(f"{name:<18} {text}")
+    return 0
+
+
+def _env(options: argparse.Namespace) -> int:
+    lines = _nccl.environment()
+    if not lines:
+        print(f"shoal: this installation has no {_nccl.NAME}; build csrc/nccl", file=sys.stderr)
+        return 2
+    print("\n".join(lines))
     return 0
 
 
@@ -180,6 +191,12 @@ def _parser(arguments: list[str]) -> argparse.ArgumentParser:
     command = commands.add_parser("info", help="what was built in and what this machine offers")
     command.add_argument("--json", action="store_true")
     command.set_defaults(main=_info)
+
+    command = commands.add_parser("env", help='what a shell sets: eval "$(shoal env --nccl)"')
+    command.add_argument(
+        "--nccl", action="store_true", required=True, help="that NCCL jobs use shoal's network"
+    )
+    command.set_defaults(main=_env)
 
     command = commands.add_parser("plan", help="print an algorithm's steps")
     command.add_argument("collective", nargs="?")

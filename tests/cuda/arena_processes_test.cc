@@ -152,7 +152,7 @@ TEST(DeviceArenaProcesses, APeerThatDiesInTheExchangeIsNotWaitedFor) {
     return *reinterpret_cast<unsigned char*>(theirs) == 0x41;
   });
   ASSERT_TRUE(reaches(shared.words[0], 2));
-  ::kill(processes.pid(1), SIGSTOP);
+  processes.stop(1);
   shared.words[0] = 3;
   ASSERT_TRUE(reaches(shared.words[1], 1));
   ::usleep(100'000);  // now the owner waits for the stopped one
@@ -179,7 +179,7 @@ TEST(DeviceArenaProcesses, AStoppedPeerIsATimeoutThatNamesIt) {
     return false;
   });
   ASSERT_TRUE(reaches(shared.words[0], 2));
-  ::kill(processes.pid(1), SIGSTOP);
+  processes.stop(1);
   shared.words[0] = 3;
   EXPECT_TRUE(reaches(shared.words[1], 1));
   ::kill(processes.pid(1), SIGCONT);

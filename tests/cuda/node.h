@@ -2,6 +2,7 @@
 #pragma once
 
 #include <gtest/gtest.h>
+#include <signal.h>
 #include <sys/mman.h>
 #include <sys/wait.h>
 #include <unistd.h>
@@ -78,6 +79,11 @@ class Processes {
     }
   }
   [[nodiscard]] pid_t pid(int rank) const { return pids_[static_cast<std::size_t>(rank)]; }
+  /// Returns when all of its threads stand still.
+  void stop(int rank) {
+    ::kill(pid(rank), SIGSTOP);
+    (void)::waitpid(pid(rank), nullptr, WUNTRACED);
+  }
   /// Wait status.
   int wait(int rank) {
     int status = -1;

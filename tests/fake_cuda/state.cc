@@ -4,7 +4,6 @@
 #include <atomic>
 #include <cstdio>
 #include <cstdlib>
-#include <cstring>
 #include <mutex>
 #include <sstream>
 #include <string>
@@ -201,13 +200,6 @@ CUresult CUDAAPI cuDeviceGetName(char* name, int length, CUdevice device) {
   return CUDA_SUCCESS;
 }
 
-CUresult CUDAAPI cuDeviceGetUuid(CUuuid* uuid, CUdevice device) {
-  if (!fake::is_device(device)) return CUDA_ERROR_INVALID_DEVICE;
-  std::memset(uuid, 0, sizeof *uuid);
-  std::snprintf(uuid->bytes, sizeof uuid->bytes, "fake-cuda-%d", device);
-  return CUDA_SUCCESS;
-}
-
 CUresult CUDAAPI cuDeviceGetAttribute(int* value, CUdevice_attribute attribute, CUdevice device) {
   if (const CUresult r = fake::enter("cuDeviceGetAttribute"); r != CUDA_SUCCESS) return r;
   if (!fake::is_device(device)) return CUDA_ERROR_INVALID_DEVICE;
@@ -246,12 +238,6 @@ CUresult CUDAAPI cuDeviceTotalMem(size_t* bytes, CUdevice device) {
   return CUDA_SUCCESS;
 }
 
-CUresult CUDAAPI cuDeviceCanAccessPeer(int* can, CUdevice device, CUdevice peer) {
-  if (!fake::is_device(device) || !fake::is_device(peer)) return CUDA_ERROR_INVALID_DEVICE;
-  *can = device != peer ? 1 : 0;
-  return CUDA_SUCCESS;
-}
-
 CUresult CUDAAPI cuDevicePrimaryCtxRetain(CUcontext* context, CUdevice device) {
   if (const CUresult r = fake::enter("cuDevicePrimaryCtxRetain"); r != CUDA_SUCCESS) return r;
   if (!fake::is_device(device)) return CUDA_ERROR_INVALID_DEVICE;
@@ -277,11 +263,6 @@ CUresult CUDAAPI cuCtxPopCurrent(CUcontext* context) {
   if (fake::contexts.empty()) return CUDA_ERROR_INVALID_CONTEXT;
   if (context != nullptr) *context = fake::contexts.back();
   fake::contexts.pop_back();
-  return CUDA_SUCCESS;
-}
-
-CUresult CUDAAPI cuCtxGetCurrent(CUcontext* context) {
-  *context = fake::current();
   return CUDA_SUCCESS;
 }
 

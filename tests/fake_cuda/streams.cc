@@ -56,9 +56,6 @@ struct Capture {
 
 /// Alive while its handle or its thread is.
 struct CUstream_st {
-  explicit CUstream_st(CUcontext the_context) : context(the_context) {}
-
-  CUcontext context;
   std::mutex mutex;
   std::condition_variable changed;
   std::deque<fake::Operation> queue;
@@ -119,8 +116,8 @@ void work(const std::shared_ptr<CUstream_st>& stream) {
   }
 }
 
-CUstream open_stream(CUcontext context) {
-  auto stream = std::make_shared<CUstream_st>(context);
+CUstream open_stream() {
+  auto stream = std::make_shared<CUstream_st>();
   std::thread([stream] { work(stream); }).detach();
   registry().streams.emplace(stream.get(), stream);
   return stream.get();
@@ -131,7 +128,7 @@ std::shared_ptr<CUstream_st> find(CUstream handle) {
   const std::lock_guard lock(registry().mutex);
   if (handle == nullptr || handle == CU_STREAM_LEGACY || handle == CU_STREAM_PER_THREAD) {
     CUstream& stream = registry().null_streams[current()];
-    if (stream == nullptr) stream = open_stream(current());
+    if (stream == nullptr) stream = open_stream();
     handle = stream;
   }
   const auto found = registry().streams.find(handle);
@@ -250,7 +247,7 @@ extern "C" {
 CUresult CUDAAPI cuStreamCreate(CUstream* stream, unsigned int) {
   if (const CUresult r = enter_context("cuStreamCreate"); r != CUDA_SUCCESS) return r;
   const std::lock_guard lock(registry().mutex);
-  *stream = fake::open_stream(fake::current());
+  *stream = fake::open_stream();
   return CUDA_SUCCESS;
 }
 
@@ -273,21 +270,6 @@ CUresult CUDAAPI cuStreamSynchronize(CUstream handle) {
   return stream == nullptr ? CUDA_ERROR_INVALID_HANDLE : fake::synchronize(stream);
 }
 
-CUresult CUDAAPI cuCtxSynchronize(void) {
-  if (const CUresult r = enter_context("cuCtxSynchronize"); r != CUDA_SUCCESS) return r;
-  std::vector<std::shared_ptr<CUstream_st>> streams;
-  {
-    const std::lock_guard lock(registry().mutex);
-    for (const auto& [handle, stream] : registry().streams) {
-      if (stream->context == fake::current()) streams.push_back(stream);
-    }
-  }
-  for (const auto& stream : streams) {
-    if (const CUresult r = fake::synchronize(stream); r != CUDA_SUCCESS) return r;
-  }
-  return CUDA_SUCCESS;
-}
-
 CUresult CUDAAPI cuStreamQuery(CUstream handle) {
   if (const CUresult r = enter_context("cuStreamQuery"); r != CUDA_SUCCESS) return r;
   const auto stream = find(handle);
@@ -295,13 +277,6 @@ CUresult CUDAAPI cuStreamQuery(CUstream handle) {
   if (fake::capture_of(*stream) != nullptr) return CUDA_ERROR_STREAM_CAPTURE_UNSUPPORTED;
   const std::lock_guard lock(stream->mutex);
   return stream->queue.empty() && !stream->busy ? CUDA_SUCCESS : CUDA_ERROR_NOT_READY;
-}
-
-CUresult CUDAAPI cuStreamGetCtx(CUstream handle, CUcontext* context) {
-  const auto stream = find(handle);
-  if (stream == nullptr) return CUDA_ERROR_INVALID_HANDLE;
-  *context = stream->context;
-  return CUDA_SUCCESS;
 }
 
 CUresult CUDAAPI cuEventCreate(CUevent* event, unsigned int) {

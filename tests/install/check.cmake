@@ -23,7 +23,7 @@ file(REMOVE_RECURSE ${WORK_DIR})
 run(${CMAKE_COMMAND} --install ${BUILD_DIR} --prefix ${WORK_DIR}/staged)
 file(RENAME ${WORK_DIR}/staged ${WORK_DIR}/prefix)
 
-foreach(library libshoal.so libshoal_ucx.so libshoal_cuda.so)
+foreach(library libshoal.so libshoal_ucx.so libshoal_cuda.so libnccl-net-shoal.so)
   if(EXISTS ${WORK_DIR}/prefix/${LIBDIR}/${library})
     file(STRINGS ${WORK_DIR}/prefix/${LIBDIR}/${library} text)
     string(FIND "${text}" "${SOURCE_DIR}" found)

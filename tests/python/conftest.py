@@ -11,6 +11,7 @@ import json
 import os
 import pathlib
 import shutil
+import signal
 import subprocess
 import sys
 import textwrap
@@ -45,6 +46,34 @@ class Result:
 Runner = Callable[..., Result]
 
 
+def run_to_an_end(
+    command: list[str], environment: dict[str, str], limit_s: float, folder: pathlib.Path
+) -> tuple[int, str, str]:
+    """Exit status, stdout and stderr; fails if it takes longer, also where it cannot be killed.
+
+    The outputs are files: a pipe's end would have to be waited for, and comes only when the last
+    process that has it is gone, be it one that hangs in the kernel.
+    """
+    out, err = folder / "stdout", folder / "stderr"
+    with out.open("w") as stdout, err.open("w") as stderr:
+        process = subprocess.Popen(
+            command, env=environment, stdout=stdout, stderr=stderr, start_new_session=True
+        )
+    try:
+        process.wait(limit_s)
+    except subprocess.TimeoutExpired:
+        everyone = subprocess.run(
+            ["ps", "-N", "--ppid", "2", "-Lo", "pid,ppid,stat,wchan:24,args"],
+            capture_output=True, text=True, timeout=20, check=False,
+        ).stdout  # fmt: skip
+        os.killpg(process.pid, signal.SIGKILL)
+        pytest.fail(
+            f"no end within {limit_s} s: {' '.join(command)}\n--- stdout\n{out.read_text()}\n"
+            f"--- stderr\n{err.read_text()}\n--- processes\n{everyone}"
+        )
+    return process.returncode, out.read_text(), err.read_text()
+
+
 @pytest.fixture
 def job(tmp_path: pathlib.Path) -> Runner:
     """job(source, ranks=2, limit_s=60, expect=0, launcher=(), options=(), arguments=())"""
@@ -70,22 +99,12 @@ def job(tmp_path: pathlib.Path) -> Runner:
             "--timeout", str(limit_s + 5), "--json-report", str(report),
             sys.executable, str(program), *arguments,
         ]  # fmt: skip
-        done = subprocess.run(
-            command,
-            capture_output=True,
-            text=True,
-            timeout=limit_s + 30,
-            env={**os.environ, "SHOAL_TEST_LIMIT_S": str(limit_s), "OMP_NUM_THREADS": "1"},
-            check=False,
-        )
-        shown = f"exit {done.returncode}\n--- stdout\n{done.stdout}\n--- stderr\n{done.stderr}"
+        environment = {**os.environ, "SHOAL_TEST_LIMIT_S": str(limit_s), "OMP_NUM_THREADS": "1"}
+        returncode, out, err = run_to_an_end(command, environment, limit_s + 30, tmp_path)
         if expect is not None:
-            assert done.returncode == expect, shown
+            assert returncode == expect, f"exit {returncode}\n--- stdout\n{out}\n--- stderr\n{err}"
         return Result(
-            done.returncode,
-            done.stdout,
-            done.stderr,
-            json.loads(report.read_text()) if report.exists() else {},
+            returncode, out, err, json.loads(report.read_text()) if report.exists() else {}
         )
 
     return run

@@ -28,6 +28,12 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             item.add_marker(pytest.mark.skip("needs the devices of the VM: make test-rdma"))
 
 
+def pytest_runtest_logreport(report: pytest.TestReport) -> None:
+    """A test that is run once more (rdma-suites.sh says why): what was wrong at first is shown."""
+    if str(report.outcome) == "rerun":
+        print(f"\n{report.nodeid}, {report.when}, at first:\n{report.longreprtext}", flush=True)
+
+
 @dataclass
 class Hosts:
     """Runs a program on both, `ranks_each` on each, with variables for on_host.sh and the ranks."""

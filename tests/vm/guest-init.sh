@@ -47,6 +47,17 @@ be_a_host() {
   ip link set lo up
 }
 
+# For run.sh: the guest lives. And shortly before its time is over the console says who hangs: tasks that wait
+# in the kernel, with their stacks, and all processes.
+show_life() { while touch /out/alive; do sleep 2; done; }
+show_hang() {
+  sleep $((VM_SECONDS > 40 ? VM_SECONDS - 20 : VM_SECONDS))
+  say "about to be ended; who is there, and who is blocked:"
+  ps -N --ppid 2 -o pid,ppid,stat,wchan:24,args
+  echo 8 > /proc/sysrq-trigger
+  echo w > /proc/sysrq-trigger
+}
+
 # Where the command's output goes: the port that run.sh reads.
 output_device() {
   local port
@@ -63,6 +74,8 @@ be_a_host
 set -a
 . /out/environment
 set +a
+show_life &
+show_hang &
 "$VM_SCRIPTS/rdma-devices.sh" "$VM_DEVICES"
 say "ready"
 cd "$(< /out/directory)" || say "no such folder here: $(< /out/directory)"

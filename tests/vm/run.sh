@@ -16,8 +16,8 @@ passes its output on and exits with its status. What the guest writes is gone wh
   -m MIB         memory of the guest (default 3072)
   -v             shows the guest's console on stderr afterwards
 
-exit status: COMMAND's; 124: out of time; 125: the VM came to no result (its console is shown then);
-2: this cannot work, and why.
+exit status: COMMAND's; 124: out of time, and what hangs there is shown; 125: the VM itself stood still or came
+to no result, and its console is shown; 2: this cannot work, and why.
 
 The guest has its own /tmp, /run, /dev/shm and /out: neither this checkout nor a FOLDER can be in one of them.
 Also there: modprobe for the modules in build/vm/modules, cgroup v2, debugfs, tracefs, bpf, and BTF of the
@@ -77,7 +77,7 @@ trap 'exit 130' INT TERM
 printf '%s\n' "$*" > "$state/command"
 pwd > "$state/directory"
 printf '%s\n' "${writable[@]}" | sed '/^$/d' > "$state/writable"
-printf 'VM_DEVICES=%q\n' "$devices" > "$state/environment"
+printf 'VM_DEVICES=%q\nVM_SECONDS=%q\n' "$devices" "$seconds" > "$state/environment"
 for variable in "${variables[@]}"; do
   printf '%s=%q\n' "${variable%%=*}" "${variable#*=}" >> "$state/environment"
 done
@@ -103,23 +103,43 @@ for i in "${!writable[@]}"; do
     -device "virtio-9p-pci,fsdev=writable$i,mount_tag=writable$i")
 done
 
-timeout --kill-after=5 "$seconds" qemu-system-x86_64 "${machine[@]}" </dev/null 2>"$state/qemu.log" &
+# The guest touches /out/alive every two seconds. Who has not for so long stands still: seen, if rarely, in
+# emulation, and nothing that COMMAND could have done.
+readonly still_s=90
+age_of_life() { echo $(($(date +%s) - $(stat -c %Y "$state/alive"))); }
+
+# Waits for qemu's end: its exit status; 124: $seconds are over; 125: the guest stands still.
+wait_for_qemu() {
+  local until=$((SECONDS + seconds)) status=0
+  touch "$state/alive"
+  while kill -0 "$qemu_pid" 2>/dev/null; do
+    ((SECONDS < until)) || { status=124; break; }
+    (($(age_of_life) < still_s)) || { status=125; break; }
+    sleep 0.2
+  done
+  ((status == 0)) || kill -KILL "$qemu_pid" 2>/dev/null || true
+  wait "$qemu_pid" 2>/dev/null || { ((status != 0)) || status=$?; }
+  return "$status"
+}
+
+qemu-system-x86_64 "${machine[@]}" </dev/null 2>"$state/qemu.log" &
 qemu_pid=$!
 exec 3>&-
 qemu_status=0
-wait "$qemu_pid" || qemu_status=$?
+wait_for_qemu || qemu_status=$?
 qemu_pid=
 wait "$reader"
 
 ((show_console == 0)) || cat "$state/console" >&2
 if [[ -s $state/status ]]; then exit "$(<"$state/status")"; fi
-if ((qemu_status == 124)); then
-  echo "run.sh: the command has not ended within $seconds s (-t)" >&2
-  exit 124
-fi
 {
-  echo "run.sh: the VM came to no result (qemu's exit status $qemu_status); its last lines:"
+  case $qemu_status in
+    124) echo "run.sh: the command has not ended within $seconds s (-t)" ;;
+    125) echo "run.sh: the VM stands still: no sign of life for $still_s s" ;;
+    *) echo "run.sh: the VM came to no result (qemu's exit status $qemu_status)"; qemu_status=125 ;;
+  esac
+  echo "run.sh: its last lines:"
   cat "$state/qemu.log"
-  tail -n 40 "$state/console"
+  tail -n 200 "$state/console"
 } >&2
-exit 125
+exit "$qemu_status"

@@ -12,6 +12,7 @@
 #include <utility>
 
 #include "core/log.h"
+#include "transport/rdma_devices.h"
 #include "transport/ucx/rdma_limits.h"
 
 namespace shoal::transport::ucx {
@@ -22,7 +23,8 @@ struct ConfigDeleter {
 };
 using Config = std::unique_ptr<ucp_config_t, ConfigDeleter>;
 
-constexpr std::size_t kQueueBytes = 64 << 20;  // of RC and UD, 4096 segments of 8 KiB each
+constexpr int kQueueLength = 4096;  // UCX's, of RC and of UD
+constexpr std::size_t kSegmentBytes = 8 << 10;
 
 struct Setting {
   std::string_view name;
@@ -110,19 +112,6 @@ std::string named_transports(const UcxOptions& options) {
   return !options.transports.empty() ? options.transports : variable != nullptr ? variable : "";
 }
 
-/// A list of UCX_TLS that may bring RDMA devices: all but some, all, or a name of theirs.
-bool may_use_verbs(const std::string& transports) {
-  if (transports.empty() || transports.front() == '^') return true;
-  std::istringstream names(transports);
-  for (std::string name; std::getline(names, name, ',');) {
-    if (name == "all" || name == "ib" || name.starts_with("rc") || name.starts_with("ud") ||
-        name.starts_with("dc")) {
-      return true;
-    }
-  }
-  return false;
-}
-
 /// Of a rail, which another one can take over from: a dead one is seen in 0.6 to 2.4 seconds (the
 /// adapter may wait up to four times as long as it was told) instead of 8 to 32, or never, as with
 /// UCX's seven tries, which to some devices (rxe) means for ever.
@@ -134,14 +123,22 @@ void apply_rail_settings(ucp_config_t* config, const std::string& device) {
   for (const Setting& setting : kRailSettings) set_unless_by_user(config, setting);
 }
 
+void apply_queue_settings(ucp_config_t* config, int length) {
+  const std::string text = std::to_string(length);
+  for (const char* name : {"RC_RX_QUEUE_LEN", "UD_RX_QUEUE_LEN"}) {
+    set_unless_by_user(config, {name, text.c_str()});
+  }
+}
+
 void apply_settings(ucp_config_t* config, const UcxOptions& options) {
   for (const Setting& setting : kSettings) set_unless_by_user(config, setting);
-  if (options.verbs && may_use_verbs(named_transports(options))) {
+  if (options.verbs && may_use_rdma(named_transports(options))) {
     for (const Setting& setting : kVerbsSettings) set_unless_by_user(config, setting);
     if (minor_version() < kUdOverIpv4WorksSince) set_unless_by_user(config, kUdOverIpv4);
     if (minor_version() == kVersionWithAssertions) {
       for (const Setting& setting : kSettingsOfThatVersion) set_unless_by_user(config, setting);
     }
+    if (options.receive_queue > 0) apply_queue_settings(config, options.receive_queue);
   }
   if (!options.transports.empty()) set(config, "TLS", options.transports.c_str());
   if (!options.device.empty()) apply_rail_settings(config, options.device);
@@ -171,14 +168,14 @@ bool lacks_verbs(ucp_context_h context) {
 
 /// Whether the queues of a device could be registered, where a limit is in force. UCX 1.13 tries
 /// for ever when a queue of UD cannot.
-bool may_pin_queues(ucp_context_h context) {
+bool may_pin_queues(ucp_context_h context, std::size_t bytes) {
   if (explain_rdma_limits().empty()) return true;
-  const std::unique_ptr<std::byte[]> memory(new (std::nothrow) std::byte[kQueueBytes]);
+  const std::unique_ptr<std::byte[]> memory(new (std::nothrow) std::byte[bytes]);
   if (!memory) return false;
   ucp_mem_map_params_t params{};
   params.field_mask = UCP_MEM_MAP_PARAM_FIELD_ADDRESS | UCP_MEM_MAP_PARAM_FIELD_LENGTH;
   params.address = memory.get();
-  params.length = kQueueBytes;
+  params.length = bytes;
   ucp_mem_h handle = nullptr;
   if (ucp_mem_map(context, &params, &handle) != UCS_OK) return false;
   static_cast<void>(ucp_mem_unmap(context, handle));
@@ -218,8 +215,11 @@ Context open_context(const UcxOptions& options, std::string& error) {
     error = with_limits("ucx: this node has RDMA devices, but none that UCX can open and use");
     return nullptr;
   }
-  if (options.verbs && !lacks_verbs(context) && !may_pin_queues(context)) {
-    error = with_limits("ucx: cannot register 64 MiB of memory, as it takes for a device's queues");
+  const int length = options.receive_queue > 0 ? options.receive_queue : kQueueLength;
+  const std::size_t queues = 2 * kSegmentBytes * static_cast<std::size_t>(length);
+  if (options.verbs && !lacks_verbs(context) && !may_pin_queues(context, queues)) {
+    error = with_limits("ucx: cannot register " + std::to_string(queues >> 20) +
+                        " MiB of memory, as it takes for a device's queues");
     return nullptr;
   }
   return owned;

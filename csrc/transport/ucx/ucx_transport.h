@@ -29,6 +29,9 @@ struct UcxOptions {
   std::function<void*(const void* data, std::int64_t bytes)> registration;
   /// What UCX calls UCX_NET_DEVICES, e.g. "mlx5_0:1": a rail. Empty: the environment's, else all.
   std::string device{};
+  /// Messages of up to 8 KiB that a device may hold for us, each of which pins as much; 0: UCX's
+  /// 4096. For who opens many transports with few peers each.
+  int receive_queue = 0;
 };
 
 /// register_memory() and deregister_memory(): one thread at a time, too.
@@ -39,7 +42,7 @@ struct UcxOptions {
 class UcxTransport : public Network, public memory::Registrar {};
 
 /// What libshoal_ucx.so exports. Raised whenever the types above change: the loader compares it.
-inline constexpr int kModuleAbi = 5;
+inline constexpr int kModuleAbi = 6;
 /// nullptr: `error` says why.
 using CreateFunction = UcxTransport* (*)(const UcxOptions& options, char* error,
                                          std::size_t error_bytes);

@@ -21,6 +21,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from shoal.launch import nccl
 from shoal.launch.host import LocalHost
 from shoal.launch.job import (
     LOCAL,
@@ -68,6 +69,7 @@ def add_launch_arguments(parser: argparse.ArgumentParser) -> None:
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_launch_arguments(parser)
     add = parser.add_argument
+    add("--nccl", action="store_true", help="what the program asks of NCCL is done by shoal")
     add("--timeout", type=float, metavar="S", help="end the job after S seconds (code 124)")
     tags = parser.add_mutually_exclusive_group()
     tags.add_argument(
@@ -98,6 +100,7 @@ def run(arguments: argparse.Namespace, screen: Console | None = None) -> JobRepo
     ranks = sum(len(taken) for _, taken in placed)
     remote = any(name != LOCAL for name, _ in placed)
     address = store_address(arguments.address, arguments.interface, remote)
+    preloads = _preloads() if getattr(arguments, "nccl", False) else {}
     job = arguments.job or f"{program_name(command)[:24]}-{secrets.token_hex(4)}"
     secret = secrets.token_hex(32)
     store = make_store(address, ranks, job, secret)
@@ -109,7 +112,7 @@ def run(arguments: argparse.Namespace, screen: Console | None = None) -> JobRepo
             job=job,
             command=command,
             cwd=os.getcwd(),
-            environment={**environment, **_settings(arguments.env)},
+            environment={**environment, **preloads, **_settings(arguments.env)},
             ranks=taken,
             world_size=ranks,
             store=_endpoint(address, store.port),
@@ -150,6 +153,12 @@ def make_store(address: str, ranks: int, job: str, secret: str):  # type: ignore
         return _core.Store(address, 0, ranks, job, secret, launcher_reports_exits=True)
     except RuntimeError as error:
         raise UsageError(f"{error} (nothing was started)") from error
+
+
+def _preloads() -> dict[str, str]:
+    if not nccl.library().exists():
+        raise UsageError(f"--nccl: this shoal has no {nccl.library()}; it was built without it")
+    return nccl.environment()
 
 
 def _command(words: Sequence[str]) -> list[str]:

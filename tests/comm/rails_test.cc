@@ -1,5 +1,5 @@
 // Which RDMA ports become rails. Rails themselves: tests/transport/rail_test.cc and tests/vm.
-#include "comm/networks.h"
+#include "comm/rails.h"
 
 #include <gtest/gtest.h>
 

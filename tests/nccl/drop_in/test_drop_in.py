@@ -1,0 +1,125 @@
+"""Programs of NCCL's users run on shoal: `shoal run --nccl`."""
+
+from __future__ import annotations
+
+import os
+import pathlib
+import re
+import shutil
+import subprocess
+import sys
+import zipfile
+from dataclasses import dataclass
+
+import pytest
+
+from tests.python.conftest import run_to_an_end
+
+HERE = pathlib.Path(__file__).parent
+LIMIT_S = 60
+
+
+@dataclass
+class Nccl:
+    """NCCL's header, and what is made with it."""
+
+    header: pathlib.Path
+    program: pathlib.Path
+    real: pathlib.Path  # stands for NCCL itself
+
+    def run(
+        self, folder: pathlib.Path, mode: str, ranks: int, expect: int = 0, **variables: str
+    ) -> str:
+        command = [
+            sys.executable, "-m", "shoal.cli", "run", "-n", str(ranks), "--nccl",
+            "--timeout", str(LIMIT_S), str(self.program), mode, str(folder / "id"),
+        ]  # fmt: skip
+        environment = {**os.environ, "SHOAL_REAL_NCCL": "", **variables}
+        code, out, err = run_to_an_end(command, environment, LIMIT_S + 30, folder)
+        assert code == expect, out + err
+        return out
+
+
+@pytest.fixture(scope="session")
+def nccl(tmp_path_factory: pytest.TempPathFactory) -> Nccl:
+    if shutil.which("nvcc") is None:
+        pytest.skip("no nvcc here: nccl.h includes CUDA's headers")
+    folder = tmp_path_factory.mktemp("nccl")
+    include = folder / "nvidia/nccl/include"
+    fetched = subprocess.run(
+        [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--dest", folder,
+         "nvidia-nccl-cu13>=2.32,<2.33"],
+        capture_output=True, text=True, timeout=300, check=False,
+    )  # fmt: skip
+    wheels = list(folder.glob("*.whl"))
+    if not wheels:
+        pytest.skip(f"no nccl.h to be had: {fetched.stderr.strip()[-300:]}")
+    with zipfile.ZipFile(wheels[0]) as wheel:  # 300 MB, of which one file is wanted
+        wheel.extract("nvidia/nccl/include/nccl.h", folder)
+    wheels[0].unlink()
+
+    def build(source: str, output: str, *options: str) -> pathlib.Path:
+        # The linker looks at shoal's library, so that a name it lacks is an error here.
+        object_file = folder / f"{output}.o"
+        subprocess.run(
+            ["nvcc", "-x", "c++", "-std=c++17", "-Xcompiler", "-fPIC,-Wno-deprecated-declarations",
+             f"-I{include}", "-c", HERE / source, "-o", object_file],
+            check=True, timeout=120,
+        )  # fmt: skip
+        subprocess.run(
+            ["g++", object_file, "-o", folder / output, *options], check=True, timeout=60
+        )
+        return folder / output
+
+    program = build(
+        "program.cc",
+        "program",
+        str(library()),
+        f"-Wl,-rpath-link,{library().parents[1]}",
+        "-pthread",
+    )
+    real = build("real.cc", "libreal.so", "-shared")
+    return Nccl(include / "nccl.h", program, real)
+
+
+def library() -> pathlib.Path:
+    import shoal.launch.nccl
+
+    return shoal.launch.nccl.library()
+
+
+@pytest.mark.parametrize("ranks", [2, 4])
+def test_every_function_means_what_nccl_says(
+    nccl: Nccl, tmp_path: pathlib.Path, ranks: int
+) -> None:
+    assert nccl.run(tmp_path, "all", ranks).count("right") == ranks
+
+
+def test_ranks_of_one_thread(nccl: Nccl, tmp_path: pathlib.Path) -> None:
+    assert nccl.run(tmp_path, "thread", 1) == "right\n"
+
+
+def test_a_killed_rank_is_named(nccl: Nccl, tmp_path: pathlib.Path) -> None:
+    assert nccl.run(tmp_path, "killed", 3, expect=137).count("told") == 2
+
+
+def test_what_shoal_does_not_do_goes_to_nccl(nccl: Nccl, tmp_path: pathlib.Path) -> None:
+    out = nccl.run(tmp_path, "other", 2, SHOAL_REAL_NCCL=str(nccl.real))
+    assert out.count("by NCCL") == 2 and out.count("right") == 2
+
+
+def test_or_fails_with_its_name(nccl: Nccl, tmp_path: pathlib.Path) -> None:
+    assert nccl.run(tmp_path, "other", 2).count("refused") == 2
+
+
+def test_every_name_of_the_header_is_exported(nccl: Nccl) -> None:
+    text = re.sub(r"/\*.*?\*/|//[^\n]*", "", nccl.header.read_text(), flags=re.DOTALL)
+    declared = set(re.findall(r"\b(p?nccl[A-Z]\w+)\s*\(", text)) - {"ncclUniqueId"}
+    shown = subprocess.run(
+        ["nm", "-D", "--defined-only", library()],
+        capture_output=True, text=True, check=True, timeout=30,
+    ).stdout  # fmt: skip
+    exported = {line.split()[-1] for line in shown.splitlines()}
+    assert len(declared) > 100
+    assert declared - exported == set()
+    assert all(re.match(r"p?nccl[A-Z]", name) for name in exported)
