@@ -213,6 +213,10 @@ TEST_P(BothWays, NobodyPassesABarrierBeforeAllHaveCome) {
 
 // What comes before a call on its stream is its input, what comes after sees its result.
 TEST_P(BothWays, ACallTakesItsPlaceOnTheStream) {
+#if defined(__SANITIZE_THREAD__)
+  // It tells by addresses what is ordered, and each rank sees the flags at addresses of its own.
+  GTEST_SKIP() << "thread sanitizer does not know that two mappings are the same memory";
+#endif
   Node node(2, GetParam());
   std::vector<std::int32_t> x(1000, 0), y(1000, 2), result(1000, 0);
   const std::vector<std::int32_t> source(1000, 5);
