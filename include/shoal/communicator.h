@@ -54,8 +54,9 @@ struct Options {
   /// With `store` "host:0", at rank 0: called with "host:port" once the store listens there, to
   /// tell the other ranks, which are given that. An exception it throws ends init().
   std::function<void(const std::string& store)> on_store;
-  /// With `store`, at rank 0: a socket that listens there, on which the store is to be served; taken
-  /// over. For who had to give the address away before the ranks were known. -1: one is opened.
+  /// With `store`, at rank 0: a socket that listens there, on which the store is to be served;
+  /// taken over. For who had to give the address away before the ranks were known. -1: one is
+  /// opened.
   int store_socket = -1;
   std::int64_t timeout_ms = 30 * 60 * 1000;      ///< of each operation
   std::int64_t init_timeout_ms = 5 * 60 * 1000;  ///< until all ranks have come
