@@ -302,6 +302,8 @@ TEST(DeviceCalls, AFailingLaunchEndsTheCommunicatorOnAllRanks) {
     sum_ints(comm, x, device.stream()).wait();
     std::string text;
     if (comm.rank() == 0) {
+      // Until rank 1 has seen that its first call is over.
+      std::this_thread::sleep_for(std::chrono::milliseconds(200));
       // Ranks of one process wait in the kernel: their launches are cooperative.
       const cuda::testing::Failing failing("cuLaunchKernelEx:1:1");
       EXPECT_NE(outcome([&] { sum_ints(comm, x, device.stream()).wait(); }, &text), ErrorCode::kOk);
