@@ -28,7 +28,7 @@ CONFIGURE = $(WITH_CXX) cmake --log-level=WARNING
 CTEST = ctest --no-tests=error --timeout 300 -j $(JOBS)
 
 .PHONY: help demo test bench bench-quick bench-torch bench-tracer build package baseline format lint clean \
-  test-cpp test-python test-trace test-torch test-torch-full test-rdma test-asan test-tsan test-gpu
+  test-cpp test-python test-trace test-torch test-torch-full test-rdma test-rdma-full test-asan test-tsan test-gpu
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-16s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -110,6 +110,9 @@ test-gpu: ## collectives on CUDA memory on a GPU, beside the host's
 # In a virtual machine with RDMA devices in software (docs/rdma.md); skipped where there can be none.
 test-rdma: package $(VENV)/.ready-for-rdma build ## UCX over verbs: transports, collectives, faults, limits
 	tests/vm/test-rdma.sh
+
+test-rdma-full: package $(VENV)/.ready-for-rdma build ## what else the virtual machine shows: faults of RDMA, netem, rails; an hour
+	TEST_PYTHON=$(CURDIR)/$(VENV)/bin/python tests/vm/full.sh
 
 # Not under a sanitizer: tests that measure (slow), and the installed library (install).
 # intercept_tls_get_addr=0 (in the preset): GCC 12's leak checker guesses where modules loaded later, UCX here,

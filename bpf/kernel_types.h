@@ -79,6 +79,7 @@ struct sock_common {
 
 struct sock {
   struct sock_common __sk_common;
+  u16 sk_protocol;
 };
 
 #pragma clang attribute pop

@@ -15,6 +15,7 @@ struct Options {
   double seconds = 0;  // 0: until told to end
   bool syscalls = false;
   bool bytes = false;
+  bool cgroups = false;
   bool sampling = true;
   std::string operations;  // path of libshoal.so; empty: not asked for
   std::string ucx;

@@ -28,6 +28,9 @@ inline const Subject kSignals{"signals and their senders",
 inline const Subject kLinks{"TCP segments sent again, by connection",
                             "TCP_INFO of the ranks' sockets",
                             {CAP_BPF, CAP_PERFMON}};
+inline const Subject kCgroups{"TCP messages and bytes by control group (Linux 6.3 and newer)",
+                              "/proc/net/dev: bytes by interface",
+                              {CAP_BPF, CAP_PERFMON}};
 inline const Subject kCalls{"system calls: the present one, how many and how long each",
                             "/proc: the present one of the same user's threads",
                             {CAP_BPF, CAP_PERFMON}};

@@ -15,6 +15,7 @@
 #include <string_view>
 #include <vector>
 
+#include "cgroups.h"
 #include "clock.h"
 #include "operations.h"
 #include "options.h"
@@ -82,6 +83,7 @@ Tracer::Tracer(const Options& options, const SharedMaps& maps, Report& report)
   if (options.syscalls) look_at_syscalls(true);
   sources_.push_back(std::make_unique<Tcp>(maps, report));
   if (options.bytes) sources_.push_back(std::make_unique<Traffic>(maps, report));
+  if (options.cgroups) sources_.push_back(std::make_unique<Cgroups>(maps, report));
   if (!options.operations.empty()) {
     sources_.push_back(
         std::make_unique<Operations>(maps, options.operations, options.sampling, report));
@@ -243,6 +245,7 @@ void refuse_all(const Options& options, const Refused& error, Report& report) {
   std::vector<const Subject*> subjects = {&kThreads, &kFaults, &kSignals, &kLinks};
   if (options.syscalls) subjects.push_back(&kCalls);
   if (options.bytes) subjects.push_back(&kBytes);
+  if (options.cgroups) subjects.push_back(&kCgroups);
   if (!options.operations.empty()) subjects.push_back(&kOperations);
   if (!options.ucx.empty()) subjects.push_back(&kMessages);
   for (const Subject* subject : subjects)

@@ -29,6 +29,7 @@ enum {
   kInFlight = 64,    /* operations of one communicator whose begin is remembered */
   kLatencies = 64,   /* powers of two of nanoseconds */
   kMaxFlows = 4096,
+  kMaxCgroups = 1024,
 };
 
 /* What a thread is doing. kUnread: it was there before us, and the scheduler has not said anything
@@ -167,6 +168,23 @@ struct ucx_record {
   uint64_t bytes; /* sent */
 };
 static_assert(sizeof(struct ucx_record) == 24, "shared with the kernel's side");
+
+/* A control group of version 2, and who in it. */
+struct cgroup_key {
+  uint64_t group;
+  uint32_t is_rank; /* a watched process; 0: any other */
+  uint32_t pad;
+};
+static_assert(sizeof(struct cgroup_key) == 16, "shared with the kernel's side");
+
+/* Calls that carried something, of TCP sockets. */
+struct cgroup_record {
+  uint64_t sends;
+  uint64_t sent_bytes;
+  uint64_t receives;
+  uint64_t received_bytes;
+};
+static_assert(sizeof(struct cgroup_record) == 32, "shared with the kernel's side");
 
 enum event_kind { kSignalEvent = 1, kStallEvent, kErrorEvent };
 

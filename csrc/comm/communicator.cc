@@ -191,6 +191,7 @@ std::vector<std::string> Communicator::algorithms(Collective collective) const {
   for (const schedule::Entry& entry : schedule::catalog()) {
     // Nobody's choice: they stand in where memory is not shared.
     if (schedule::is_staged(entry.algorithm)) continue;
+    if (schedule::is_one_sided(entry.algorithm) && !impl_->context->has_put()) continue;
     if (one_node && entry.algorithm != schedule::Algorithm::kDirect) continue;
     if (schedule::supports(entry, shape)) names.emplace_back(schedule::name_of(entry.algorithm));
   }

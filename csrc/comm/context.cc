@@ -295,6 +295,7 @@ void Context::use_network(Networks& networks, const std::vector<std::string>& al
   for (Rank r = 0; r < identity_.ranks; ++r) offers[r] = all[r].substr(kAgreedBytes);
   network_ = networks.choose(offers);
   why_network_ = networks.reason();
+  has_put_ = networks.has_put();
   ports_ = networks.ports();
   if (networks.registrar() != nullptr) pool_->set_registrar(networks.registrar());
   engine_->add_transport(*network_, true);

@@ -69,6 +69,8 @@ class Context {
   [[nodiscard]] std::string describe_network() const;
   /// The same with each device that carries it: for explain(), a line that nobody reads often.
   [[nodiscard]] std::string describe_network_and_devices() const;
+  /// The network has one-sided operations, at every rank.
+  [[nodiscard]] bool has_put() const noexcept { return has_put_; }
   /// What rank 0 has read, on every rank alike; empty in one node.
   [[nodiscard]] const tune::Table& tuning() const noexcept { return tuning_; }
 
@@ -128,6 +130,7 @@ class Context {
   std::unique_ptr<transport::shm::ShmTransport> shm_;
   std::unique_ptr<transport::Network> network_;
   std::string why_network_;
+  bool has_put_ = false;
   std::vector<transport::RdmaPort> ports_;
   std::unique_ptr<exec::Engine> engine_;
   memory::Offset world_control_ = memory::kNoOffset;

@@ -139,7 +139,8 @@ schedule::Shape CommunicatorImpl::shape() const noexcept {
 comm::Choice CommunicatorImpl::choose(const exec::PlanKey& key) const noexcept {
   const auto& forced = forced_[static_cast<std::size_t>(key.collective)];
   if (forced.has_value() && !key.deterministic) return {*forced, "forced by use_algorithm"};
-  return comm::choose(key, shape(), group->binding().one_node(), context->tuning());
+  return comm::choose(key, shape(), group->binding().one_node(), context->tuning(),
+                      context->has_put());
 }
 
 comm::DeviceCalls& CommunicatorImpl::device_calls() {

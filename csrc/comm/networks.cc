@@ -29,6 +29,7 @@ std::string wanted_network(const std::string& given) {
 /// What a rank offers: its addresses; "" or none: it does not.
 struct Offer {
   std::vector<std::string> ucx;  ///< of each rail
+  bool has_put = false;          ///< the first rail, if it is the only one
   std::string tcp;
 };
 
@@ -37,6 +38,7 @@ Offer read(const std::string& bytes) {
   Offer offer;
   const auto rails = reader.number<std::uint8_t>();
   for (int i = 0; i < rails; ++i) offer.ucx.push_back(reader.text());
+  offer.has_put = reader.number<std::uint8_t>() != 0;
   offer.tcp = reader.text();
   return offer;
 }
@@ -122,6 +124,7 @@ std::string Networks::offer() const {
   bootstrap::Writer writer;
   writer.number(static_cast<std::uint8_t>(ucx_.size()));
   for (const auto& rail : ucx_) writer.text(address_of(rail.get()));
+  writer.number(static_cast<std::uint8_t>(!ucx_.empty() && ucx_[0]->has_put() ? 1 : 0));
   return writer.text(address_of(tcp_.get())).bytes();
 }
 
@@ -147,7 +150,7 @@ std::unique_ptr<transport::Network> Networks::use_ucx(std::size_t rails) {
 
 std::unique_ptr<transport::Network> Networks::choose(const std::vector<std::string>& offers) {
   std::size_t rails = std::numeric_limits<std::size_t>::max();
-  bool all_tcp = true;
+  bool all_tcp = true, all_put = true;
   int fewest_rails = -1, without_tcp = -1;
   for (std::size_t r = 0; r < offers.size(); ++r) {
     if (offers[r].empty()) continue;
@@ -156,6 +159,7 @@ std::unique_ptr<transport::Network> Networks::choose(const std::vector<std::stri
       rails = offer.ucx.size();
       fewest_rails = static_cast<int>(r);
     }
+    all_put = all_put && offer.has_put;
     if (offer.tcp.empty() && std::exchange(all_tcp, false)) without_tcp = static_cast<int>(r);
   }
   const bool all_ucx = rails > 0;
@@ -183,6 +187,7 @@ std::unique_ptr<transport::Network> Networks::choose(const std::vector<std::stri
     if (!all_ucx) tcp_->set_peer_address(peer, std::as_bytes(std::span(offer.tcp)));
   }
   auto chosen = all_ucx ? use_ucx(rails) : std::move(tcp_);
+  has_put_ = all_put && chosen->has_put();
   ucx_.clear();
   tcp_.reset();
   return chosen;

@@ -59,6 +59,8 @@ class Networks {
   std::unique_ptr<transport::Network> choose(const std::vector<std::string>& offers);
   /// Of the chosen one, if it wants to know memory.
   [[nodiscard]] memory::Registrar* registrar() const noexcept { return registrar_; }
+  /// The chosen one has one-sided operations at every rank (transport::Transport::has_put).
+  [[nodiscard]] bool has_put() const noexcept { return has_put_; }
   /// The RDMA ports that the chosen one moves data by; none: it is TCP.
   [[nodiscard]] std::vector<transport::RdmaPort> ports() const;
   /// Why that one; for people.
@@ -77,6 +79,7 @@ class Networks {
   std::shared_ptr<bool> composed_ = std::make_shared<bool>(false);
   std::unique_ptr<transport::Network> tcp_;
   memory::Registrar* registrar_ = nullptr;
+  bool has_put_ = false;
   std::string reason_;
 };
 

@@ -92,7 +92,7 @@ Choice by_rule(const exec::PlanKey& key, const schedule::Shape& shape) noexcept 
 }  // namespace
 
 Choice choose(const exec::PlanKey& key, schedule::Shape shape, bool one_node,
-              const tune::Table& table) noexcept {
+              const tune::Table& table, bool has_put) noexcept {
   shape.collective = key.collective;
   shape.root = key.root;
   shape.count = key.count;
@@ -100,7 +100,8 @@ Choice choose(const exec::PlanKey& key, schedule::Shape shape, bool one_node,
   if (key.deterministic) return by_rule(key, shape);
   const std::int64_t bytes = schedule::largest_blocks(shape) * key.count * size_of(key.dtype);
   const tune::Row* row = table.find(shape, bytes);
-  return row == nullptr ? by_rule(key, shape) : Choice{row->algorithm, "", row};
+  const bool answers = row != nullptr && (has_put || !schedule::is_one_sided(row->algorithm));
+  return answers ? Choice{row->algorithm, "", row} : by_rule(key, shape);
 }
 
 std::string reason(const Choice& choice, const schedule::Shape& shape, const tune::Table& table) {

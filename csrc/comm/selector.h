@@ -16,10 +16,12 @@ struct Choice {
 };
 
 /// What the table says of this call, else what the built-in rules say. A deterministic call and one
-/// in one node is a matter of rules only. `shape` has ranks and node_ranks; `one_node`: all ranks
-/// share memory.
+/// in one node is a matter of rules only, which have no one-sided algorithm: where it is the faster
+/// one has to be measured. `shape` has ranks and node_ranks; `one_node`: all ranks share memory;
+/// `has_put`: all have a network with one-sided operations, else the table's rows that want them
+/// say nothing.
 Choice choose(const exec::PlanKey& key, schedule::Shape shape, bool one_node,
-              const tune::Table& table) noexcept;
+              const tune::Table& table, bool has_put = false) noexcept;
 
 /// Why, for people. `shape` and `table`: those of the choice.
 std::string reason(const Choice& choice, const schedule::Shape& shape, const tune::Table& table);

@@ -59,6 +59,7 @@ void Run::start(Group& group, const Call& call, std::uint64_t sequence) noexcept
   suspect_ = asked_ = false;
   lost_ns_ = left_ns_ = 0;
   is_private_ = stage_input_ = stage_output_ = false;
+  offered_.bytes = 0;
   posts_late_ = false;
   cursor_ = 0;
   phase_ = 0;
@@ -402,6 +403,33 @@ bool Run::end_schedule() noexcept {
   return true;
 }
 
+/// Of those that ring_put.h is made of: everything but where the bytes go is as for messages.
+bool Run::start_one_sided(const schedule::Step& step, std::uint32_t& active) noexcept {
+  if (step.kind == StepKind::kLand) {
+    slots_[step.slot].lands = true;
+    return start_message<false>(step, active);
+  }
+  const Route& route = group_->binding().routes[step.peer];
+  Slot& slot = slots_[step.slot];
+  slot.peer = step.peer;
+  slot.bytes = -1;
+  bool started = false;
+  if (step.kind == StepKind::kOffer) {
+    offered_ = route.transport->key_to(space(Space::kScratch), program_->scratch_bytes);
+    started =
+        route.transport->send(route.peer, match_, &offered_, sizeof(offered_), slot.operation);
+  } else if (step.kind == StepKind::kAccept) {
+    slot.bytes = sizeof(accepted_);
+    started =
+        route.transport->receive(route.peer, match_, &accepted_, sizeof(accepted_), slot.operation);
+  } else {
+    started = route.transport->put(route.peer, match_, accepted_, bytes(step.dst.offset),
+                                   own(step.src), bytes(step.src.count), slot.operation);
+  }
+  if (started) active_slots_ = active |= 1u << step.slot;
+  return started;
+}
+
 /// Of kSend and kRecv. `active` is active_slots_ in a register: what one step stores the next one
 /// need not load.
 template <bool kSends>
@@ -427,6 +455,11 @@ inline bool Run::execute(const schedule::Step& step, std::uint32_t& active) noex
       return start_message<true>(step, active);
     case StepKind::kRecv:
       return start_message<false>(step, active);
+    case StepKind::kOffer:
+    case StepKind::kAccept:
+    case StepKind::kPut:
+    case StepKind::kLand:
+      return start_one_sided(step, active);
     case StepKind::kWait:
       return (active >> step.slot & 1) == 0 || complete_message(step.slot, active);
     case StepKind::kWaitAll:
@@ -453,13 +486,14 @@ inline bool Run::execute(const schedule::Step& step, std::uint32_t& active) noex
 
 /// False: not yet, or not as it should be.
 inline bool Run::complete_message(int number, std::uint32_t& active) noexcept {
-  const Slot& slot = slots_[number];
+  Slot& slot = slots_[number];
   const transport::Operation& operation = slot.operation;
   if (!operation.done()) return false;
   const bool sends = slot.bytes < 0;
-  const bool as_it_should =
-      sends || (operation.bytes == slot.bytes && operation.fingerprint == match_.fingerprint);
+  const bool has_all = operation.bytes == slot.bytes || (slot.lands && operation.bytes == 0);
+  const bool as_it_should = sends || (has_all && operation.fingerprint == match_.fingerprint);
   if (!operation.status.ok() || !as_it_should) return object_to(operation);
+  slot.lands = false;
   active_slots_ = active &= ~(1u << number);
   return true;
 }
@@ -633,6 +667,7 @@ void Run::begin_fencing() noexcept {
     if ((active_slots_ >> slot & 1) == 0 || slots_[slot].operation.done()) continue;
     group_->binding().routes[slots_[slot].peer].transport->cancel(slots_[slot].operation);
   }
+  for (Slot& slot : slots_) slot.lands = false;
   active_slots_ = 0;
 }
 
@@ -655,8 +690,10 @@ bool Run::fence(std::int64_t now_ns) noexcept {
     const memory::Offset at = arena.offset_of(space(Space::kOutput), call_.plan->output_bytes);
     if (at != memory::kNoOffset) (void)arena.cut_off(at, call_.plan->output_bytes);
   }
-  // Blocks others may still touch are never used again.
-  for (Block* block : {&input_block_, &output_block_, &scratch_block_}) drop(*block, !all_quiet);
+  // Blocks others may still touch are never used again. A put that is under way arrives there, even
+  // after its rank has given it up.
+  for (Block* block : {&input_block_, &output_block_}) drop(*block, !all_quiet);
+  drop(scratch_block_, !all_quiet || !offered_.empty());
   stage_ = Stage::kDone;
   group_->complete(sequence_);
   record(abi::OperationState::kFailed);
@@ -716,6 +753,10 @@ Rank Run::awaited() const noexcept {
   switch (step_->kind) {
     case StepKind::kSend:
     case StepKind::kRecv:
+    case StepKind::kOffer:
+    case StepKind::kAccept:
+    case StepKind::kPut:
+    case StepKind::kLand:
       return step_->peer;
     case StepKind::kWait:
       return slots_[step_->slot].peer;

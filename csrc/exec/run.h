@@ -93,6 +93,7 @@ class Run final : public Task {
   bool execute(const schedule::Step& step, std::uint32_t& active) noexcept;
   template <bool kSends>
   bool start_message(const schedule::Step& step, std::uint32_t& active) noexcept;
+  bool start_one_sided(const schedule::Step& step, std::uint32_t& active) noexcept;
   bool complete_message(int number, std::uint32_t& active) noexcept;
   bool object_to(const transport::Operation& operation) noexcept;
   bool execute_await() noexcept;
@@ -160,8 +161,11 @@ class Run final : public Task {
     transport::Operation operation;
     std::int64_t bytes = 0;  ///< to be received; -1: it is sent
     Rank peer = 0;
+    bool lands = false;  ///< it may have been put, and is then an empty message
   };
   Slot slots_[schedule::kMaxSlots];
+  transport::Key offered_;   ///< to this rank's scratch; empty: nobody can put there
+  transport::Key accepted_;  ///< of the peer to whom this rank puts
 
   std::int64_t begin_ns_ = 0;
   std::int64_t deadline_ns_ = 0;

@@ -15,6 +15,7 @@
 #include "schedule/rabenseifner.h"
 #include "schedule/recursive_doubling.h"
 #include "schedule/ring.h"
+#include "schedule/ring_put.h"
 #include "schedule/staged.h"
 
 namespace shoal::schedule {
@@ -66,6 +67,8 @@ constexpr std::array kCatalog = {
           "1 flag round a tile, N in and out, fold of P x N/P", kGraham},
     Entry{Collective::kAllReduce, Algorithm::kRing, false, false, "2 (P-1) rounds of N/P",
           kPatarasuk},
+    Entry{Collective::kAllReduce, Algorithm::kRingPut, false, false, "2 (P-1) puts of N/P",
+          kPatarasuk},
     Entry{Collective::kAllReduce, Algorithm::kRecursiveDoubling, false, false,
           "log2 P rounds of N (+ 2 if P is no power of two)", kThakur},
     Entry{Collective::kAllReduce, Algorithm::kRabenseifner, false, false,
@@ -83,6 +86,8 @@ constexpr std::array kCatalog = {
     Entry{Collective::kAllGather, Algorithm::kStaged, true, true,
           "1 flag round a tile, N/P in, N out", kGraham},
     Entry{Collective::kAllGather, Algorithm::kRing, false, true, "P-1 rounds of N/P", kPatarasuk},
+    Entry{Collective::kAllGather, Algorithm::kRingPut, false, true, "P-1 puts of N/P, 1 copy of N",
+          kPatarasuk},
     Entry{Collective::kAllGather, Algorithm::kBruck, false, true,
           "ceil(log2 P) rounds, N (P-1)/P in all", kBruck},
     Entry{Collective::kAllGather, Algorithm::kHierarchical, true, true,
@@ -95,6 +100,8 @@ constexpr std::array kCatalog = {
     Entry{Collective::kReduceScatter, Algorithm::kStaged, true, true,
           "1 flag round a tile, N in, fold of P x N/P", kGraham},
     Entry{Collective::kReduceScatter, Algorithm::kRing, false, false, "P-1 rounds of N/P",
+          kPatarasuk},
+    Entry{Collective::kReduceScatter, Algorithm::kRingPut, false, false, "P-1 puts of N/P",
           kPatarasuk},
     Entry{Collective::kReduceScatter, Algorithm::kPairwise, false, false, "P-1 exchanges of N/P",
           kThakur},
@@ -146,6 +153,8 @@ auto with_class(Algorithm algorithm, Collective collective, Use&& use) noexcept 
       if (is_gather) return use.template operator()<RingAllGather>();
       if (is_reduce_scatter) return use.template operator()<RingReduceScatter>();
       return use.template operator()<RingAllReduce>();
+    case Algorithm::kRingPut:
+      return use.template operator()<RingPut>();
     case Algorithm::kRecursiveDoubling:
       return use.template operator()<RecursiveDoublingAllReduce>();
     case Algorithm::kRabenseifner:
@@ -200,7 +209,8 @@ std::string_view name_of(Algorithm algorithm) noexcept {
   constexpr std::array<std::string_view, kAlgorithms> kNames = {
       "direct",        "staged",   "ring",         "recursive_doubling",
       "rabenseifner",  "binomial", "bruck",        "pairwise",
-      "dissemination", "ordered",  "hierarchical", "hierarchical_staged"};
+      "dissemination", "ordered",  "hierarchical", "hierarchical_staged",
+      "ring_put"};
   return kNames[static_cast<std::size_t>(algorithm)];
 }
 
@@ -239,6 +249,8 @@ bool is_hierarchical(Algorithm algorithm) noexcept {
 bool is_staged(Algorithm algorithm) noexcept {
   return algorithm == Algorithm::kStaged || algorithm == Algorithm::kHierarchicalStaged;
 }
+
+bool is_one_sided(Algorithm algorithm) noexcept { return algorithm == Algorithm::kRingPut; }
 
 std::int64_t scratch_count(Algorithm algorithm, const Shape& shape) noexcept {
   if (shape.ranks == 1 || is_void(algorithm, shape)) return 0;

@@ -26,8 +26,9 @@ enum class Algorithm : std::uint8_t {
   kOrdered,             ///< over messages: each slice gathered at its owner, folded in rank order
   kHierarchical,        ///< direct in the node, composed with another over the network
   kHierarchicalStaged,  ///< staged in the node, composed with the same
+  kRingPut,             ///< the ring, by one-sided steps
 };
-inline constexpr int kAlgorithms = 12;
+inline constexpr int kAlgorithms = 13;
 
 SHOAL_API std::string_view name_of(Algorithm algorithm) noexcept;
 std::optional<Algorithm> algorithm_named(std::string_view name) noexcept;
@@ -57,6 +58,9 @@ bool is_hierarchical(Algorithm algorithm) noexcept;
 /// Nobody's choice: it takes the place of kDirect or kHierarchical where the memory of a rank is
 /// not in the arena, and touches no buffer of another rank.
 bool is_staged(Algorithm algorithm) noexcept;
+/// Made of puts. It runs over every transport; where one cannot write to a peer's memory, messages
+/// take the place of puts and it gains nothing.
+SHOAL_API bool is_one_sided(Algorithm algorithm) noexcept;
 
 /// Elements of kScratch the schedule needs at this rank.
 std::int64_t scratch_count(Algorithm algorithm, const Shape& shape) noexcept;

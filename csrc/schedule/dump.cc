@@ -81,6 +81,15 @@ std::string describe(const Step& step) {
       return line("send", format("-> %d", step.peer), from, format("  slot %d", step.slot));
     case StepKind::kRecv:
       return line("recv", format("<- %d", step.peer), to, format("  slot %d", step.slot));
+    case StepKind::kOffer:
+      return line("offer", format("-> %d", step.peer), "scratch", format("  slot %d", step.slot));
+    case StepKind::kAccept:
+      return line("accept", format("<- %d", step.peer), "", format("  slot %d", step.slot));
+    case StepKind::kPut:
+      return line("put", format("-> %d", step.peer), to + " = " + from,
+                  format("  slot %d", step.slot));
+    case StepKind::kLand:
+      return line("land", format("<- %d", step.peer), to, format("  slot %d", step.slot));
     case StepKind::kWait:
       return line("wait", "", "", format("  slot %d", step.slot));
     case StepKind::kWaitAll:

@@ -71,8 +71,17 @@ class Rounds {
         to.slot = step.slot, to.peer = step.peer;
         return put(to.src, step.src);
       case StepKind::kRecv:
+      case StepKind::kLand:
         to.slot = step.slot, to.peer = step.peer;
         return put(to.dst, step.dst);
+      case StepKind::kPut:
+        to.slot = step.slot, to.peer = step.peer;
+        put(to.dst, step.dst);
+        return put(to.src, step.src);
+      case StepKind::kOffer:
+      case StepKind::kAccept:
+        to.slot = step.slot, to.peer = step.peer;
+        return;
       case StepKind::kWait:
         to.slot = step.slot;
         return;
@@ -100,9 +109,15 @@ class Rounds {
   static constexpr bool matters(const Step& step, std::uint32_t& busy) noexcept {
     switch (step.kind) {
       case StepKind::kSend:
+      case StepKind::kPut:
         return starts(step.slot, step.src.count, busy);
       case StepKind::kRecv:
+      case StepKind::kLand:
         return starts(step.slot, step.dst.count, busy);
+      case StepKind::kOffer:
+      case StepKind::kAccept:
+        busy |= 1U << step.slot;
+        return true;
       case StepKind::kWait:
         return ends(1U << step.slot, busy);
       case StepKind::kWaitAll:

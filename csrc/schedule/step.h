@@ -46,10 +46,15 @@ constexpr Ref scratch(std::int64_t offset, std::int64_t count) noexcept {
 }
 
 enum class StepKind : std::uint8_t {
-  kEnd,      ///< the schedule is complete; every later next() returns kEnd again
-  kSend,     ///< start sending src to peer; completes by wait(slot)
-  kRecv,     ///< start receiving dst from peer; completes by wait(slot)
-  kWait,     ///< the operation in `slot` is complete
+  kEnd,     ///< the schedule is complete; every later next() returns kEnd again
+  kSend,    ///< start sending src to peer; completes by wait(slot)
+  kRecv,    ///< start receiving dst from peer; completes by wait(slot)
+  kOffer,   ///< tell peer that it may put to this rank's scratch; completes by wait(slot)
+  kAccept,  ///< await the peer's offer: from wait(slot) on this rank may put to it, and to no other
+  kPut,     ///< start writing src straight to dst, a place in the peer's scratch, and then raising
+            ///<   the flag that says so; completes by wait(slot): src may change
+  kLand,    ///< await the flag of the peer's put to dst; by wait(slot) all of it is there
+  kWait,    ///< the operation in `slot` is complete
   kWaitAll,  ///< every started operation is complete
   kCopy,     ///< dst = src; both have the same count
   kReduce,   ///< dst = dst op src, in this operand order
@@ -64,9 +69,15 @@ enum class StepKind : std::uint8_t {
   kAwait,    ///< rank `peer` (or kEvery) of the node has posted as often as this rank has
 };
 
-/// Steps are executed in order. Only kSend and kRecv go on in the background, from their step to
-/// the wait that names their slot; meanwhile their Ref must not be written (send) or touched
-/// (recv). Between two ranks, messages match in the order in which they were started.
+/// Steps are executed in order. Only what has a slot goes on in the background, from its step to
+/// the wait that names the slot; meanwhile its Ref must not be written (send, put) or touched
+/// (recv, land). Between two ranks, messages match in the order in which they were started: a send
+/// with a recv, an offer with an accept, a put with a land of the same place.
+///
+/// A put is one-sided: it may write from its step on, whatever the peer is doing. That its place is
+/// free the rank must have learnt from the peer: by its offer, where each place is written once, or
+/// by a later message. Places are in scratch and nowhere else: where an error has ended an
+/// operation, a late put finds memory that nobody uses any more, and never a user's buffer.
 ///
 /// Another rank's spaces (Ref::rank >= 0 or kEvery) may be touched only between the first
 /// kAwait on that rank, and the last kPost that lets it return.
@@ -74,13 +85,13 @@ enum class StepKind : std::uint8_t {
 /// What a kind does not use may hold anything.
 struct Step {
   StepKind kind = StepKind::kEnd;
-  std::uint8_t slot = 0;  ///< kSend, kRecv, kWait: 0 <= slot < kMaxSlots
+  std::uint8_t slot = 0;  ///< of messages and kWait: 0 <= slot < kMaxSlots
   bool finish = false;    ///< kReduce, kCombine, kFold: dst becomes complete (kAvg divides now)
   /// kFold with src.rank == kEvery: of this rank own_block() is read instead of its src.
   bool own_input = false;
   /// kFold: the result is stored to own_result() too.
   bool own_output = false;
-  std::int32_t peer = 0;    ///< kSend, kRecv: rank; kAwait: rank or kEvery
+  std::int32_t peer = 0;    ///< of messages: rank; kAwait: rank or kEvery
   std::int32_t blocks = 0;  ///< kFold
   /// kFold with src.rank == kSelf: elements between blocks, else where own_block() and own_result()
   /// begin. kCombine: where addend() begins.
@@ -103,6 +114,27 @@ struct Step {
   static constexpr Step recv(std::int32_t peer, Ref dst, int slot) noexcept {
     Step s;
     s.kind = StepKind::kRecv, s.peer = peer, s.dst = dst, s.slot = static_cast<std::uint8_t>(slot);
+    return s;
+  }
+  static constexpr Step offer(std::int32_t peer, int slot) noexcept {
+    Step s;
+    s.kind = StepKind::kOffer, s.peer = peer, s.slot = static_cast<std::uint8_t>(slot);
+    return s;
+  }
+  static constexpr Step accept(std::int32_t peer, int slot) noexcept {
+    Step s;
+    s.kind = StepKind::kAccept, s.peer = peer, s.slot = static_cast<std::uint8_t>(slot);
+    return s;
+  }
+  /// `place`: in the peer's scratch.
+  static constexpr Step put(std::int32_t peer, Ref place, Ref src, int slot) noexcept {
+    Step s = send(peer, src, slot);
+    s.kind = StepKind::kPut, s.dst = place.of(peer);
+    return s;
+  }
+  static constexpr Step land(std::int32_t peer, Ref place, int slot) noexcept {
+    Step s = recv(peer, place, slot);
+    s.kind = StepKind::kLand;
     return s;
   }
   static constexpr Step wait(int slot) noexcept {

@@ -56,6 +56,16 @@ struct Operation {
   }
 };
 
+/// What a peer needs to put into a part of this rank's memory: plain bytes, of one size, to be sent
+/// to it. An empty one is right too, and no leave to write.
+struct Key {
+  static constexpr std::size_t kMostBytes = 242;
+  std::uint64_t address = 0;
+  std::uint16_t bytes = 0;  ///< of `data`, the transport's own; 0: an empty key
+  std::byte data[kMostBytes] = {};
+  [[nodiscard]] bool empty() const noexcept { return bytes == 0; }
+};
+
 /// One thread at a time (the engine's lock); no call blocks; none throws.
 class Transport {
  public:
@@ -71,6 +81,24 @@ class Transport {
   /// writes nothing past `capacity`. False as in send().
   virtual bool receive(int peer, Match match, void* data, std::int64_t capacity,
                        Operation& operation) noexcept = 0;
+
+  /// One-sided operations: whether put() can save anything over send() here.
+  [[nodiscard]] virtual bool has_put() const noexcept { return false; }
+
+  /// The key to memory of this rank, which stays as long as anybody may use the key.
+  virtual Key key_to(const void* /*data*/, std::int64_t /*bytes*/) noexcept { return {}; }
+
+  /// Brings `bytes` (> 0) bytes to the place that lies `offset` bytes behind what `key` of the peer
+  /// is for. Matched as a message by a receive of that place, in one of two ways, at this side's
+  /// choice: the data are written there without the peer's doing and an empty message follows them;
+  /// or they are the message, as with send(), which is what a transport without put() does.
+  ///
+  /// Unlike send() it may write to the peer's memory until this transport ends, even if its peer
+  /// has cancelled the receive.
+  virtual bool put(int peer, Match match, const Key& /*key*/, std::int64_t /*offset*/,
+                   const void* data, std::int64_t bytes, Operation& operation) noexcept {
+    return send(peer, match, data, bytes, operation);
+  }
 
   /// True if a message of this peer and match has come, or announced itself, and no receive that
   /// has been started takes it: a receive(peer, match) started now, before any other call, gets it.

@@ -21,7 +21,20 @@ constexpr int buffer_of(Rank rank, Space space) noexcept {
   return 3 * rank + static_cast<int>(space);
 }
 constexpr Rank owner_of(int buffer) noexcept { return buffer / 3; }
+constexpr bool is_scratch(int buffer) noexcept {
+  return buffer % 3 == static_cast<int>(Space::kScratch);
+}
 constexpr std::size_t index(std::int64_t i) noexcept { return static_cast<std::size_t>(i); }
+
+constexpr bool starts_at_sender(StepKind kind) noexcept {
+  return kind == StepKind::kSend || kind == StepKind::kOffer || kind == StepKind::kPut;
+}
+/// What the peer does with a message of this kind.
+constexpr StepKind partner_of(StepKind kind) noexcept {
+  return kind == StepKind::kSend    ? StepKind::kRecv
+         : kind == StepKind::kOffer ? StepKind::kAccept
+                                    : StepKind::kLand;
+}
 
 /// In place the smaller of input and output is part of the larger one.
 struct Alias {
@@ -52,6 +65,14 @@ Machine::Machine(std::span<const Program> programs, const Shape& shape, AliasMod
       alias_(alias),
       everyone_(shape.ranks == kMaxRanks ? ~RankSet{0} : only(shape.ranks) - 1),
       histories_(index(3 * shape.ranks)),
+      has_puts_(std::ranges::any_of(programs,
+                                    [](const Program& program) {
+                                      return std::ranges::any_of(
+                                          program.steps, [](const Step& step) {
+                                            return step.kind == StepKind::kPut;
+                                          });
+                                    })),
+      puts_(index(shape.ranks)),
       ranks_(index(shape.ranks)) {
   // Every rank begins at its moment 1, so that knowing of it means that it has entered.
   for (Rank r = 0; r < shape_.ranks; ++r) state_of(r).clock[index(r)] = 1;
@@ -118,6 +139,10 @@ Machine::Outcome Machine::execute(const Step& step) {
       return fail("an end before the end");
     case StepKind::kSend:
     case StepKind::kRecv:
+    case StepKind::kOffer:
+    case StepKind::kAccept:
+    case StepKind::kPut:
+    case StepKind::kLand:
       return start(step);
     case StepKind::kWait:
       return wait(step.slot);
@@ -151,23 +176,64 @@ Machine::Outcome Machine::fail(const std::string& what) {
 // --------------------------------------------------------------------------------------- messages
 
 Machine::Outcome Machine::start(const Step& step) {
-  const bool is_send = step.kind == StepKind::kSend;
   if (step.slot >= kMaxSlots) return fail("there is no such slot");
   if (step.peer < 0 || step.peer >= shape_.ranks || step.peer == rank_) return fail("no such peer");
   InFlight& op = self().slots[step.slot];
   if (op.used) return fail("the slot is in use");
-  const Ref& ref = is_send ? step.src : step.dst;
-  if (ref.rank != kSelf) return fail("a message must begin and end in the rank's own buffers");
-  const auto place = locate(ref, rank_);
-  if (!place || !touch(*place, is_send ? Touch::kRead : Touch::kWrite)) return Outcome::kFailed;
-  if (!is_send && step.dst.space == Space::kInput) return fail("receives into its input");
-  op.used = true, op.is_send = is_send, op.matched = false;
+  const auto place = place_of_message(step);
+  if (!place) return Outcome::kFailed;
+  op.used = true, op.matched = false;
+  op.kind = step.kind, op.is_send = starts_at_sender(step.kind);
   op.peer = step.peer, op.number = self().started++, op.place = *place;
-  if (is_send) {
+  if (step.kind == StepKind::kPut && !start_put(step, op)) return Outcome::kFailed;
+  if (op.is_send) {
     op.known = self().clock;
     tick();
   }
   return match(op) ? Outcome::kAdvanced : Outcome::kFailed;
+}
+
+/// What it sends from or receives into, if it may.
+std::optional<Machine::Place> Machine::place_of_message(const Step& step) {
+  if (step.kind == StepKind::kOffer || step.kind == StepKind::kAccept) return Place{};
+  const bool is_send = starts_at_sender(step.kind);
+  const Ref& ref = is_send ? step.src : step.dst;
+  if (ref.rank != kSelf) {
+    return fail("a message must begin and end in the rank's own buffers"), std::nullopt;
+  }
+  if (!is_send && ref.space == Space::kInput) return fail("receives into its input"), std::nullopt;
+  const auto place = locate(ref, rank_);
+  if (!place) return std::nullopt;
+  if (step.kind == StepKind::kLand) {
+    // It touches nothing: who puts does, and may have done so. But nothing else may.
+    if (ref.space != Space::kScratch) return fail("awaits a put to a user's buffer"), std::nullopt;
+    return is_free_of_in_flight(*place, Touch::kWrite) ? place : std::nullopt;
+  }
+  return touch(*place, is_send ? Touch::kRead : Touch::kWrite) ? place : std::nullopt;
+}
+
+/// From now on it may be written.
+bool Machine::start_put(const Step& step, InFlight& op) {
+  if (self().accepted != step.peer) return fail("puts to a rank whose offer it has not"), false;
+  if (step.dst.rank != step.peer) return fail("puts past the rank that it names"), false;
+  if (step.dst.space != Space::kScratch) return fail("puts into a user's buffer"), false;
+  if (step.dst.count != step.src.count) {
+    return fail("source and destination differ in size"), false;
+  }
+  const auto target = locate_anywhere(step.dst, step.peer);
+  if (!target) return false;
+  RankState& peer = state_of(step.peer);
+  if (peer.ended) return fail("puts to a rank that has returned"), false;
+  for (const InFlight& other : peer.slots) {
+    const bool awaits_it = other.kind == StepKind::kLand && other.peer == rank_;
+    if (!other.used || awaits_it || !other.place.overlaps(*target)) continue;
+    return fail("puts into what is in use"), false;
+  }
+  if (!is_ordered(*target, Touch::kWrite)) return false;
+  peer.touched[index(rank_)] = self().clock[index(rank_)];
+  puts_[index(step.peer)].push_back({rank_, *target});
+  op.at_peer = *target;
+  return true;
 }
 
 /// The oldest operation of `peer` towards this rank that has not met its partner yet.
@@ -187,17 +253,25 @@ bool Machine::match(InFlight& op) {
   if (partner == nullptr) return true;
   InFlight& send = op.is_send ? op : *partner;
   InFlight& recv = op.is_send ? *partner : op;
+  if (recv.kind != partner_of(send.kind)) return fail("meets a message of another kind"), false;
+  if (!deliver(send, recv)) return false;
+  send.matched = recv.matched = true;
+  recv.known = send.known;
+  return true;
+}
+
+bool Machine::deliver(const InFlight& send, const InFlight& recv) {
   if (send.place.count != recv.place.count) {
     fail("a message of " + std::to_string(send.place.count) + " elements meets a receive of " +
          std::to_string(recv.place.count));
     return false;
   }
-  if (send.place.count > 0) {
-    if (!read(send.place, first_)) return false;
-    memory_[index(recv.place.buffer)].write(recv.place.begin, first_);
+  if (send.kind == StepKind::kPut && send.at_peer != recv.place) {
+    return fail("a put to one place is awaited at another"), false;
   }
-  send.matched = recv.matched = true;
-  recv.known = send.known;
+  if (send.place.count == 0) return true;
+  if (!read(send.place, first_)) return false;
+  memory_[index(recv.place.buffer)].write(recv.place.begin, first_);
   return true;
 }
 
@@ -223,7 +297,21 @@ Machine::Outcome Machine::wait_all() {
 bool Machine::complete(InFlight& op) {
   op.used = false;
   if (!op.is_send) learn(op.known);
+  if (op.kind == StepKind::kLand) land(op);
+  if (op.kind == StepKind::kAccept) {
+    if (self().accepted.value_or(op.peer) != op.peer)
+      return fail("accepts two ranks' offers"), false;
+    self().accepted = op.peer;
+  }
   return record(op.place, op.is_send ? Touch::kRead : Touch::kWrite);
+}
+
+/// The put that this was the flag of is written for certain. For all others it is as if this rank
+/// wrote it now.
+void Machine::land(const InFlight& op) {
+  auto& puts = puts_[index(rank_)];
+  puts.erase(std::ranges::find_if(
+      puts, [&](const Put& put) { return put.from == op.peer && put.place == op.place; }));
 }
 
 // ---------------------------------------------------------------------------------------- local
@@ -417,6 +505,10 @@ std::optional<Machine::Place> Machine::locate_own(const Ref& ref) {
 
 std::optional<Machine::Place> Machine::locate(const Ref& ref, Rank owner) {
   if (owner < 0 || !is_neighbour(owner)) return fail("names a rank outside its node"), std::nullopt;
+  return locate_anywhere(ref, owner);
+}
+
+std::optional<Machine::Place> Machine::locate_anywhere(const Ref& ref, Rank owner) {
   if (ref.count < 0) return fail("has a negative size"), std::nullopt;
   if (ref.count == 0) return Place{buffer_of(owner, ref.space), 0, 0};
   const Shape shape = shape_at(owner);
@@ -452,19 +544,31 @@ bool Machine::is_free_of_in_flight(const Place& place, Touch kind) {
   return true;
 }
 
-/// Looks for a conflicting access of another rank that is not known to have happened before.
-bool Machine::record(const Place& place, Touch kind) {
-  if (shape_.node_ranks == 1 || place.count == 0) return true;
-  History& history = histories_[index(place.buffer)];
-  const Access access{place.begin, place.begin + place.count, rank_, self().clock[index(rank_)]};
+/// Looks for a conflicting access of another rank that is not known to have happened before, and
+/// for a put that has not landed.
+bool Machine::is_ordered(const Place& place, Touch kind) {
+  const History& history = histories_[index(place.buffer)];
   const auto races = [&](const Access& other) {
-    return other.rank != rank_ && other.begin < access.end && access.begin < other.end &&
-           self().clock[index(other.rank)] < other.moment;
+    return other.rank != rank_ && other.begin < place.begin + place.count &&
+           place.begin < other.end && self().clock[index(other.rank)] < other.moment;
   };
   const bool write_races = std::ranges::any_of(history.writes, races);
   if (write_races || (kind == Touch::kWrite && std::ranges::any_of(history.reads, races))) {
     return fail("races with another rank"), false;
   }
+  const auto overlaps = [&](const Put& put) { return put.place.overlaps(place); };
+  if (std::ranges::any_of(puts_[index(owner_of(place.buffer))], overlaps)) {
+    return fail("races with a put that has not landed"), false;
+  }
+  return true;
+}
+
+bool Machine::record(const Place& place, Touch kind) {
+  const bool is_shared = shape_.node_ranks > 1 || (has_puts_ && is_scratch(place.buffer));
+  if (!is_shared || place.count == 0) return true;
+  if (!is_ordered(place, kind)) return false;
+  History& history = histories_[index(place.buffer)];
+  const Access access{place.begin, place.begin + place.count, rank_, self().clock[index(rank_)]};
   auto& same_kind = kind == Touch::kRead ? history.reads : history.writes;
   const auto superseded = std::ranges::find_if(same_kind, [&](const Access& old) {
     return old.rank == rank_ && access.begin <= old.begin && old.end <= access.end;
@@ -484,6 +588,7 @@ Machine::Outcome Machine::end() {
   for (const InFlight& op : self().slots) {
     if (op.used) return fail("ends with an operation in flight");
   }
+  if (!puts_[index(rank_)].empty()) return fail("returns before a put to it has landed");
   for (Rank r = 0; r < shape_.ranks; ++r) {
     const std::uint32_t known = self().clock[index(r)];
     if (self().touched[index(r)] > known) {

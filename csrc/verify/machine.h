@@ -42,10 +42,19 @@ class Machine {
   /// An operation from its start to the wait for it.
   struct InFlight {
     bool used = false, is_send = false, matched = false;
+    schedule::StepKind kind = schedule::StepKind::kSend;
     Rank peer = 0;
     std::uint32_t number = 0;  ///< order of start at this rank
     Place place{};
+    Place at_peer{};  ///< put: where it is written
     Clock known{};  ///< send: the sender's clock at the start; recv: that of the sender it has met
+  };
+
+  /// A put from its step on, until its rank has landed it: it may be written at any moment, and
+  /// nothing but its flag orders it.
+  struct Put {
+    Rank from = 0;
+    Place place{};
   };
 
   struct Access {
@@ -66,6 +75,7 @@ class Machine {
     std::array<InFlight, schedule::kMaxSlots> slots{};
     std::vector<Clock> posts;
     std::bitset<kMaxProvedRanks> awaited;
+    std::optional<Rank> accepted;  ///< whom this rank may put to
     Clock touched{};  ///< element q: last moment at which rank q touched this rank's buffers
   };
 
@@ -78,6 +88,7 @@ class Machine {
   Outcome advance(Rank rank);
   Outcome execute(const schedule::Step& step);
   Outcome start(const schedule::Step& step);
+  bool start_put(const schedule::Step& step, InFlight& op);
   Outcome wait(int slot);
   Outcome wait_all();
   Outcome copy(const schedule::Step& step);
@@ -92,14 +103,19 @@ class Machine {
   // Parts of steps.
   bool complete(InFlight& op);
   bool match(InFlight& op);
+  bool deliver(const InFlight& send, const InFlight& recv);
+  void land(const InFlight& op);
   InFlight* find_partner(Rank peer, bool want_send);
+  std::optional<Place> place_of_message(const schedule::Step& step);
   std::optional<Place> locate(const schedule::Ref& ref, Rank owner);
+  std::optional<Place> locate_anywhere(const schedule::Ref& ref, Rank owner);
   std::optional<Place> locate_own(const schedule::Ref& ref);
   bool locate_blocks(const schedule::Step& step);
   bool locate_targets(const schedule::Ref& ref);
   bool touch(const Place& place, Touch kind);
   bool is_free_of_in_flight(const Place& place, Touch kind);
   bool record(const Place& place, Touch kind);
+  bool is_ordered(const Place& place, Touch kind);
   bool read(const Place& place, Pieces& out);
   bool combine(const Pieces& a, const Pieces& b, Pieces& out);
   bool finish(Pieces& pieces);
@@ -126,7 +142,9 @@ class Machine {
   RankSet everyone_;
 
   std::vector<Memory> memory_;      ///< 3 a rank: input, output, scratch
-  std::vector<History> histories_;  ///< likewise; kept if nodes have several ranks
+  std::vector<History> histories_;  ///< likewise; kept where several ranks may touch a buffer
+  bool has_puts_;
+  std::vector<std::vector<Put>> puts_;  ///< by the rank they are put to
   std::vector<RankState> ranks_;
   Rank rank_ = 0;  ///< whose step is being executed
   std::string failure_;

@@ -14,6 +14,10 @@
 ///   races       any two conflicting accesses of two ranks are ordered by happens-before (post to
 ///   await,
 ///               send to receive; a receiver never orders its sender, since sends may be eager)
+///   puts        go to scratch that was offered; into a place of which the rank knows, by a
+///   message, that
+///               nobody touches it any more; nobody touches it before the put has landed: a put may
+///               be written from its step on, and completes only when its landing is awaited
 ///   return      a rank's buffers are touched by others only after its entry and before its return
 ///   posts       the ranks of a node post equally often
 #pragma once

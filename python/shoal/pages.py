@@ -253,15 +253,23 @@ class Arena:
             memory.close()
 
 
+def descriptors(process: pathlib.Path) -> Iterator[tuple[pathlib.Path, str]]:
+    """(/proc/PID/fd/N, what it is) of each descriptor of /proc/PID. Raises OSError if the process
+    has ended or is another user's; a descriptor that is closed meanwhile hides no other."""
+    for name in os.listdir(process / "fd"):
+        link = process / "fd" / name
+        with contextlib.suppress(OSError):
+            yield link, os.readlink(link)
+
+
 def _paths() -> dict[int, pathlib.Path]:
     """A file to open for each arena that a process of ours maps, by inode."""
     found: dict[int, pathlib.Path] = {}
     for process in pathlib.Path("/proc").glob("[0-9]*"):
-        with contextlib.suppress(OSError):  # it has ended meanwhile, or is another user's
-            for descriptor in os.listdir(process / "fd"):
-                link = process / "fd" / descriptor
-                with contextlib.suppress(OSError):  # closed meanwhile; the others are still there
-                    if ARENA_NAME in os.readlink(link):
+        with contextlib.suppress(OSError):
+            for link, what in descriptors(process):
+                if ARENA_NAME in what:
+                    with contextlib.suppress(OSError):
                         found.setdefault(link.stat().st_ino, link)
     return found
 

@@ -42,6 +42,7 @@ const tune::Table& table() {
   static const tune::Table kTable{{{"2026-03-01", "a, b", "TCP"}},
                                   {row(Collective::kAllReduce, 1, 4096, Algorithm::kRing),
                                    row(Collective::kAllReduce, 2, 4096, Algorithm::kRing),
+                                   row(Collective::kReduceScatter, 1, 4096, Algorithm::kRingPut),
                                    row(Collective::kReduce, 1, 4096, Algorithm::kOrdered),
                                    row(Collective::kAllToAll, 1, 4096, Algorithm::kBruck)}};
   return kTable;  // a choice points into it
@@ -55,6 +56,21 @@ TEST(Selector, AMeasuredRowComesBeforeTheRulesAndSaysSo) {
     EXPECT_TRUE(
         reason(choice, shape, table()).starts_with("measured by `shoal tune` on 2026-03-01"))
         << reason(choice, shape, table());
+  }
+}
+
+// A table of another network, or rails where there was one device.
+TEST(Selector, AOneSidedRowAnswersWhereTheNetworkHasPuts) {
+  const schedule::Shape shape = shape_of(4, 1);
+  const exec::PlanKey key = key_of(Collective::kReduceScatter, 16);
+  EXPECT_EQ(choose(key, shape, false, table(), true).algorithm, Algorithm::kRingPut);
+  EXPECT_EQ(choose(key, shape, false, table(), false).algorithm, Algorithm::kPairwise);
+  for (const std::int64_t count : {1, 16, 1 << 12, 1 << 20, 1 << 24}) {
+    for (const Collective collective :
+         {Collective::kAllReduce, Collective::kAllGather, Collective::kReduceScatter}) {
+      const Choice choice = choose(key_of(collective, count), shape, false, tune::Table(), true);
+      EXPECT_FALSE(schedule::is_one_sided(choice.algorithm)) << "the rules have not measured";
+    }
   }
 }
 

@@ -184,6 +184,92 @@ TEST(Executor, HierarchicalOverSharedMemoryAndTcp) {
   }
 }
 
+/// An all_reduce of puts on two ranks that is cut off after some turns, and what then becomes of
+/// their memory: the outputs, and all that the pools hand out from then on.
+class CutOff {
+ public:
+  CutOff(std::int64_t count, const NetworkFactory& network) : harness_(2, 1, network) {
+    PlanKey key;
+    key.collective = Collective::kAllReduce;
+    key.dtype = DataType::kInt64;
+    key.count = count;
+    for (Rank r = 0; r < 2; ++r) {
+      plans_.push_back(make_plan(key, Algorithm::kRingPut, {key.collective, r, 2}, {false, false}));
+      buffers_.emplace_back(static_cast<std::size_t>(count), r + 1);
+    }
+  }
+
+  /// False: it was over before.
+  bool cut_after(int turns) {
+    std::vector<Task*> tasks;
+    for (int r = 0; r < 2; ++r) {
+      const Call call{&plans_[r], buffers_[r].data(), buffers_[r].data(), 0};
+      tasks.push_back(harness_.engine(r).start(harness_.group(r), call));
+    }
+    bool is_over = false;
+    for (int n = 0; n < turns && !is_over; ++n) {
+      is_over = true;
+      for (int r = 0; r < 2; ++r) {
+        is_over = (tasks[r] == nullptr || harness_.engine(r).test(*tasks[r])) && is_over;
+      }
+    }
+    for (int r = 0; r < 2; ++r) {
+      harness_.engine(r).synchronised(
+          [&] { harness_.group(r).fail({ErrorCode::kTimeout, -1, 0}, nullptr, "cut off", false); });
+    }
+    EXPECT_TRUE(harness_.drive(tasks));
+    for (int r = 0; r < 2; ++r) {
+      if (tasks[r] != nullptr) harness_.engine(r).release(*tasks[r]);
+    }
+    return !is_over;
+  }
+
+  void expect_untouched_for(int ticks) {
+    const std::int64_t bytes = plans_[0].program.scratch_bytes;
+    const auto before = buffers_;
+    std::vector<std::byte*> blocks;
+    for (int r = 0; r < 2; ++r) {
+      for (int n = 0; n < 8; ++n) {
+        blocks.push_back(harness_.arena(r).at(harness_.pool(r).allocate(bytes).value()));
+        std::memset(blocks.back(), 0x5a, static_cast<std::size_t>(bytes));
+      }
+    }
+    for (int n = 0; n < ticks; ++n) {
+      for (int r = 0; r < 2; ++r) harness_.network(r).progress();
+    }
+    EXPECT_EQ(buffers_, before) << "a user's buffer was written after the error";
+    for (const std::byte* block : blocks) {
+      EXPECT_TRUE(std::all_of(block, block + bytes, [](std::byte b) {
+        return b == std::byte{0x5a};
+      })) << "memory that was handed out again was written after the error";
+    }
+  }
+
+  Harness& harness() { return harness_; }
+
+ private:
+  Harness harness_;
+  std::vector<Plan> plans_;
+  std::vector<std::vector<std::int64_t>> buffers_;
+};
+
+TEST(Executor, APutThatAnErrorHasOvertakenFindsNobodysMemory) {
+  const auto slow = [](const Pools& pools) {
+    return sim_network_of({.seed = 3, .min_delay = 20, .max_delay = 200}, pools);
+  };
+  int overtaken = 0;
+  for (int turns = 10; turns < 2000; turns += 15) {
+    CutOff trial(1000, slow);
+    if (!trial.cut_after(turns)) break;
+    const auto& fabric = *dynamic_cast<SimMember&>(trial.harness().network(0)).fabric;
+    overtaken += fabric.puts() > 0 ? 1 : 0;
+    trial.expect_untouched_for(300);
+    EXPECT_EQ(fabric.puts(), 0) << "they have all been written";
+    if (HasFailure()) FAIL() << "cut off after " << turns << " turns";
+  }
+  EXPECT_GE(overtaken, 5);
+}
+
 class OverUcx : public testing::Test {
  protected:
   void SetUp() override {
@@ -210,6 +296,15 @@ TEST_F(OverUcx, EveryFlatAlgorithm) {
   for (const int ranks : kRanks) {
     if (!is_wanted(ranks)) continue;
     EXPECT_GE(run_catalog(ranks, 1, ucx_network).size(), 7u) << ranks;
+  }
+}
+
+TEST_F(OverUcx, APutThatAnErrorHasOvertakenFindsNobodysMemory) {
+  for (const int turns : {1, 50, 200, 500, 1000, 2000, 4000, 8000}) {
+    CutOff trial(200'000, ucx_network);
+    if (!trial.cut_after(turns)) return;
+    trial.expect_untouched_for(2000);
+    if (HasFailure()) FAIL() << "cut off after " << turns << " turns";
   }
 }
 

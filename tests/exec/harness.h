@@ -15,15 +15,20 @@
 
 namespace shoal::exec {
 
-/// Makes the transport that carries messages between nodes. The ranks are those of the world.
-using NetworkFactory = std::function<std::vector<std::unique_ptr<transport::Transport>>(int ranks)>;
+/// Of each rank; null until it has one.
+using Pools = std::vector<memory::Pool*>;
+
+/// Makes the transport that carries messages between nodes. The ranks are those of the world. One
+/// that is a memory::Registrar too gets to know the pools' memory, as comm/ would have it.
+using NetworkFactory =
+    std::function<std::vector<std::unique_ptr<transport::Transport>>(const Pools& pools)>;
 
 /// `ranks` ranks, node_ranks to a node, each with arena, pool, engine and one group.
 class Harness {
  public:
   Harness(int ranks, int node_ranks, const NetworkFactory& network)
-      : ranks_(ranks), health_(ranks) {
-    if (network) network_ = network(ranks);
+      : ranks_(ranks), health_(ranks), pools_(static_cast<std::size_t>(ranks)) {
+    if (network) network_ = network(pools_);
     for (int r = 0; r < ranks; ++r) add_rank(r, node_ranks);
     for (int r = 0; r < ranks; ++r) places_[r]->group = make_group(r, node_ranks);
     for (auto& place : places_) place->engine->add_group(*place->group);
@@ -38,6 +43,7 @@ class Harness {
   memory::Pool& pool(int rank) { return *places_[rank]->pool; }
   memory::Arena& arena(int rank) { return places_[rank]->arena; }
   Health& health() { return health_; }
+  transport::Transport& network(int rank) { return *network_[rank]; }
 
   /// Gives every rank turns until all tasks (null: done already) are done; false if the time is
   /// over before.
@@ -73,6 +79,10 @@ class Harness {
     ASSERT_TRUE(arena.ok());
     place->arena = std::move(arena.value());
     place->pool = std::make_unique<memory::Pool>(place->arena, rank - first, 64 << 20);
+    pools_[static_cast<std::size_t>(rank)] = place->pool.get();
+    if (!network_.empty()) {
+      place->pool->set_registrar(dynamic_cast<memory::Registrar*>(network_[rank].get()));
+    }
     place->node = std::make_unique<transport::shm::Node>(place->arena, rank - first);
     place->shm = std::make_unique<transport::shm::ShmTransport>(*place->node, *place->pool);
     place->engine = std::make_unique<Engine>(*place->node, *place->pool, true);
@@ -114,6 +124,7 @@ class Harness {
 
   int ranks_;
   Health health_;
+  Pools pools_;
   std::vector<std::unique_ptr<transport::Transport>> network_;
   std::vector<std::unique_ptr<Place>> places_;
 };

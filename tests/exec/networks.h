@@ -15,21 +15,23 @@ namespace shoal::exec {
 
 using Members = std::vector<std::unique_ptr<transport::Transport>>;
 
-inline Members sim_network(int ranks) {
-  // Lives as long as its members: each of them owns it.
-  struct Member final : transport::sim::SimTransport {
-    Member(std::shared_ptr<transport::sim::SimFabric> shared, int self)
-        : SimTransport(*shared, self), fabric(std::move(shared)) {}
-    std::shared_ptr<transport::sim::SimFabric> fabric;
-  };
-  transport::sim::SimOptions options;
-  options.seed = 7;
-  options.eager_bytes = 64;
-  options.refuse_one_in = 5;
+/// A fabric lives as long as its members: each of them owns it.
+struct SimMember final : transport::sim::SimTransport {
+  SimMember(std::shared_ptr<transport::sim::SimFabric> shared, int self)
+      : SimTransport(*shared, self), fabric(std::move(shared)) {}
+  std::shared_ptr<transport::sim::SimFabric> fabric;
+};
+
+inline Members sim_network_of(const transport::sim::SimOptions& options, const Pools& pools) {
+  const int ranks = static_cast<int>(pools.size());
   auto fabric = std::make_shared<transport::sim::SimFabric>(ranks, options);
   Members members;
-  for (int r = 0; r < ranks; ++r) members.push_back(std::make_unique<Member>(fabric, r));
+  for (int r = 0; r < ranks; ++r) members.push_back(std::make_unique<SimMember>(fabric, r));
   return members;
+}
+
+inline Members sim_network(const Pools& pools) {
+  return sim_network_of({.seed = 7, .eager_bytes = 64, .refuse_one_in = 5}, pools);
 }
 
 /// Ranks that know one another's addresses.
@@ -45,7 +47,8 @@ Members connected(int ranks, Make&& make) {
   return members;
 }
 
-inline Members tcp_network(int ranks) {
+inline Members tcp_network(const Pools& pools) {
+  const int ranks = static_cast<int>(pools.size());
   return connected(ranks, [&](int self) {
     return transport::tcp::make_tcp({self, ranks, "127.0.0.1", [](std::string_view) {
                                        return std::string(transport::tcp::kProofBytes, 'p');
@@ -53,9 +56,14 @@ inline Members tcp_network(int ranks) {
   });
 }
 
-inline Members ucx_network(int ranks) {
+inline Members ucx_network(const Pools& pools) {
+  const int ranks = static_cast<int>(pools.size());
   return connected(ranks, [&](int self) {
-    return transport::ucx::make_ucx(transport::ucx_member(self, ranks));
+    transport::ucx::UcxOptions options = transport::ucx_member(self, ranks);
+    options.registration = [&pools, self](const void* data, std::int64_t bytes) {
+      return pools[static_cast<std::size_t>(self)]->registration(data, bytes);
+    };
+    return transport::ucx::make_ucx(options);
   });
 }
 

@@ -5,9 +5,10 @@ from __future__ import annotations
 import dataclasses
 
 from shoal.pages import Operation, Page, Progress, Transfer
+from shoal.trace import links
 from shoal.trace.cgroups import Cgroup
 from shoal.trace.evidence import Evidence, Moment
-from shoal.trace.kernel import KernelThread, Preemptor, Sample, Signal
+from shoal.trace.kernel import KernelLink, KernelThread, Preemptor, Sample, Signal
 from shoal.trace.links import Link
 from shoal.trace.processes import Process, Thread
 
@@ -77,6 +78,8 @@ class World:
         self.after = {one.pid: process(one.pid) for one in pages}
         self.links_before: dict[int, tuple[Link, ...]] = {}
         self.links_after: dict[int, tuple[Link, ...]] = {}
+        self.links_history: tuple[links.Sample, ...] = ()
+        self.kernel_links: dict[tuple[str, str], KernelLink] = {}
         self.kernel_before: list[KernelThread] = []
         self.kernel_after: list[KernelThread] = []
         self.cores_before: dict[int, tuple[str, int, int]] = {}
@@ -93,11 +96,11 @@ class World:
             Moment(NOW, self.pages, self.after, dict(self.links_after),
                    self._sample(NOW, self.kernel_after), self.cores_after),
             self.signals, self.missing, lambda pid, tid: (f"load (train.py:{tid})", ""),
+            links_history=self.links_history,
         )  # fmt: skip
 
-    @staticmethod
-    def _sample(t_ns: int, threads: list[KernelThread]) -> Sample:
-        return Sample(t_ns, {one.tid: one for one in threads})
+    def _sample(self, t_ns: int, threads: list[KernelThread]) -> Sample:
+        return Sample(t_ns, {one.tid: one for one in threads}, self.kernel_links)
 
 
 def waiting_world(late_rank: int = 2, **changes: object) -> World:

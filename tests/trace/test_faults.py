@@ -17,6 +17,7 @@ from tests.trace.faults.case import Settings, play, watch_healthy
 from tests.trace.faults.catalog import FAULTS
 from tests.trace.faults.hosts import Hosts, can_make
 from tests.trace.faults.judge import Outcome
+from tests.trace.faults.results import Results
 
 RIGHT_SEEDS, MOST_SEEDS = 2, 5
 GRAVE = (judge.WRONG_RANK, judge.FALSE_ALARM, judge.BROKEN)
@@ -85,8 +86,50 @@ def test_the_report_counts_and_replaces_what_it_wrote(tmp_path: pathlib.Path) ->
     assert all(row.passes for row in report.rows(outcomes[:1]))
     text = report.markdown(outcomes, {"netem_loss": "no netem"}, "3 seeds a class")
     assert "1 of 2 verdicts right, 1 of a wrong rank" in text and "1 noise" in text
+    assert "Not run here: netem_loss" in text
     page = tmp_path / "page.md"
     page.write_text(f"above\n{report.BEGIN}\nold\n{report.END}\nbelow\n")
     for _ in range(2):
         report.write_into(page, text)
         assert page.read_text() == f"above\n{report.BEGIN}\n\n{text}\n{report.END}\nbelow\n"
+
+
+def test_results_of_several_runs_are_counted_together(
+    tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = tmp_path / "faults.jsonl"
+    for run in range(3):
+        results = Results(file)
+        monkeypatch.setattr(results, "_run", f"run {run}")
+        for seed in range(2 * run, 2 * run + 2):
+            assert not results.has("stopped", seed)
+            results.add(Outcome("stopped", seed, "before", [1], judge.RIGHT, {"cause": "stopped"}))
+        results.add(Outcome("healthy", 1000 + run, "before", result=judge.RIGHT, watched_s=60))
+    results = Results(file)
+    assert len(file.read_text().splitlines()) == 9
+    assert results.has("stopped", 5) and results.has("healthy", 1002)
+    assert not results.has("stopped", 6) and not results.has("frozen", 0)
+    assert "6 seeds a class, in 3 runs;" in results.described()
+    text = report.markdown(results.outcomes(), {}, results.described())
+    assert "9 of 9 verdicts right" in text and "Healthy jobs: 3.0 minutes in all" in text
+
+
+def test_a_case_is_played_again_if_it_was_spoilt_or_the_tracer_is_another(
+    tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    results = Results(tmp_path / "faults.jsonl")
+    results.add(Outcome("stopped", 0, "before", result=judge.NOISE))
+    assert not results.has("stopped", 0)
+    results.add(Outcome("stopped", 0, "before", result=judge.MISSED))
+    assert results.has("stopped", 0)
+    monkeypatch.setattr("tests.trace.faults.results.version", lambda: "changed")
+    assert not results.has("stopped", 0)
+    results.add(Outcome("stopped", 0, "before", result=judge.RIGHT))
+    assert [one.result for one in results.outcomes()] == [judge.RIGHT]  # of one seed, the last
+
+
+def test_a_line_that_is_not_whole_is_an_error_that_names_it(tmp_path: pathlib.Path) -> None:
+    file = tmp_path / "faults.jsonl"
+    file.write_text('{"fault": "stopp\n')
+    with pytest.raises(SystemExit, match="line 1"):
+        Results(file)

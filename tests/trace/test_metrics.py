@@ -13,6 +13,8 @@ from collections.abc import Iterator
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
+from shoal.trace.cgroups import Cgroup
+from shoal.trace.kernel import Sample, parse_sample
 from shoal.trace.metrics import Metrics, parse_address
 from tests.trace.conftest import RunningJob, loops_of
 from tests.trace.made_up import MS, NOW, operation, page, transfer
@@ -22,15 +24,19 @@ Samples = dict[tuple[str, str, str], float]
 
 
 def scrape(port: int) -> Samples:
-    """(name, rank, the label that only this one has) -> value."""
+    """(name, rank or control group, the label that only this one has) -> value."""
     url = f"http://127.0.0.1:{port}/metrics"
     with urllib.request.urlopen(url, timeout=10) as answer:
         text = answer.read().decode()
     found = {}
     for family in text_string_to_metric_families(text):
         for one in family.samples:
-            other = one.labels.get("cause") or one.labels.get("communicator", "")
-            found[(one.name, one.labels["rank"], other)] = one.value
+            labels = dict(one.labels)
+            of = labels.pop("rank", None) or labels.pop("cgroup")
+            other = next(
+                (labels[key] for key in ("cause", "communicator", "of") if key in labels), ""
+            )
+            found[(one.name, of, other)] = one.value
     return found
 
 
@@ -61,6 +67,37 @@ def test_what_pages_show_is_served(metrics: Metrics) -> None:
     assert got[("shoal_sequence_lag", "0", "0")] == 0
     assert got[("shoal_sequence_lag", "1", "0")] == 2
     assert got[("shoal_verdicts_total", "1", "sleeping")] == 2
+
+
+class Counting:
+    """Stands for a shoal-tracer with --cgroups."""
+
+    def sample(self) -> Sample:
+        carried = [
+            {"sends": n, "sent_bytes": 100 * n, "receives": 2 * n, "received_bytes": 7 * n}
+            for n in (23, 5)
+        ]
+        group = {"path": "/jobs/a", "pids": [100], "ranks": carried[0], "others": carried[1],
+                 "on_cpu_ns": 2e9, "waiting_ns": 3e9, "off_cpu_ns": 4e9}  # fmt: skip
+        return parse_sample({"t_ns": 1, "cgroups": [group]})
+
+
+def test_what_control_groups_use_is_served(
+    metrics: Metrics, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    metrics.pages([page(0, 5, None)])
+    metrics.kernel = Counting()  # type: ignore[assignment]
+    held = Cgroup("/jobs", "cpu", False, 1_500_000, 9, 20_000, 100_000)
+    monkeypatch.setattr("shoal.trace.cgroups.read_cgroups", lambda pid: (held,))
+    got = scrape(metrics.port)
+    assert got[("shoal_cgroup_tcp_sends_total", "/jobs/a", "ranks")] == 23
+    assert got[("shoal_cgroup_tcp_sent_bytes_total", "/jobs/a", "ranks")] == 2300
+    assert got[("shoal_cgroup_tcp_receives_total", "/jobs/a", "others")] == 10
+    assert got[("shoal_cgroup_tcp_received_bytes_total", "/jobs/a", "others")] == 35
+    assert got[("shoal_cgroup_on_cpu_seconds_total", "/jobs/a", "")] == 2
+    assert got[("shoal_cgroup_waiting_seconds_total", "/jobs/a", "")] == 3
+    assert got[("shoal_cgroup_off_cpu_seconds_total", "/jobs/a", "")] == 4
+    assert got[("shoal_cgroup_throttled_seconds_total", "/jobs", "")] == 1.5
 
 
 def test_addresses() -> None:

@@ -8,7 +8,7 @@ from shoal.trace.evidence import Evidence
 from shoal.trace.late import find_late
 from shoal.trace.queues import Queue
 from shoal.trace.rdma import Limit, Port, QueuePair, Rdma, Sample
-from shoal.trace.verdict import Verdict, judge
+from shoal.trace.verdict import Verdict, judge, judge_lost
 from tests.trace.made_up import MS, NOW, SLEEP, WINDOW, World, operation, page, process, thread
 
 HOSTS = (("rxe0", 100, 21, 22), ("rxe1", 101, 22, 21))  # device, pid, queue pair, its peer
@@ -163,6 +163,36 @@ def _undriven() -> Fabric:
     fabric.queues = {101: (completion("rxe1", 9, 4), completion("rxe1", 3, 3, 5))}
     fabric.queues_before = {101: (completion("rxe1", 8, 4), completion("rxe1", 3, 3, 5))}
     return fabric
+
+
+def test_sends_that_take_long_though_the_queue_moves_are_congestion() -> None:
+    fabric = Fabric()
+    fabric.queues_before[100] = (send("rxe0", 40, 10, 21),)
+    fabric.queues[100] = (send("rxe0", 42, 12, 21),)  # 2 of 30 in 100 ms
+    verdict = fabric.verdict()
+    assert (verdict.rank, verdict.cause, verdict.provisional) == (0, "congestion", False)
+    assert says(
+        verdict, "a send of queue pair 21 of rxe0 takes 1.5 s", "nothing has been sent again"
+    )
+    fabric.queues[100] = (send("rxe0", 50, 20, 21),)
+    assert fabric.verdict().cause == "unknown", "0.3 s"
+    fabric.queues[100] = (send("rxe0", 42, 12, 21),)
+    fabric.count("rxe0", completer_retry_err=2)
+    assert fabric.verdict().cause == "packet_loss"
+
+
+def test_an_operation_that_is_through_is_judged_by_what_was_counted() -> None:
+    fabric = Fabric()
+    (late, *_) = find_late(fabric.world.pages.values(), 100 * MS)
+    assert judge_lost(fabric.evidence(), late) is None
+    fabric.queues_before[100] = fabric.queues[100] = (send("rxe0", 30, 30, 21),)  # all is sent
+    fabric.count("rxe0", completer_retry_err=2)
+    verdict = judge_lost(fabric.evidence(), late)
+    assert verdict is not None and (verdict.rank, verdict.cause) == (0, "packet_loss")
+    assert fabric.verdict().cause == "unknown", "it goes on, and not for what was counted"
+    fabric.count("rxe1", send_rnr_err=7)
+    verdict = judge_lost(fabric.evidence(), late)
+    assert verdict is not None and (verdict.rank, verdict.cause) == (1, "receiver_not_ready")
 
 
 def test_completions_that_a_rank_does_not_take_are_evidence_of_a_slow_receiver() -> None:

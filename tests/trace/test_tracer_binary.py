@@ -7,6 +7,7 @@ tests/vm/run.sh -n 0 -t 600 -- python -m pytest tests/trace/test_tracer_binary.p
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import fcntl
 import importlib.util
@@ -29,6 +30,7 @@ from typing import IO
 
 import pytest
 
+from tests.trace.faults import groups
 from tests.trace.tracer_process import (
     HERE,
     LIMIT_S,
@@ -518,6 +520,112 @@ def refusals(received: int) -> int:
     return received // size
 
 
+TALKER = """\
+import socket, sys
+connection = socket.create_connection(("127.0.0.1", int(sys.argv[1])))
+datagrams = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+print("done", flush=True)
+for line in sys.stdin:
+    sends, length, receives = map(int, line.split())
+    for _ in range(sends):
+        connection.sendall(bytes(length))
+        datagrams.sendto(bytes(length), ("127.0.0.1", 9))  # no TCP: it is not counted
+    connection.recv(1, socket.MSG_PEEK)  # takes nothing
+    for _ in range(receives):
+        assert len(connection.recv(1)) == 1
+    print("done", flush=True)
+"""
+
+
+class Talker(Workload):
+    """A process with a TCP connection: `do("N B M")` sends N times B bytes, then receives M times
+    one byte."""
+
+    def __init__(self, server: socket.socket, script: pathlib.Path) -> None:
+        port = server.getsockname()[1]
+        self.process = subprocess.Popen(
+            [sys.executable, script, str(port)],
+            stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
+        )  # fmt: skip
+        self.pid = self.process.pid
+        self.connection = server.accept()[0]
+        self.connection.sendall(bytes(4096))
+        threading.Thread(target=self._drain, daemon=True).start()
+        self.wait()
+
+    def _drain(self) -> None:
+        with contextlib.suppress(OSError):
+            while self.connection.recv(1 << 20):
+                pass
+
+    def end(self) -> None:
+        super().end()
+        self.connection.close()
+
+
+@pytest.fixture
+def talkers(tmp_path: pathlib.Path) -> Iterator[list[Talker]]:
+    """Three of them."""
+    script = tmp_path / "talker.py"
+    script.write_text(TALKER)
+    with socket.create_server(("127.0.0.1", 0)) as server, contextlib.ExitStack() as stack:
+        made = []
+        for _ in range(3):
+            made.append(Talker(server, script))
+            stack.callback(made[-1].end)
+        yield made
+
+
+@contextlib.contextmanager
+def inside(group: pathlib.Path, pid: int) -> Iterator[None]:
+    (group / "cgroup.procs").write_text(str(pid))
+    try:
+        yield
+    finally:
+        (group.parent / "cgroup.procs").write_text(str(pid))
+
+
+@pytest.mark.skipif(groups.version_2() is None, reason="no writable cgroup of version 2")
+def test_messages_and_bytes_of_a_control_group_are_counted_exactly(talkers: list[Talker]) -> None:
+    rank, neighbour, stranger = talkers
+    root = groups.version_2()
+    assert root is not None
+    with (
+        groups.group_of(rank.pid, root) as group,
+        inside(group, neighbour.pid),
+        Tracer(TRACER, "--cgroups", pids=(rank.pid,)) as tracer,
+    ):
+        if "sock_send_length" in str(tracer.hello["missing"]):
+            pytest.skip("this kernel has no sock_send_length: Linux 6.3")
+        tracer.sample()
+        rank.do("2323 100 23")
+        neighbour.do("7 10 3")
+        stranger.do("50 50 50")
+        sample = tracer.sample()
+        (seen,) = sample["cgroups"]
+        assert seen["path"].endswith(group.name) and seen["pids"] == [rank.pid]
+        assert seen["ranks"] == {
+            "sends": 2323, "sent_bytes": 232_300, "receives": 23, "received_bytes": 23
+        }  # fmt: skip
+        assert seen["others"] == {
+            "sends": 7, "sent_bytes": 70, "receives": 3, "received_bytes": 3
+        }  # fmt: skip
+        (thread,) = sample["threads"]
+        assert seen["on_cpu_ns"] == thread["on_cpu_ns"] > 0
+        assert seen["waiting_ns"] == thread["waiting_ns"]
+        assert seen["off_cpu_ns"] == sum(
+            thread[name] for name in ("sleeping_ns", "uninterruptible_ns", "stopped_ns")
+        )
+        # Moved elsewhere: what it had stays where it was, and what comes counts there.
+        with groups.group_of(rank.pid, group) as below:
+            tracer.sample()
+            rank.do("11 1 1")
+            was, now = sorted(tracer.sample()["cgroups"], key=lambda one: len(one["path"]))
+            assert now["path"] == f"{was['path']}/{below.name}"
+            assert (was["ranks"]["sends"], now["ranks"]["sends"]) == (2323, 11)
+            assert (was["pids"], now["pids"]) == ([], [rank.pid])
+
+
 # --- operations of shoal, messages of UCX -------------------------------------------------------
 
 BARRIERS = """\
@@ -562,9 +670,7 @@ class Job:
             [sys.executable, "-m", "shoal.cli", "run", "-n", "2", sys.executable,
              folder / "barriers.py", folder, str(count), str(late_s)],
         )  # fmt: skip
-        self.await_files("pid")
-        time.sleep(0.1)  # written, too
-        self.pids = tuple(int((folder / f"{rank}.pid").read_text()) for rank in range(2))
+        self.pids: tuple[int, ...] = ()
 
     def await_files(self, kind: str) -> None:
         end = time.monotonic() + LIMIT_S
@@ -576,12 +682,29 @@ class Job:
         (self.folder / "end").touch()
         assert self.process.wait(LIMIT_S) == 0
 
+    def stop(self) -> None:
+        if self.process.poll() is None:
+            self.process.send_signal(signal.SIGTERM)  # the launcher ends its ranks
+            self.process.wait(LIMIT_S)
+
+
+@contextlib.contextmanager
+def running(folder: pathlib.Path, count: int, late_s: float = 0) -> Iterator[Job]:
+    """Nothing of it is left after the block, whatever happens there."""
+    job = Job(folder, count, late_s)
+    try:
+        job.await_files("pid")
+        time.sleep(0.1)  # written, too
+        job.pids = tuple(int((folder / f"{rank}.pid").read_text()) for rank in range(2))
+        yield job
+    finally:
+        job.stop()
+
 
 @needs_probes
 def test_operations_are_counted_exactly(tmp_path: pathlib.Path) -> None:
-    job = Job(tmp_path, 2323)
     arguments = ("--operations", str(LIBSHOAL), "--no-sampling")
-    with Tracer(TRACER, *arguments, pids=job.pids) as tracer:
+    with running(tmp_path, 2323) as job, Tracer(TRACER, *arguments, pids=job.pids) as tracer:
         (tmp_path / "go").touch()
         job.await_files("done")
         sample = tracer.sample()
@@ -590,13 +713,16 @@ def test_operations_are_counted_exactly(tmp_path: pathlib.Path) -> None:
         for group in sample["operations"]:
             assert group["begun"] == group["ended"] == sum(group["ns_log2"]) == 2323
             assert group["failed"] == 0 and group["communicator"] == 0
-    job.end()
+        job.end()
 
 
 @needs_probes
 def test_a_stall_is_told_with_whom_it_waits_for(tmp_path: pathlib.Path) -> None:
-    job = Job(tmp_path, 1, late_s=1.5)
-    with Tracer(TRACER, "--operations", str(LIBSHOAL), pids=job.pids) as tracer:
+    arguments = ("--operations", str(LIBSHOAL))
+    with (
+        running(tmp_path, 1, late_s=1.5) as job,
+        Tracer(TRACER, *arguments, pids=job.pids) as tracer,
+    ):
         (tmp_path / "go").touch()
         stall = tracer.until(lambda line: line["type"] == "stall")
         assert stall["pid"] == job.pids[0] and stall["awaited"] == 1
@@ -605,29 +731,28 @@ def test_a_stall_is_told_with_whom_it_waits_for(tmp_path: pathlib.Path) -> None:
         assert groups[job.pids[0]]["stalled"] >= 1
         # The wait of 1.5 s lies between 2^30 and 2^31 ns.
         assert groups[job.pids[0]]["ns_log2"][30] == 1
-    job.end()
+        job.end()
 
 
 @needs_probes
 def test_frequent_operations_are_sampled(tmp_path: pathlib.Path) -> None:
     """The probes are taken off for most of the time, and put on again."""
-    job = Job(tmp_path, 1_000_000_000)  # more than it gets to, on any machine
 
     def begun(line: Line) -> int:
         return sum(group["begun"] for group in line.get("operations", []))
 
-    try:
-        with Tracer(TRACER, "--operations", str(LIBSHOAL), pids=job.pids) as tracer:
-            (tmp_path / "go").touch()
-            first = tracer.until(lambda line: line.get("operations_sampled", 1) < 0.5)
-            # Where hits are many, or switching is slow, they stay off a thousand times as long.
-            later = tracer.until(lambda line: begun(line) > begun(first), 3 * LIMIT_S)
-            assert later["operations_sampled"] < 0.9
-            for group in later["operations"]:
-                assert abs(group["begun"] - group["ended"]) <= 10  # one at each switching
-    finally:
-        job.process.send_signal(signal.SIGTERM)
-        job.process.wait(LIMIT_S)
+    arguments = ("--operations", str(LIBSHOAL))
+    with (
+        running(tmp_path, 1_000_000_000) as job,  # more than it gets to, on any machine
+        Tracer(TRACER, *arguments, pids=job.pids) as tracer,
+    ):
+        (tmp_path / "go").touch()
+        first = tracer.until(lambda line: line.get("operations_sampled", 1) < 0.5)
+        # Where hits are many, or switching is slow, they stay off a thousand times as long.
+        later = tracer.until(lambda line: begun(line) > begun(first), 3 * LIMIT_S)
+        assert later["operations_sampled"] < 0.9
+        for group in later["operations"]:
+            assert abs(group["begun"] - group["ended"]) <= 10  # one at each switching
 
 
 def test_messages_of_ucx_are_counted_exactly(programs: pathlib.Path, workload: Workload) -> None:

@@ -8,9 +8,10 @@ import dataclasses
 import pytest
 
 from shoal.trace.cgroups import Cgroup
-from shoal.trace.kernel import Signal
+from shoal.trace.kernel import KernelLink, Signal, parse_sample
 from shoal.trace.late import find_late, suspect
-from shoal.trace.verdict import Verdict, is_moving, judge
+from shoal.trace.links import Sample
+from shoal.trace.verdict import Verdict, is_moving, judge, judge_lost
 from tests.trace.made_up import (
     FLOCK,
     MS,
@@ -228,6 +229,97 @@ def test_before_anything_is_sent_again_a_link_is_only_suspected() -> None:
     world.links_after[100] = (link("a:1", "b:2", unsent_bytes=9000),)
     verdict = verdict_of(world)
     assert verdict.cause == "packet_loss" and verdict.provisional and verdict.missing
+
+
+def _sent_again(before: int, now: int, needless: int = 0) -> World:
+    """It has been late for 500 ms, and nothing waits for the other side now. `before`: what had
+    been sent again 700 ms ago."""
+    world = _two_hosts()
+    earlier = (link("a:1", "b:2", retransmits=before),)
+    present = (link("a:1", "b:2", retransmits=now, needless=needless),)
+    world.links_history = (
+        Sample(NOW - 2000 * MS, {100: (link("a:1", "b:2"),)}),
+        Sample(NOW - 700 * MS, {100: earlier}),
+        Sample(NOW - 200 * MS, {100: present}),
+    )
+    world.links_before[100] = world.links_after[100] = present
+    return world
+
+
+def test_what_was_sent_again_since_it_is_waited_for_counts_when_it_has_got_through() -> None:
+    verdict = verdict_of(_sent_again(3, 5))
+    assert (verdict.rank, verdict.cause, verdict.provisional) == (0, "packet_loss", False)
+    assert says(verdict, "2 lost segments sent again in the last 700 ms", "rank 0 to rank 1")
+
+
+def test_the_end_that_sends_again_is_looked_at_also_where_its_rank_is_through() -> None:
+    """Ranks 0 and 1 wait for each other in one host; what rank 0 needs comes from rank 2."""
+    waits = {0: operation(5, 1), 1: operation(5, 0)}
+    world = World(*(page(r, 5, waits.get(r), 4) for r in range(4)))
+    lossy = link("c:3", "a:1", retransmits=4, timeouts=2, unsent_bytes=700)
+    world.links_before = {100: (link("a:1", "c:3"),), 102: (link("c:3", "a:1", unsent_bytes=700),)}
+    world.links_after = {100: (link("a:1", "c:3"),), 102: (lossy,)}
+    verdict = verdict_of(world)
+    assert (verdict.rank, verdict.cause) == (2, "packet_loss") and says(verdict, "rank 2 to rank 0")
+    world.links_after[102] = (dataclasses.replace(lossy, remote="d:9"),)
+    assert verdict_of(world).cause == "unknown", "a link between others holds nobody up"
+
+
+@pytest.mark.parametrize(
+    ("before", "now", "needless"),
+    [(0, 0, 0), (3, 3, 0), (3, 5, 2)],  # the last: the other side had had them all
+)
+def test_nothing_lost_since_then_is_no_loss(before: int, now: int, needless: int) -> None:
+    assert verdict_of(_sent_again(before, now, needless)).cause == "unknown"
+
+
+def test_the_kernels_events_say_whether_a_loss_falls_into_the_wait() -> None:
+    world = _sent_again(3, 5)
+    world.kernel_links = {("a:1", "b:2"): KernelLink(5, NOW - 300 * MS)}
+    assert says(verdict_of(world), "the last of them 300 ms ago")
+    world.kernel_links = {("a:1", "b:2"): KernelLink(5, NOW - 600 * MS)}
+    assert verdict_of(world).cause == "unknown", "it was over before"
+
+
+def test_an_operation_that_is_through_was_held_up_by_a_loss_only_if_all_had_posted_it() -> None:
+    world = _sent_again(3, 5)
+    (late, *_) = find_late(world.pages.values(), 100 * MS)
+    verdict = judge_lost(world.evidence(), late)
+    assert verdict is not None and (verdict.rank, verdict.cause) == (0, "packet_loss")
+    assert judge_lost(_sent_again(3, 3).evidence(), late) is None
+    world.pages[1] = page(1, 4, None, 2)
+    assert judge_lost(world.evidence(), late) is None
+
+
+def test_events_of_one_connection_are_read_from_the_tracers_lines() -> None:
+    event = {"local": "a:1", "remote": "b:2", "retransmits": 2, "lost_at_ns": 70, "netns": 1}
+    sample = parse_sample({"t_ns": 90, "links": [event, event | {"netns": 2, "lost_at_ns": 60}]})
+    assert sample.links == {("a:1", "b:2"): KernelLink(4, 70)}
+
+
+def test_a_round_trip_that_has_become_long_is_congestion_and_a_long_way_is_none() -> None:
+    world = _two_hosts()
+    world.links_after[100] = (link("a:1", "b:2", rtt_us=90_000, least_rtt_us=40),)
+    verdict = verdict_of(world)
+    assert (verdict.rank, verdict.cause) == (0, "congestion")
+    assert says(verdict, "takes 90.0 ms", "has taken 0.040 ms")
+    world.links_after[100] = (link("a:1", "b:2", rtt_us=90_000, least_rtt_us=80_000),)
+    assert verdict_of(world).cause == "unknown"
+
+
+def test_what_this_host_drops_itself_is_seen_by_what_waits_while_nothing_is_under_way() -> None:
+    world = _two_hosts()
+    waits = link("a:1", "b:2", unsent_bytes=50_000, acknowledged_bytes=1000)
+    world.links_before[100] = (waits,)
+    world.links_after[100] = (dataclasses.replace(waits, acknowledged_bytes=2000),)
+    verdict = verdict_of(world)
+    assert (verdict.rank, verdict.cause, verdict.provisional) == (0, "packet_loss", False)
+    assert says(verdict, "50000 bytes wait to be sent and no segment is under way")
+    world.links_after[100] = (dataclasses.replace(waits, acknowledged_bytes=2000, unacked=3),)
+    assert verdict_of(world).cause == "unknown", "it moves"
+    full = dataclasses.replace(waits, receiver_full_us=90_000)
+    world.links_after[100] = (full,)
+    assert verdict_of(world).cause == "receiver_not_ready"
 
 
 def test_the_end_that_is_down_is_the_root_and_not_the_one_without_carrier() -> None:

@@ -11,6 +11,7 @@ import pytest
 from shoal.pages import Page
 from shoal.trace import watch
 from shoal.trace.evidence import Evidence, Moment
+from shoal.trace.links import Sample
 from shoal.trace.verdict import Verdict
 from tests.trace.made_up import MS, NOW, SLEEP, World, link, operation, page, process, waiting_world
 
@@ -77,6 +78,24 @@ def test_what_takes_steps_is_long_and_not_late_unless_its_link_loses(
     assert verdict.cause == "packet_loss"
 
 
+def test_one_that_a_loss_held_up_is_judged_although_it_is_through(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """It is late at the first look and over at the second."""
+
+    def look(number: int) -> World:
+        waits = operation(5, 1) if number == 1 else None
+        world = World(*(page(r, 5, waits and operation(5, 1 - r), 2) for r in range(2)))
+        world.links_before = {100: (link("a:1", "b:2", retransmits=2),)}
+        world.links_after = {100: (link("a:1", "b:2", retransmits=3),)}
+        world.links_history = (Sample(NOW - 900 * MS, {100: (link("a:1", "b:2"),)}),)
+        return world
+
+    (verdict,) = verdicts(monkeypatch, look)
+    assert verdict.cause == "packet_loss"
+    assert any("3 lost segments" in line for line in verdict.evidence)
+
+
 def test_stalls_that_are_over_before_they_can_be_looked_at_are_judged_together(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
@@ -92,3 +111,32 @@ def test_stalls_that_are_over_before_they_can_be_looked_at_are_judged_together(
     found = verdicts(monkeypatch, look, 1.0)
     assert [(one.rank, one.cause) for one in found] == [(2, "preempted")]
     assert any("found rank 2 to be waited for" in line for line in found[0].evidence)
+
+
+def test_a_rank_that_posts_each_operation_and_then_drives_none_is_a_slow_receiver(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def look(number: int) -> World:
+        pages = [page(r, 5 + number, operation(5 + number, 2)) for r in (0, 1, 3)]
+        pages.insert(2, page(2, 5 + number, operation(5 + number, 0), drivers=0))
+        world = World(*pages)
+        world.after[102] = process(102, state="R", syscall=-1, on_cpu_ns=95 * MS, user_ticks=9)
+        return world
+
+    found = verdicts(monkeypatch, look, 1.5)
+    assert [(one.rank, one.cause) for one in found] == [(2, "slow_receiver")]
+
+
+@pytest.mark.parametrize(("drivers", "causes"), [(0, ["slow_receiver"]), (1, [])])
+def test_a_slow_receiver_is_named_if_two_looks_saw_it_though_it_is_through_by_the_third(
+    monkeypatch: pytest.MonkeyPatch, drivers: int, causes: list[str]
+) -> None:
+    def look(number: int) -> World:
+        if number > 2:
+            return World(*(page(r, 5, None, 2) for r in range(2)))
+        late = page(1, 5, operation(5, 0), 2, drivers=drivers if number == 1 else 0)
+        world = World(page(0, 5, operation(5, 1), 2), late)
+        world.after[101] = process(101, state="R", syscall=-1, on_cpu_ns=20 * MS, user_ticks=2)
+        return world
+
+    assert [one.cause for one in verdicts(monkeypatch, look)] == causes

@@ -143,6 +143,29 @@ class TransportConformance : public testing::TestWithParam<Member> {
 };
 GTEST_ALLOW_UNINSTANTIATED_PARAMETERIZED_TEST(TransportConformance);
 
+// Written straight there or sent: the receiver of the place sees no difference but in `bytes`.
+TEST_P(TransportConformance, WhatIsPutIsInItsPlaceWhenItsReceiveIsDone) {
+  ASSERT_NO_FATAL_FAILURE(connect(2));
+  std::vector<std::byte> places(std::size_t{1} << 20);
+  const Key key = at(1).key_to(places.data(), static_cast<std::int64_t>(places.size()));
+  std::int64_t offset = 0;
+  int id = 0;
+  for (const std::int64_t bytes : {1, 4096, 70'000, 500'000}) {
+    const auto sent = message(bytes, ++id);
+    Operation out, in;
+    ASSERT_TRUE(
+        progress_until([&] { return at(0).put(1, {3, 5}, key, offset, sent.data(), bytes, out); }));
+    ASSERT_TRUE(
+        progress_until([&] { return at(1).receive(0, {3, 5}, &places[offset], bytes, in); }));
+    ASSERT_NO_FATAL_FAILURE(await({&in, &out}));
+    EXPECT_TRUE(in.status.ok() && out.status.ok());
+    EXPECT_TRUE(in.bytes == bytes || (in.bytes == 0 && !key.empty())) << in.bytes;
+    EXPECT_EQ(in.fingerprint, 5);
+    EXPECT_TRUE(std::equal(sent.begin(), sent.end(), places.begin() + offset)) << bytes;
+    offset += bytes;
+  }
+}
+
 TEST_P(TransportConformance, EverySizeArrivesUnchangedInBothDirections) {
   ASSERT_NO_FATAL_FAILURE(connect(2));
   const std::int64_t sizes[] = {

@@ -1,6 +1,7 @@
 /// A network between members of one process that can die at any of its calls, in every unkind way
 /// that a real one has: what was under way arrives, in part or not at all; sends go on succeeding;
-/// one end notices soon, late, or never. One seed gives one run.
+/// one end notices soon, late, or never. Or it stalls for a while without a word, and then brings
+/// everything at once. One seed gives one run.
 #pragma once
 
 #include <gtest/gtest.h>
@@ -21,6 +22,11 @@ namespace shoal::transport {
 class FaultyRail {
  public:
   static constexpr std::int64_t kNever = std::numeric_limits<std::int64_t>::max();
+  /// From one tick to another nothing arrives.
+  struct Stall {
+    std::int64_t begin, end;
+    bool of_sender[2] = {true, true};  ///< what members 0 and 1 send
+  };
   struct Options {
     std::uint64_t seed = 1;
     int max_delay = 6;  ///< calls of progress() that a message takes
@@ -34,6 +40,11 @@ class FaultyRail {
     int late = 0;
     /// Ticks that each byte of a message takes: 0, it is as fast as a short one.
     double ticks_per_byte = 0;
+    /// Nothing overtakes anything, whatever its match: as on a wire.
+    bool in_line = false;
+    std::vector<Stall> stalls;
+    /// A message that is taken back while it is under way vanishes as a whole; else the rail dies.
+    bool forgets = false;
   };
 
   explicit FaultyRail(const Options& options) : options_(options), random_(options.seed) {
@@ -44,6 +55,8 @@ class FaultyRail {
 
   [[nodiscard]] std::int64_t calls() const { return calls_; }
   [[nodiscard]] bool is_dead() const { return dead_; }
+  [[nodiscard]] std::int64_t ticks() const { return now_; }
+  [[nodiscard]] std::int64_t bytes() const { return bytes_; }  ///< that were sent
   void die() { options_.dies_at = calls_ + 1; }
 
  private:
@@ -136,7 +149,9 @@ class FaultyRail {
       std::erase_if(landed_, is_it);
       for (auto& [key, flights] : rail_.flights_[self_]) {
         // The network has read a part of it: what follows would make no sense to the receiver.
-        if (std::erase_if(flights, is_it) > 0 && !rail_.dead_) rail_.kill();
+        if (std::erase_if(flights, is_it) > 0 && !rail_.dead_ && !rail_.options_.forgets) {
+          rail_.kill();
+        }
       }
       operation.end({ErrorCode::kAborted, -1, 0});
     }
@@ -190,15 +205,18 @@ class FaultyRail {
     for (const auto& [key, others] : flights_[from]) {
       EXPECT_EQ(std::ranges::count(others, &operation, &Flight::operation), 0) << "sent twice";
     }
+    bytes_ += bytes;
     auto& flights = flights_[from][match.key];
-    const std::int64_t before = flights.empty() ? now_ : flights.back().due;
+    std::int64_t before = flights.empty() ? now_ : flights.back().due;
+    if (options_.in_line) before = std::max(now_, last_due_[from]);
     const auto duration =
         static_cast<std::int64_t>(static_cast<double>(bytes) * options_.ticks_per_byte);
     const std::int64_t delay =
         duration +
         static_cast<std::int64_t>(random_() % static_cast<unsigned>(options_.max_delay + 1));
-    Flight flight{match.key, match.fingerprint, data, {}, bytes, std::max(before, now_ + delay),
-                  &operation};
+    const std::int64_t due = options_.in_line ? before + delay : std::max(before, now_ + delay);
+    last_due_[from] = due;
+    Flight flight{match.key, match.fingerprint, data, {}, bytes, due, &operation};
     constexpr std::int64_t kEager = 300;
     if (bytes <= kEager) {  // as a network that copies: done, and yet it may never arrive
       flight.copy.assign(data, data + bytes);
@@ -210,7 +228,14 @@ class FaultyRail {
     if (dead_ && flights.back().operation == nullptr) flights.pop_back();  // into the void
   }
 
+  [[nodiscard]] bool is_stalled(int sender) const {
+    return std::ranges::any_of(options_.stalls, [&](const Stall& stall) {
+      return stall.of_sender[sender] && now_ >= stall.begin && now_ < stall.end;
+    });
+  }
+
   bool land(Member& to) {
+    if (is_stalled(1 - to.self_)) return false;
     bool moved = false;
     for (auto& [key, flights] : flights_[1 - to.self_]) {
       for (; !flights.empty() && flights.front().due <= now_; flights.pop_front()) {
@@ -259,7 +284,8 @@ class FaultyRail {
 
   Options options_;
   std::mt19937_64 random_;
-  std::int64_t calls_ = 0, now_ = 0, died_at_ = 0;
+  std::int64_t calls_ = 0, now_ = 0, died_at_ = 0, bytes_ = 0;
+  std::int64_t last_due_[2] = {0, 0};
   bool dead_ = false;
   Member* members_[2] = {};
   std::map<std::uint64_t, std::deque<Flight>> flights_[2];  ///< by sender, by key

@@ -65,21 +65,28 @@ INSTANTIATE_TEST_SUITE_P(Rails, NetworkPeer,
 /// Two ranks joined by rails; both driven by this thread.
 class Joined {
  public:
-  explicit Joined(const std::vector<FaultyRail::Options>& options) {
+  /// `stall_ticks`: calls of progress() that a rail may be silent, if the test shall see that.
+  explicit Joined(const std::vector<FaultyRail::Options>& options, std::int64_t stall_ticks = 0) {
+    rail::Timing timing;
+    if (stall_ticks > 0) timing = {stall_ticks * kNsPerMs, [this] { return ticks_ * kNsPerMs; }};
     for (const auto& rail : options) rails_.push_back(std::make_unique<FaultyRail>(rail));
     for (int self : {0, 1}) {
       std::vector<Rail> own;
       for (auto& rail : rails_) {
         own.push_back({std::string("r").append(std::to_string(own.size())), rail->take(self), 0});
       }
-      ranks_[self] = make_rail_network(std::move(own), 2);
+      ranks_[self] = make_rail_network(std::move(own), 2, timing);
     }
   }
   RailNetwork& at(int rank) { return *ranks_[rank]; }
   FaultyRail& rail(int index) { return *rails_[index]; }
 
   void progress() {
-    for (auto& rank : ranks_) rank->progress();
+    for (int rank : {0, 1}) progress_only(rank);
+  }
+  void progress_only(int rank) {
+    ticks_ += rank == 0;
+    ranks_[rank]->progress();
   }
   template <class Condition>
   bool until(Condition&& condition) {
@@ -94,6 +101,7 @@ class Joined {
   }
 
  private:
+  std::int64_t ticks_ = 0;
   std::vector<std::unique_ptr<FaultyRail>> rails_;  // outlive the ranks
   std::unique_ptr<RailNetwork> ranks_[2];
 };
@@ -233,7 +241,7 @@ TEST(Rails, ARailMayDieAtEveryPoint) {
 TEST(Rails, AStreamOfSmallMessagesSurvives) {
   std::vector<Planned> program;
   for (int i = 0; i < 150; ++i) program.push_back({0, {p2p_key(1, 0), 0}, i % 5 * 80});
-  for (std::int64_t at = 1; at < 700; at += 7) {
+  for (std::int64_t at = 1; at < 700; at += 7 * kStride) {
     for (const auto& notice : kNotices) {
       FaultyRail::Options dying{.seed = 5, .dies_at = at};
       std::copy(notice, notice + 2, dying.notice);
@@ -247,7 +255,7 @@ TEST(Rails, AStreamOfSmallMessagesSurvives) {
 // Several of several rails, in longer programs.
 TEST(Rails, AllButOneMayDieAtRandom) {
   int died = 0;
-  for (std::uint64_t seed = 1; seed <= 250; ++seed) {
+  for (std::uint64_t seed = 1; seed <= 250 / kStride; ++seed) {
     std::mt19937_64 random(seed);
     const std::size_t count = 2 + random() % 3;
     std::vector<FaultyRail::Options> options(count);
@@ -264,7 +272,7 @@ TEST(Rails, AllButOneMayDieAtRandom) {
     ASSERT_TRUE(run(ranks, make_program(seed, 80), seed)) << "seed " << seed;
     for (std::size_t r = 0; r < count; ++r) died += ranks.rail(static_cast<int>(r)).is_dead();
   }
-  EXPECT_GT(died, 200) << "the test must kill rails";
+  EXPECT_GT(died, 200 / kStride) << "the test must kill rails";
 }
 
 TEST(Rails, ADeadRailIsNamedOnceByBothEndsWithItsReason) {
@@ -383,6 +391,128 @@ TEST(Rails, ACancelledSendEndsItsReceiveOrWasNeverSent) {
       EXPECT_TRUE(received == message(300'000, 1)) << seed;
     }
   }
+}
+
+// --- rails that stall ----------------------------------------------------------------------------
+
+constexpr std::int64_t kStallTicks = 60;
+/// Which direction is silent.
+constexpr bool kSilent[][2] = {{true, true}, {true, false}, {false, true}};
+
+FaultyRail::Options stalling(std::uint64_t seed, std::int64_t begin, std::int64_t end,
+                             const bool (&of_sender)[2]) {
+  return {.seed = seed, .stalls = {{begin, end, {of_sender[0], of_sender[1]}}}, .forgets = true};
+}
+
+bool names_it(Joined& ranks, const std::string& what) {
+  return ranks.at(0).describe().find(what) != std::string::npos &&
+         ranks.at(1).describe().find(what) != std::string::npos;
+}
+
+// Either rail, at each moment, for ever and in each direction: the job goes on over the other one.
+TEST(RailStalls, ARailMayFallSilentAtEveryPoint) {
+  const auto program = make_program(7, 20);
+  int named = 0, all = 0;
+  for (const int silent : {0, 1}) {
+    std::int64_t ticks = 0;
+    {
+      Joined ranks({{.seed = 3}, {.seed = 4}}, kStallTicks);
+      ASSERT_TRUE(run(ranks, program, 7));
+      ticks = ranks.rail(silent).ticks();
+    }
+    for (std::int64_t at = 0; at < ticks; at += 3 * kStride) {
+      for (const auto& direction : kSilent) {
+        std::vector<FaultyRail::Options> options = {{.seed = 3}, {.seed = 4}};
+        options[silent] = stalling(3, at, kNever, direction);
+        Joined ranks(options, kStallTicks);
+        ASSERT_TRUE(run(ranks, program, 7)) << "rail " << silent << " is silent from tick " << at
+                                            << ": " << direction[0] << direction[1];
+        ASSERT_FALSE(ranks.at(0).peer_failed(1) || ranks.at(1).peer_failed(0));
+        named += names_it(ranks, "rail r" + std::to_string(silent));
+        ++all;
+      }
+    }
+  }
+  EXPECT_GT(named, all / 2) << "of " << all << ": the test must silence rails that are in use";
+}
+
+// What it brings then is late, and is not taken for anything else; and it carries parts as before.
+TEST(RailStalls, ARailThatWorksAgainIsUsedAgain) {
+  for (std::uint64_t seed = 1; seed <= 30; ++seed) {
+    const int silent = static_cast<int>(seed % 2);
+    std::vector<FaultyRail::Options> options = {{.seed = seed}, {.seed = seed + 1}};
+    options[silent] = stalling(seed, 40, 1500, kSilent[seed % 3]);
+    Joined ranks(options, kStallTicks);
+    ASSERT_TRUE(run(ranks, make_program(seed, 20), seed)) << seed;
+    ASSERT_TRUE(ranks.until([&] { return names_it(ranks, "it is used again"); })) << seed;
+    const std::int64_t before = ranks.rail(silent).bytes();
+    const std::vector<Planned> large(10, {0, {p2p_key(1, 0), 0}, 400'000});
+    ASSERT_TRUE(run(ranks, large, seed)) << seed;
+    EXPECT_GT(ranks.rail(silent).bytes() - before, 100'000) << seed;
+    EXPECT_EQ(ranks.at(0).describe().find("dropped", ranks.at(0).describe().find("again")),
+              std::string::npos);
+  }
+}
+
+// Of several rails several stall several times, also all at once: nothing is lost, nobody failed.
+TEST(RailStalls, RailsMayComeAndGoAtRandom) {
+  int named = 0;
+  for (std::uint64_t seed = 1; seed <= 150 / kStride; ++seed) {
+    std::mt19937_64 random(seed);
+    std::vector<FaultyRail::Options> options(2 + random() % 3);
+    for (FaultyRail::Options& one : options) {
+      one = {.seed = random(), .late = static_cast<int>(random() % 10), .forgets = true};
+      std::int64_t begin = 0;
+      for (int stalls = static_cast<int>(random() % 4); stalls > 0; --stalls) {
+        begin += static_cast<std::int64_t>(random() % 600);
+        const std::int64_t end = begin + static_cast<std::int64_t>(random() % 1000);
+        const auto& direction = kSilent[random() % std::size(kSilent)];
+        one.stalls.push_back({begin, end, {direction[0], direction[1]}});
+        begin = end;
+      }
+    }
+    Joined ranks(options, kStallTicks);
+    ASSERT_TRUE(run(ranks, make_program(seed, 150), seed)) << "seed " << seed;
+    ASSERT_FALSE(ranks.at(0).peer_failed(1) || ranks.at(1).peer_failed(0));
+    named += names_it(ranks, "it has stalled") || names_it(ranks, "used again");
+  }
+  EXPECT_GT(named, 70 / kStride) << "the test must stall rails";
+}
+
+// It computes, or is stopped: no rail answers, so none is to blame.
+TEST(RailStalls, APeerThatIsSilentAltogetherLosesNoRail) {
+  Joined ranks({{.seed = 1}, {.seed = 2}}, kStallTicks);
+  ASSERT_TRUE(run(ranks, make_program(1, 10), 1));
+  std::vector<std::byte> received(300'000);
+  const auto sent = message(300'000, 1);
+  Operation in, out;
+  ranks.at(0).receive(1, {1, 0}, received.data(), 300'000, in);
+  for (const int silent : {1, 0}) {
+    for (int i = 0; i < 50 * kStallTicks; ++i) ranks.progress_only(1 - silent);
+    if (silent == 1) ranks.at(1).send(0, {1, 0}, sent.data(), 300'000, out);
+  }
+  ASSERT_TRUE(ranks.until_done({&in, &out}));
+  EXPECT_TRUE(received == sent);
+  for (int rank : {0, 1}) EXPECT_EQ(ranks.at(rank).describe().find("dropped"), std::string::npos);
+}
+
+// Parts that take far longer than a rail may be silent, once it has shown that it is slow: the
+// question waits behind them.
+TEST(RailStalls, ASlowRailIsNoSilentOne) {
+  Joined ranks({{.seed = 1, .max_delay = 0, .ticks_per_byte = 1e-3, .in_line = true},
+                {.seed = 2, .max_delay = 0, .ticks_per_byte = 2e-4, .in_line = true}},
+               kStallTicks);
+  std::vector<std::byte> received(1 << 20);
+  const auto sent = message(1 << 20, 3);
+  for (int i = 0; i < 10; ++i) {
+    const std::int64_t bytes = i == 0 ? 128 << 10 : 1 << 20;
+    Operation in, out;
+    ranks.at(1).receive(0, {1, 0}, received.data(), bytes, in);
+    ranks.at(0).send(1, {1, 0}, sent.data(), bytes, out);
+    ASSERT_TRUE(ranks.until_done({&in, &out}));
+    ASSERT_EQ(std::memcmp(received.data(), sent.data(), static_cast<std::size_t>(bytes)), 0);
+  }
+  EXPECT_EQ(ranks.at(1).describe().find("dropped"), std::string::npos) << ranks.at(1).describe();
 }
 
 // The faster rail gets more, so that both need about as long.

@@ -113,5 +113,97 @@ TEST(UcxRegistration, MessagesInRegisteredMemoryArrive) {
   for (std::size_t r = 0; r < 2; ++r) members[r]->deregister_memory(handles[r]);
 }
 
+/// Two members, and memory of rank 1 that rank 0 may put to.
+class UcxPut : public testing::Test {
+ protected:
+  static constexpr std::int64_t kBytes = 1 << 20;
+
+  void SetUp() override {
+    for (int r = 0; r < 2; ++r) {
+      UcxOptions options = ucx_member(r, 2);
+      if (r == 1) options.registration = [this](const void*, std::int64_t) { return handle_; };
+      members_.push_back(ucx::make_ucx(options));
+    }
+    if (!members_[0]->has_put() || !members_[1]->has_put()) GTEST_SKIP() << members_[0]->describe();
+    members_[0]->set_peer_address(1, members_[1]->address());
+    members_[1]->set_peer_address(0, members_[0]->address());
+    handle_ = members_[1]->register_memory(place_.data(), kBytes).value();
+  }
+  void TearDown() override {
+    if (handle_ != nullptr) members_[1]->deregister_memory(handle_);
+  }
+
+  /// Puts `sent` to `offset`; true if it came straight. Whichever way it came, it must be there.
+  bool put(const std::vector<std::byte>& sent, std::int64_t offset) {
+    const auto bytes = static_cast<std::int64_t>(sent.size());
+    const Key key = members_[1]->key_to(place_.data(), kBytes);
+    EXPECT_FALSE(key.empty());
+    Operation in, out;
+    EXPECT_TRUE(members_[0]->put(1, {1, 7}, key, offset, sent.data(), bytes, out));
+    EXPECT_TRUE(members_[1]->receive(0, {1, 7}, place_.data() + offset, bytes, in));
+    const Deadline deadline = Deadline::after_ms(kPatienceMs);
+    bool is_there = false;
+    while (!(in.done() && out.done()) && !deadline.passed()) {
+      for (auto& member : members_) member->progress();
+      if (!in.done() || is_there) continue;
+      is_there = std::equal(sent.begin(), sent.end(), place_.begin() + offset);
+      EXPECT_TRUE(is_there) << "the flag came before the data";
+      if (!is_there) return false;
+    }
+    EXPECT_TRUE(in.done() && out.done());
+    EXPECT_TRUE(in.status.ok() && out.status.ok());
+    EXPECT_EQ(in.fingerprint, 7);
+    return in.bytes == 0;
+  }
+
+  std::vector<std::byte> place_ = std::vector<std::byte>(kBytes);
+  void* handle_ = nullptr;
+  std::vector<std::unique_ptr<UcxTransport>> members_;
+};
+
+// The first ones find an endpoint that is not connected yet, and are messages.
+TEST_F(UcxPut, ComesStraightToItsPlaceAndBeforeItsFlag) {
+  int straight = 0, puts = 0;
+  for (const std::int64_t bytes : {8, 1000, 8192, 8200, 65'536, 99'991, 1 << 20}) {
+    for (int n = 0; n < 6; ++n, ++puts)
+      straight += put(message(bytes, puts), (n * 8) % (kBytes - bytes + 8));
+    if (HasFailure()) return;
+  }
+  EXPECT_GE(straight, puts - 6) << members_[0]->describe();
+}
+
+// Each key is of another registration, and there are more of them than are kept.
+TEST_F(UcxPut, KeysOfMemoryThatIsRegisteredAnewAreNewOnes) {
+  int straight = 0;
+  for (int n = 0; n < 40; ++n) {
+    members_[1]->deregister_memory(handle_);
+    handle_ = members_[1]->register_memory(place_.data(), kBytes).value();
+    straight += put(message(20'000, n), 0);
+    if (HasFailure()) return;
+  }
+  EXPECT_GE(straight, 34);
+}
+
+// Before anything has been connected, and to a peer that does not exist any more.
+TEST_F(UcxPut, EndsByCancelAlsoWhereThePeerIsGone) {
+  const auto sent = message(kBytes, 1);
+  for (int n = 0; n < 8; ++n) put(message(64, n), 0);
+  const Key key = members_[1]->key_to(place_.data(), kBytes);
+  Operation out;
+  ASSERT_TRUE(members_[0]->put(1, {1, 7}, key, 0, sent.data(), kBytes, out));
+  members_[0]->cancel(out);
+  EXPECT_TRUE(out.done());
+  members_[1]->deregister_memory(handle_);
+  handle_ = nullptr;
+  members_.pop_back();
+  for (int n = 0; n < 3; ++n) {
+    Operation late;
+    ASSERT_TRUE(members_[0]->put(1, {1, 7}, key, 0, sent.data(), kBytes, late));
+    members_[0]->progress();
+    members_[0]->cancel(late);
+    EXPECT_TRUE(late.done());
+  }
+}
+
 }  // namespace
 }  // namespace shoal::transport

@@ -40,7 +40,9 @@ struct Message {
   Rank rank = 0;  ///< whose slot and buffer
   int slot = 0;
   std::size_t begin = 0, count = 0;
-  bool buffered = false;
+  StepKind kind = StepKind::kSend;
+  std::size_t target = 0;     ///< put: where it is written, in the peer's memory
+  bool buffered = false;      ///< put: written
   std::vector<Word> payload;  ///< if buffered
 };
 
@@ -72,10 +74,21 @@ struct Move {
 struct Extent {
   std::int64_t begin, end;
   bool is_write;
+  friend bool operator==(const Extent&, const Extent&) = default;
   [[nodiscard]] bool conflicts(const Extent& other) const {
     return begin < other.end && other.begin < end && (is_write || other.is_write);
   }
 };
+
+/// What a put writes.
+Extent target_of(const Message& put) {
+  const auto begin = static_cast<std::int64_t>(put.target);
+  return {begin, begin + static_cast<std::int64_t>(put.count), true};
+}
+
+bool starts_at_sender(StepKind kind) {
+  return kind == StepKind::kSend || kind == StepKind::kOffer || kind == StepKind::kPut;
+}
 
 Extent extent_of(const Message& message, bool is_send) {
   const auto begin = static_cast<std::int64_t>(message.begin);
@@ -100,6 +113,8 @@ class Explorer {
  private:
   Layout layout_of(Rank rank, AliasMode alias) const;
   World beginning() const;
+  bool touches_puts(const World& world, Rank rank) const;
+  const Message* partner_of_land(const World& world, const Message& land) const;
   void walk_all(const ExplorerLimits& limits, Exploration& result);
   void walk_some(const ExplorerLimits& limits, Exploration& result);
 
@@ -110,6 +125,9 @@ class Explorer {
   void apply(World& world, const Move& move);
   std::vector<Extent> footprint(Rank rank, const Step& step) const;
   bool is_quiet(const World& world, const Message& message, bool is_send) const;
+  bool may_be_put(const World& world, Rank rank, const Extent& extent, const Message* but) const;
+  Extent extent_at(const Ref& ref, Rank owner, bool is_write) const;
+  static void write_put(World& world, Rank to, Message& put);
   bool settle_transfers(World& world);
   void run_rank(World& world, Rank rank);
   void run_step(World& world, Rank rank, const Step& step);
@@ -233,6 +251,7 @@ bool Explorer::settle_transfers(World& world) {
       if (is_free && has_partner && is_quiet(world, channel.recvs[k], false)) {
         return apply(world, {Move::kTransfer, c, k}), true;
       }
+      if (send.kind == StepKind::kPut) continue;
       if (is_free && eager_ && !send.buffered) return apply(world, {Move::kBuffer, c, k}), true;
     }
   }
@@ -244,6 +263,12 @@ bool Explorer::settle_transfers(World& world) {
 bool Explorer::is_quiet(const World& world, const Message& message, bool is_send) const {
   const Extent own = extent_of(message, is_send);
   const auto conflicts = [&](const Extent& other) { return own.conflicts(other); };
+  const Message* partner = nullptr;  // of a land: the put that it awaits
+  if (message.kind == StepKind::kLand) {
+    partner = partner_of_land(world, message);
+    if (partner == nullptr || !(target_of(*partner) == own)) return false;
+  }
+  if (may_be_put(world, message.rank, own, partner)) return false;
   for (const Channel& channel : world.channels) {
     for (const auto* side : {&channel.sends, &channel.recvs}) {
       for (const Message& other : *side) {
@@ -264,20 +289,52 @@ bool Explorer::is_quiet(const World& world, const Message& message, bool is_send
   return false;  // never waited for: to be seen by trying
 }
 
+/// The put that meets the land, if it has been started.
+const Message* Explorer::partner_of_land(const World& world, const Message& land) const {
+  for (std::size_t c = 0; c < world.channels.size(); ++c) {
+    const Channel& channel = world.channels[c];
+    for (std::size_t k = 0; k < std::min(channel.sends.size(), channel.recvs.size()); ++k) {
+      if (&channel.recvs[k] == &land) return &channel.sends[k];
+    }
+  }
+  return nullptr;
+}
+
+/// Is there a put, other than `but`, that has not been written yet, or not even been started, and
+/// that touches this part of the rank's memory?
+bool Explorer::may_be_put(const World& world, Rank rank, const Extent& extent,
+                          const Message* but) const {
+  for (Rank from = 0; from < shape_.ranks; ++from) {
+    for (const Message& m : world.channels[index(from * shape_.ranks + rank)].sends) {
+      if (m.kind != StepKind::kPut || m.buffered || &m == but) continue;
+      if (target_of(m).conflicts(extent)) return true;
+    }
+    const auto& steps = programs_[index(from)].steps;
+    for (std::size_t i = world.ranks[index(from)].position; i < steps.size(); ++i) {
+      if (steps[i].kind != StepKind::kPut || steps[i].peer != rank) continue;
+      if (extent_at(steps[i].dst, rank, true).conflicts(extent)) return true;
+    }
+  }
+  return false;
+}
+
+Extent Explorer::extent_at(const Ref& ref, Rank owner, bool is_write) const {
+  const Layout& l = layouts_[index(owner)];
+  const std::int64_t base = ref.space == Space::kInput    ? l.input
+                            : ref.space == Space::kOutput ? l.output
+                                                          : l.scratch;
+  return {base + ref.offset, base + ref.offset + ref.count, is_write};
+}
+
 /// What a step touches, where ranks touch their own memory only.
 std::vector<Extent> Explorer::footprint(Rank rank, const Step& step) const {
-  const Layout& l = layouts_[index(rank)];
-  const auto extent = [&](const Ref& ref, bool is_write) {
-    const std::int64_t base = ref.space == Space::kInput    ? l.input
-                              : ref.space == Space::kOutput ? l.output
-                                                            : l.scratch;
-    return Extent{base + ref.offset, base + ref.offset + ref.count, is_write};
-  };
+  const auto extent = [&](const Ref& ref, bool is_write) { return extent_at(ref, rank, is_write); };
   std::vector<Extent> extents;
   const bool computes = step.kind == StepKind::kCopy || step.kind == StepKind::kReduce ||
                         step.kind == StepKind::kCombine || step.kind == StepKind::kFold;
   if (computes || step.kind == StepKind::kRecv) extents.push_back(extent(step.dst, true));
-  if (computes || step.kind == StepKind::kSend) extents.push_back(extent(step.src, false));
+  const bool sends = step.kind == StepKind::kSend || step.kind == StepKind::kPut;
+  if (computes || sends) extents.push_back(extent(step.src, false));
   if (step.kind == StepKind::kCombine) extents.push_back(extent(step.addend(), false));
   for (int k = 1; step.kind == StepKind::kFold && k < step.blocks; ++k) {
     extents.push_back(extent(step.src.slice(k * step.stride, step.src.count), false));
@@ -292,6 +349,10 @@ bool Explorer::commutes(const World& world, Rank rank) const {
     switch (steps[me.position].kind) {
       case StepKind::kSend:
       case StepKind::kRecv:
+      case StepKind::kOffer:
+      case StepKind::kAccept:
+      case StepKind::kPut:
+      case StepKind::kLand:
       case StepKind::kWait:
       case StepKind::kWaitAll:
       case StepKind::kPost:
@@ -302,6 +363,7 @@ bool Explorer::commutes(const World& world, Rank rank) const {
     }
   }
   if (shape_.node_ranks > 1) return false;
+  if (me.entered && touches_puts(world, rank)) return false;
   if (std::ranges::none_of(me.slots, [](Slot s) { return s == Slot::kStarted; })) return true;
   if (!me.entered || me.position >= steps.size()) return false;
   const std::vector<Extent> extents = footprint(rank, steps[me.position]);
@@ -316,6 +378,18 @@ bool Explorer::commutes(const World& world, Rank rank) const {
     }
   }
   return true;
+}
+
+/// Does the rank's next step touch what may be put at any moment? To leave touches everything.
+bool Explorer::touches_puts(const World& world, Rank rank) const {
+  const auto& steps = programs_[index(rank)].steps;
+  const std::size_t at = world.ranks[index(rank)].position;
+  if (at >= steps.size()) {
+    return may_be_put(world, rank, {0, layouts_[index(rank)].size, true}, nullptr);
+  }
+  return std::ranges::any_of(footprint(rank, steps[at]), [&](const Extent& extent) {
+    return may_be_put(world, rank, extent, nullptr);
+  });
 }
 
 bool Explorer::can_run(const World& world, Rank rank) const {
@@ -347,7 +421,8 @@ std::vector<Move> Explorer::moves(const World& world) const {
     const Channel& channel = world.channels[c];
     for (std::size_t k = 0; k < channel.sends.size(); ++k) {
       if (k < channel.recvs.size()) moves.push_back({Move::kTransfer, c, k});
-      if (eager_ && !channel.sends[k].buffered) moves.push_back({Move::kBuffer, c, k});
+      const bool may_go_ahead = eager_ || channel.sends[k].kind == StepKind::kPut;
+      if (may_go_ahead && !channel.sends[k].buffered) moves.push_back({Move::kBuffer, c, k});
     }
   }
   return moves;
@@ -359,18 +434,39 @@ void Explorer::apply(World& world, const Move& move) {
   if (move.kind == Move::kTransfer) return deliver(world, channel, move.message);
   Message& send = channel.sends[move.message];
   RankWorld& sender = world.ranks[index(send.rank)];
+  if (send.kind == StepKind::kPut) {
+    write_put(world, static_cast<Rank>(index(move.where) % index(shape_.ranks)), send);
+    return;
+  }
   const auto from = sender.memory.begin() + static_cast<std::ptrdiff_t>(send.begin);
   send.payload.assign(from, from + static_cast<std::ptrdiff_t>(send.count));
   send.buffered = true;
   sender.slots[index(send.slot)] = Slot::kDone;
 }
 
+/// From here on its rank may change what it has put.
+void Explorer::write_put(World& world, Rank to, Message& put) {
+  RankWorld& from = world.ranks[index(put.rank)];
+  for (std::size_t i = 0; i < put.count; ++i) {
+    world.ranks[index(to)].memory[put.target + i] = from.memory[put.begin + i];
+  }
+  from.slots[index(put.slot)] = Slot::kDone;
+  put.buffered = true;
+}
+
 void Explorer::deliver(World& world, Channel& channel, std::size_t k) {
+  if (channel.sends[k].kind == StepKind::kPut && !channel.sends[k].buffered) {
+    write_put(world, channel.recvs[k].rank, channel.sends[k]);
+  }
   const Message send = channel.sends[k], recv = channel.recvs[k];
   if (send.count != recv.count) return object("sizes differ");
+  const bool is_put = send.kind == StepKind::kPut, is_offer = send.kind == StepKind::kOffer;
+  if (is_put != (recv.kind == StepKind::kLand) || is_offer != (recv.kind == StepKind::kAccept)) {
+    return object("kinds differ");
+  }
   RankWorld& sender = world.ranks[index(send.rank)];
   RankWorld& receiver = world.ranks[index(recv.rank)];
-  for (std::size_t i = 0; i < send.count; ++i) {
+  for (std::size_t i = 0; i < send.count && !is_put; ++i) {
     receiver.memory[recv.begin + i] =
         send.buffered ? send.payload[i] : sender.memory[send.begin + i];
   }
@@ -401,6 +497,10 @@ void Explorer::run_step(World& world, Rank rank, const Step& step) {
   switch (step.kind) {
     case StepKind::kSend:
     case StepKind::kRecv:
+    case StepKind::kOffer:
+    case StepKind::kAccept:
+    case StepKind::kPut:
+    case StepKind::kLand:
       return start(world, rank, step);
     case StepKind::kWait:
       me.slots[step.slot] = Slot::kIdle;
@@ -420,11 +520,13 @@ void Explorer::run_step(World& world, Rank rank, const Step& step) {
 
 void Explorer::start(World& world, Rank rank, const Step& step) {
   RankWorld& me = world.ranks[index(rank)];
-  const bool is_send = step.kind == StepKind::kSend;
+  const bool is_send = starts_at_sender(step.kind);
   if (me.slots[step.slot] != Slot::kIdle) return object("slot in use");
   me.slots[step.slot] = Slot::kStarted;
-  const Ref& ref = is_send ? step.src : step.dst;
-  const Message message{rank, step.slot, locate(ref, rank), index(ref.count), false, {}};
+  const bool is_empty = step.kind == StepKind::kOffer || step.kind == StepKind::kAccept;
+  const Ref ref = is_empty ? Ref{} : is_send ? step.src : step.dst;
+  Message message{rank, step.slot, locate(ref, rank), index(ref.count), step.kind, 0, false, {}};
+  if (step.kind == StepKind::kPut) message.target = locate(step.dst, step.peer);
   if (is_send) {
     world.channels[index(rank * shape_.ranks + step.peer)].sends.push_back(message);
   } else {

@@ -46,22 +46,31 @@ enum class Mutation : std::uint8_t {
   kOwnerSrc,
   kOwnInput,
   kOwnOutput,
+  kKind,
+  kEarly,
 };
-constexpr int kMutations = 17;
+constexpr int kMutations = 19;
 constexpr std::array<const char*, kMutations> kNames = {
-    "drop",      "swap",      "repeat",    "redirect",  "shift dst", "shift src",
-    "shrink",    "slot",      "finish",    "blocks",    "stride",    "space dst",
-    "space src", "owner dst", "owner src", "own input", "own output"};
+    "drop",      "swap",      "repeat",     "redirect", "shift dst", "shift src", "shrink",
+    "slot",      "finish",    "blocks",     "stride",   "space dst", "space src", "owner dst",
+    "owner src", "own input", "own output", "kind",     "early"};
 
 bool has_src(const Step& s) {
-  return s.kind == StepKind::kSend || s.kind == StepKind::kCopy || s.kind == StepKind::kReduce ||
-         s.kind == StepKind::kCombine || s.kind == StepKind::kFold;
+  return s.kind == StepKind::kSend || s.kind == StepKind::kPut || s.kind == StepKind::kCopy ||
+         s.kind == StepKind::kReduce || s.kind == StepKind::kCombine || s.kind == StepKind::kFold;
 }
 bool has_dst(const Step& s) {
-  return s.kind == StepKind::kRecv || s.kind == StepKind::kCopy || s.kind == StepKind::kReduce ||
-         s.kind == StepKind::kCombine || s.kind == StepKind::kFold;
+  return s.kind == StepKind::kRecv || s.kind == StepKind::kPut || s.kind == StepKind::kLand ||
+         s.kind == StepKind::kCopy || s.kind == StepKind::kReduce || s.kind == StepKind::kCombine ||
+         s.kind == StepKind::kFold;
 }
-bool is_message(const Step& s) { return s.kind == StepKind::kSend || s.kind == StepKind::kRecv; }
+bool is_one_sided(const Step& s) {
+  return s.kind == StepKind::kOffer || s.kind == StepKind::kAccept || s.kind == StepKind::kPut ||
+         s.kind == StepKind::kLand;
+}
+bool is_message(const Step& s) {
+  return s.kind == StepKind::kSend || s.kind == StepKind::kRecv || is_one_sided(s);
+}
 
 Space other(Space space) { return space == Space::kOutput ? Space::kInput : Space::kOutput; }
 
@@ -84,6 +93,8 @@ bool changes_data(const Step& step, Mutation mutation) {
     case Mutation::kFinish:
     case Mutation::kBlocks:
     case Mutation::kStride:
+    case Mutation::kKind:
+    case Mutation::kEarly:
       return true;
     default:
       return false;
@@ -110,6 +121,7 @@ bool mutate(std::vector<Step>& steps, std::size_t i, Mutation mutation, Rank ran
       if (shape.ranks < 3 || !is_message(s)) return false;
       do s.peer = (s.peer + 1) % shape.ranks;
       while (s.peer == rank);
+      if (s.kind == StepKind::kPut) s.dst.rank = s.peer;
       return true;
     case Mutation::kShiftDst:
       return has_dst(s) ? ++s.dst.offset, true : false;
@@ -152,6 +164,17 @@ bool mutate(std::vector<Step>& steps, std::size_t i, Mutation mutation, Rank ran
       return s.kind == StepKind::kFold && s.own_input ? s.own_input = false, true : false;
     case Mutation::kOwnOutput:
       return s.kind == StepKind::kFold && s.own_output ? s.own_output = false, true : false;
+    case Mutation::kKind:
+      if (s.kind != StepKind::kPut && s.kind != StepKind::kLand) return false;
+      s.kind = s.kind == StepKind::kPut ? StepKind::kSend : StepKind::kRecv;
+      return true;
+    case Mutation::kEarly: {  // before the rank knows that the place is free
+      if (s.kind != StepKind::kPut) return false;
+      const Step put = s;
+      steps.erase(at);
+      steps.insert(steps.begin(), put);
+      return true;
+    }
   }
   return false;
 }
@@ -348,6 +371,67 @@ TEST(Both, RefuseATouchInFlight) {
   const Program other{{Step::recv(0, kTmp, 0), Step::copy(kOut, kTmp), Step::wait(0)}, 1};
   expect_both_refuse({root, other}, two_ranks(Collective::kBroadcast, 1), "being received",
                      "wrong result");
+}
+
+/// The root puts the two elements of a broadcast through one place. `credit`: it awaits word that
+/// the first one has been taken out.
+std::vector<Program> through_one_place(bool credit) {
+  const Ref nothing = scratch(0, 0);
+  Program root{{Step::accept(1, 0), Step::wait(0), Step::put(1, kTmp, input(0, 1), 0)}, 0};
+  Program other{
+      {Step::offer(0, 0), Step::land(0, kTmp, 1), Step::wait_all(), Step::copy(output(0, 1), kTmp)},
+      1};
+  if (credit) {
+    root.steps.push_back(Step::recv(1, nothing, 1));
+    other.steps.push_back(Step::send(0, nothing, 0));
+  }
+  for (const Step& step : {Step::wait_all(), Step::put(1, kTmp, input(1, 1), 0), Step::wait_all(),
+                           Step::copy(output(0, 2), input(0, 2))}) {
+    root.steps.push_back(step);
+  }
+  for (const Step& step :
+       {Step::land(0, kTmp, 1), Step::wait_all(), Step::copy(output(1, 1), kTmp)}) {
+    other.steps.push_back(step);
+  }
+  return {root, other};
+}
+
+TEST(Both, RefuseAPutBeforeItsPlaceIsKnownToBeFree) {
+  Shape shape = two_ranks(Collective::kBroadcast, 1);
+  shape.count = 2;
+  expect_both_refuse(through_one_place(false), shape, "has not landed", "wrong result");
+  const std::vector<Program> right = through_one_place(true);
+  const Verdict verdict = verify(right, shape, AliasMode::kNone);
+  EXPECT_TRUE(verdict.ok) << verdict.what;
+  const Exploration exploration = explore(right, shape, AliasMode::kNone);
+  EXPECT_TRUE(exploration.ok && exploration.exhaustive) << exploration.what;
+}
+
+TEST(Both, RefuseAReadBeforeTheFlagOfThePut) {
+  const Program root{{Step::accept(1, 0), Step::wait(0), Step::put(1, kTmp, kIn, 0),
+                      Step::copy(kOut, kIn), Step::wait_all()},
+                     0};
+  const Program other{
+      {Step::offer(0, 0), Step::land(0, kTmp, 1), Step::copy(kOut, kTmp), Step::wait_all()}, 1};
+  expect_both_refuse({root, other}, two_ranks(Collective::kBroadcast, 1), "being received",
+                     "wrong result");
+}
+
+// Rank 2 knows that rank 0 has started its put, from rank 0 itself, and tells rank 1 so: but only a
+// flag that takes the way of the put comes behind it.
+TEST(Both, RefuseAFlagThatTakesAnotherWay) {
+  const Ref nothing = scratch(0, 0);
+  const Program root{{Step::accept(1, 0), Step::wait(0), Step::put(1, kTmp, kIn, 0),
+                      Step::send(2, kIn, 1), Step::copy(kOut, kIn), Step::wait_all()},
+                     0};
+  const Program reader{{Step::offer(0, 0), Step::recv(2, nothing, 2), Step::wait(2),
+                        Step::copy(kOut, kTmp), Step::land(0, kTmp, 1), Step::wait_all()},
+                       1};
+  const Program messenger{
+      {Step::recv(0, kOut, 0), Step::wait(0), Step::send(1, nothing, 1), Step::wait_all()}, 0};
+  Shape shape = two_ranks(Collective::kBroadcast, 1);
+  shape.ranks = 3;
+  expect_both_refuse({root, reader, messenger}, shape, "has not landed", "wrong result");
 }
 
 TEST(Both, RefuseASumThatCountsARankTwice) {

@@ -1,9 +1,9 @@
 #!/usr/bin/env bash
-# rails.sh PYTHON [DOWN]: in a guest with four RDMA devices, a job of two ranks with two rails each (rxe0 and
-# rxe1 against rxe2 and rxe3). DOWN, e.g. h1, is a link that goes down in its middle: the job must go on, be
-# right, and name the rail. The ranks are on two "hosts": network namespaces of their own.
+# rails.sh PYTHON [LINK [silent]]: in a guest with four RDMA devices, a job of two ranks with two rails each (rxe0
+# and rxe1 against rxe2 and rxe3). LINK, e.g. h1, goes down in its middle, or loses everything without a word while
+# its device sends again for ever: the job must go on, be right, and name the rail. The ranks are on two "hosts": network namespaces of their own.
 set -euo pipefail
-readonly python=$1 down=${2:-}
+readonly python=$1 down=${2:-} how=${3:-down}
 folder=$(mktemp -d)
 readonly folder program=$(dirname "$(readlink -f "$0")")/rails.py
 trap 'rm -rf "$folder"' EXIT
@@ -21,14 +21,19 @@ done
 if [[ -n $down ]]; then
   ( for ((i = 0; i < 2400; i++)); do
       if [[ -e $folder/asked ]]; then
-        ip link set "$down" down
+        if [[ $how == silent ]]; then
+          tc qdisc add dev "$down" root netem loss 100%
+        else
+          ip link set "$down" down
+        fi
         touch "$folder/done"
         exit
       fi
       sleep 0.05
     done ) &
 fi
-cat > "$folder/rank.sh" <<'RANK'
+[[ $how != silent ]] || echo 'export UCX_RC_RETRY_COUNT=7' > "$folder/rank.sh"
+cat >> "$folder/rank.sh" <<'RANK'
 case $SHOAL_RANK in
   0) export UCX_NET_DEVICES=rxe0:1,rxe1:1 ;;
   *) export UCX_NET_DEVICES=rxe2:1,rxe3:1 ;;

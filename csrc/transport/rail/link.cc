@@ -4,11 +4,11 @@
 #include <cstring>
 #include <utility>
 
-#include "core/clock.h"
-
 namespace shoal::transport::rail {
 
 namespace {
+
+constexpr double kUnmeasuredPace = 20;  // ns a byte: 50 MB/s, slower than any adapter
 
 bool is_active(const Operation& operation) noexcept {
   return operation.state == Operation::State::kActive;
@@ -35,7 +35,11 @@ Link::Link(Shared& shared, int peer)
     : shared_(&shared),
       peer_(peer),
       stream_(shared.rails, peer, shared.packets, *this),
-      split_(shared.nominal) {}
+      split_(shared.nominal) {
+  for (Network* network : shared.rails) probes_.emplace_back(*network, peer);
+  pace_.fill(kUnmeasuredPace);
+  patience_ns_.fill(shared.timing.stall_ns);
+}
 
 // --- the user's operations -----------------------------------------------------------------------
 
@@ -117,8 +121,6 @@ void Link::cancel_parts(Parts& parts) noexcept {
 
 bool Link::on_packet(const Header& header, const std::byte* content) noexcept {
   switch (header.kind) {
-    case Kind::kAck:
-      break;
     case Kind::kMessage:
     case Kind::kAnnounce:
       return on_message(header, content);
@@ -134,6 +136,13 @@ bool Link::on_packet(const Header& header, const std::byte* content) noexcept {
     case Kind::kDropped:
       on_dropped(header.rail);
       break;
+    case Kind::kRestored:
+      on_restored(header.rail);
+      break;
+    case Kind::kAck:
+    case Kind::kQuestion:
+    case Kind::kAnswer:
+      break;  // not numbered: the stream's own, and on_probe()
   }
   return true;
 }
@@ -157,7 +166,8 @@ void Link::on_pull(const Header& header) noexcept {
     return drop(header.rail, "it has changed a packet");
   }
   auto part = shared_->parts.take();
-  *part = {header.rail, header.key, {header.offset, header.bytes}, 0, false, {}};
+  *part = {header.rail,           header.key, {header.offset, header.bytes},
+           shared_->timing.now(), false,      {}};
   start(outgoing, *part);
   outgoing.parts.push_back(std::move(part));
 }
@@ -180,8 +190,9 @@ void Link::on_withdraw(std::uint64_t message) noexcept {
 
 void Link::on_dropped(int rail) noexcept {
   drop(rail, "its other end found it dead");
-  if (failed() || (named_ >> rail & 1) != 0) return;
+  if (failed() || both_have_dropped(rail)) return;
   named_ |= 1U << rail;
+  tried_ns_[static_cast<std::size_t>(rail)] = shared_->timing.now();
   if (shared_->on_dropped) {
     shared_->on_dropped(peer_, rail, why_dropped_[static_cast<std::size_t>(rail)]);
   }
@@ -210,7 +221,7 @@ void Link::begin(const Header& header, const Wanted& wanted) noexcept {
 void Link::pull(Incoming& incoming, Part& part, int rail) noexcept {
   part.rail = rail;
   part.key = next_part_++;
-  part.begin_ns = now_ns();
+  part.begin_ns = shared_->timing.now();
   part.started = false;
   part.operation = {};
   start(incoming, part);
@@ -243,8 +254,10 @@ bool Link::move(Outgoing& outgoing) noexcept {
   return std::erase_if(outgoing.parts, [this](auto& part) {
            const bool is_over =
                part->started ? !is_active(part->operation) : !stream_.is_live(part->rail);
-           if (is_over) shared_->parts.give(std::move(part));
-           return is_over;
+           if (!is_over) return false;
+           note_pace(*part);
+           shared_->parts.give(std::move(part));
+           return true;
          }) > 0;
 }
 
@@ -255,7 +268,8 @@ bool Link::move(Incoming& incoming) noexcept {
   }
   return std::erase_if(incoming.parts, [this](auto& part) {
            if (!has_arrived(*part)) return false;
-           split_.note(part->rail, part->range.bytes, now_ns() - part->begin_ns);
+           note_pace(*part);
+           split_.note(part->rail, part->range.bytes, shared_->timing.now() - part->begin_ns);
            shared_->parts.give(std::move(part));
            return true;
          }) > 0;
@@ -287,7 +301,9 @@ void Link::drop(int rail, const std::string& why) noexcept {
   stream_.push({.kind = Kind::kDropped, .rail = static_cast<std::uint8_t>(rail)});
   for (const auto& outgoing : outgoing_) {
     for (const auto& part : outgoing->parts) {
-      if (part->rail == rail && is_active(part->operation)) network(rail).cancel(part->operation);
+      if (part->rail != rail) continue;
+      if (is_active(part->operation)) network(rail).cancel(part->operation);
+      part->started = true;  // if not, it is over, and would begin when the rail works again
     }
   }
   if (stream_.live() != 0) move_parts_from(rail);
@@ -301,6 +317,133 @@ void Link::move_parts_from(int rail) noexcept {
       if (!has_arrived(*part)) pull(*incoming, *part, split_.fastest(stream_.live()));
     }
   }
+}
+
+// --- rails that are silent -----------------------------------------------------------------------
+
+/// Whether the oldest thing of any kind has been waited for so long that a rail may have lost it
+/// without a word. A packet that waits for its acknowledgement is one: the peer owes none to a few
+/// packets, but the answer to a question carries it.
+bool Link::waits_long(std::int64_t now_ns) noexcept {
+  const std::optional<std::uint64_t> nothing;
+  standstills_[0].see(outgoing_.empty() ? nothing : outgoing_.front()->message, now_ns);
+  standstills_[1].see(incoming_.empty() ? nothing : incoming_.front()->header.message, now_ns);
+  standstills_[2].see(stream_.waits_for_acknowledgement() ? stream_.acknowledged() : nothing,
+                      now_ns);
+  standstills_[3].see(mailbox_.oldest_wanted(), now_ns);
+  return std::ranges::any_of(standstills_, [&](const Standstill& one) {
+    return one.lasts(shared_->timing.stall_ns, now_ns);
+  });
+}
+
+bool Link::is_suspected(int rail, std::int64_t now_ns) const noexcept {
+  const Probe& probe = probes_[static_cast<std::size_t>(rail)];
+  return stream_.is_live(rail) && probe.is_open() &&
+         now_ns - probe.asked_ns() >= shared_->timing.stall_ns / 4;
+}
+
+/// A question may stand behind the parts that the rail carries; but not for ever.
+std::int64_t Link::allowance_ns(int rail) const noexcept {
+  constexpr double kGenerous = 4;
+  constexpr std::int64_t kMostStalls = 15;
+  double bytes = 0;
+  const auto add = [&](const auto& messages) {
+    for (const auto& message : messages) {
+      for (const auto& part : message->parts) {
+        if (part->rail == rail) bytes += static_cast<double>(part->range.bytes);
+      }
+    }
+  };
+  add(outgoing_);
+  add(incoming_);
+  const double ns = kGenerous * bytes * pace_[static_cast<std::size_t>(rail)];
+  const std::int64_t most = kMostStalls * shared_->timing.stall_ns;
+  return ns < static_cast<double>(most) ? static_cast<std::int64_t>(ns) : most;
+}
+
+/// A question that stood behind the part is as good as asked now.
+void Link::note_pace(const Part& part) noexcept {
+  if (!part.operation.done() || !part.operation.status.ok()) return;
+  const std::int64_t now = shared_->timing.now();
+  probe_of(part.rail).postpone(now);
+  if (part.range.bytes < kMinPartBytes) return;
+  pace_[static_cast<std::size_t>(part.rail)] =
+      static_cast<double>(now - part.begin_ns) / static_cast<double>(part.range.bytes);
+}
+
+/// It owes an answer, and the peer, asked over another rail, has answered not long ago: so it is
+/// not the peer that is silent.
+bool Link::has_stalled(int rail, std::int64_t now_ns) const noexcept {
+  const std::int64_t stall_ns = shared_->timing.stall_ns;
+  const Probe& probe = probes_[static_cast<std::size_t>(rail)];
+  if (!probe.is_open() || now_ns - probe.asked_ns() < stall_ns + allowance_ns(rail)) return false;
+  for (int other = 0; other < static_cast<int>(probes_.size()); ++other) {
+    const Probe& witness = probes_[static_cast<std::size_t>(other)];
+    if (other != rail && stream_.is_live(other) && witness.answered_ns() > probe.asked_ns() &&
+        now_ns - witness.answered_ns() <= stall_ns / 2) {
+      return true;
+    }
+  }
+  return false;
+}
+
+void Link::look_at_rails(std::int64_t now_ns) noexcept {
+  if (failed()) return;
+  const std::int64_t stall_ns = shared_->timing.stall_ns;
+  const bool was_away = now_ns - std::exchange(looked_ns_, now_ns) > stall_ns / 2;
+  const int rails = static_cast<int>(probes_.size());
+  bool suspects = false;
+  for (int rail = 0; rail < rails; ++rail) {
+    if (was_away) probe_of(rail).postpone(now_ns);  // answers may have come and not been taken
+    suspects = suspects || is_suspected(rail, now_ns);
+  }
+  const bool late = waits_long(now_ns);
+  for (int rail = 0; rail < rails; ++rail) {
+    if (!stream_.is_live(rail)) {
+      try_again(rail, now_ns);
+    } else if (has_stalled(rail, now_ns)) {
+      drop(rail, "it has stalled: over the others the peer answers");
+    } else if (late || suspects) {
+      const std::int64_t apart_ns = suspects ? stall_ns / 4 : stall_ns;
+      if (now_ns - probe_of(rail).answered_ns() >= apart_ns) probe_of(rail).ask(now_ns);
+    }
+  }
+}
+
+/// Only when both sides have given it up: until then the peer may not be listening. A network that
+/// has given the peer up itself does not take it back.
+void Link::try_again(int rail, std::int64_t now_ns) noexcept {
+  const auto r = static_cast<std::size_t>(rail);
+  if (!both_have_dropped(rail) || network(rail).peer_failed(peer_)) return;
+  if (now_ns - tried_ns_[r] < patience_ns_[r]) return;
+  tried_ns_[r] = now_ns;
+  stream_.listen_again(rail);
+  probe_of(rail).ask(now_ns);
+  probe_of(rail).ask_again();
+}
+
+void Link::on_probe(int rail, const Header& header) noexcept {
+  if (header.kind == Kind::kQuestion) return probe_of(rail).on_question(header.message);
+  const bool is_answer = probe_of(rail).on_answer(header.message, shared_->timing.now());
+  if (!is_answer || stream_.is_live(rail) || !both_have_dropped(rail)) return;
+  stream_.push({.kind = Kind::kRestored, .rail = static_cast<std::uint8_t>(rail)});
+  restore(rail);
+}
+
+/// The peer has got an answer. If this side has dropped the rail once more meanwhile, the peer has
+/// yet to hear of it, and will drop it, too.
+void Link::on_restored(int rail) noexcept {
+  if (!stream_.is_live(rail) && both_have_dropped(rail)) restore(rail);
+}
+
+void Link::restore(int rail) noexcept {
+  constexpr std::int64_t kMostStalls = 64;
+  const auto r = static_cast<std::size_t>(rail);
+  named_ &= ~(1U << rail);
+  // One that comes and goes is tried less and less often.
+  patience_ns_[r] = std::min(2 * patience_ns_[r], kMostStalls * shared_->timing.stall_ns);
+  stream_.restore(rail);
+  if (shared_->on_restored) shared_->on_restored(peer_, rail);
 }
 
 void Link::fail_what_cannot_go_on() noexcept {
@@ -338,6 +481,7 @@ bool Link::progress() noexcept {
   for (const auto& incoming : incoming_) moved = move(*incoming) || moved;
   end_finished();
   moved = stream_.send() || moved;
+  for (Probe& probe : probes_) probe.send(stream_.awaited());
   fail_what_cannot_go_on();
   return moved;
 }

@@ -24,6 +24,11 @@ bool Mailbox::has(std::uint64_t key) const noexcept {
   return std::ranges::any_of(arrived_, [key](const Arrived& a) { return a.header.key == key; });
 }
 
+std::optional<std::uint64_t> Mailbox::oldest_wanted() const noexcept {
+  if (wanted_.empty()) return std::nullopt;
+  return wanted_.front().number;
+}
+
 std::optional<Arrived> Mailbox::take_arrived(std::uint64_t key) noexcept {
   return take_first(arrived_, [key](const Arrived& a) { return a.header.key == key; });
 }

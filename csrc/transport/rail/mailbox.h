@@ -18,6 +18,7 @@ struct Wanted {
   std::uint64_t key = 0;
   std::byte* data = nullptr;
   std::int64_t capacity = 0;
+  std::uint64_t number = 0;  ///< the mailbox's own
 };
 
 /// A message before its receive: with its content, or announced.
@@ -30,11 +31,16 @@ struct Arrived {
 class Mailbox {
  public:
   [[nodiscard]] bool has(std::uint64_t key) const noexcept;
+  /// A number of the receive that has waited longest, no other's while it waits.
+  [[nodiscard]] std::optional<std::uint64_t> oldest_wanted() const noexcept;
   /// The first of that key.
   std::optional<Arrived> take_arrived(std::uint64_t key) noexcept;
   std::optional<Wanted> take_wanted(std::uint64_t key) noexcept;
 
-  void want(const Wanted& wanted) { wanted_.push_back(wanted); }
+  void want(const Wanted& wanted) {
+    wanted_.push_back(wanted);
+    wanted_.back().number = next_number_++;
+  }
   /// Copies the content. False: out of memory.
   [[nodiscard]] bool keep(const Header& header, const std::byte* content) noexcept;
 
@@ -48,6 +54,7 @@ class Mailbox {
  private:
   std::vector<Wanted> wanted_;
   std::vector<Arrived> arrived_;
+  std::uint64_t next_number_ = 0;
 };
 
 }  // namespace shoal::transport::rail

@@ -5,6 +5,7 @@
 #include <algorithm>
 #include <array>
 #include <cstring>
+#include <map>
 #include <mutex>
 #include <span>
 #include <utility>
@@ -19,6 +20,7 @@ namespace shoal::transport::rail {
 namespace {
 
 constexpr std::int64_t kFlushMs = 1000;  // for what was sent just before the transport is closed
+constexpr int kLooks = 8;                // at silent rails, in the time after which they are asked
 constexpr double kBytesPerNsOfGbits = 1.0 / 8;
 
 /// In an address: so many bytes of a rail's follow.
@@ -29,7 +31,7 @@ using Handles = std::array<void*, kMaxRails>;
 
 class Rails final : public RailNetwork {
  public:
-  Rails(std::vector<Rail> rails, int peers);
+  Rails(std::vector<Rail> rails, int peers, Timing timing);
   ~Rails() override;
 
   [[nodiscard]] const std::vector<std::byte>& address() const noexcept override { return address_; }
@@ -59,6 +61,8 @@ class Rails final : public RailNetwork {
  private:
   Link& link_to(int peer);
   void name_dropped(int peer, int rail, const std::string& why);
+  void name_restored(int peer, int rail);
+  void look_at_rails() noexcept;
   void flush() noexcept;
   void watch(std::size_t rail, int fd) noexcept;
 
@@ -69,12 +73,13 @@ class Rails final : public RailNetwork {
   std::vector<std::byte> address_;
   Fd epoll_;
   std::array<int, kMaxRails> watched_;
-  mutable std::mutex dropped_mutex_;  // describe() is called by any thread
-  std::vector<std::string> dropped_;
+  mutable std::mutex troubles_mutex_;                    // describe() is called by any thread
+  std::map<std::pair<int, int>, std::string> troubles_;  ///< by peer and rail: the last
+  std::int64_t look_again_ns_ = 0;
   std::vector<Rail> rails_;
 };
 
-Rails::Rails(std::vector<Rail> rails, int peers)
+Rails::Rails(std::vector<Rail> rails, int peers, Timing timing)
     : links_(static_cast<std::size_t>(peers)),
       epoll_(::epoll_create1(EPOLL_CLOEXEC)),
       rails_(std::move(rails)) {
@@ -89,6 +94,8 @@ Rails::Rails(std::vector<Rail> rails, int peers)
     address_.insert(address_.end(), begin, begin + sizeof length);
     address_.insert(address_.end(), address.begin(), address.end());
   }
+  shared_.timing = std::move(timing);
+  shared_.on_restored = [this](int peer, int rail) { name_restored(peer, rail); };
   shared_.on_dropped = [this](int peer, int rail, const std::string& why) {
     name_dropped(peer, rail, why);
   };
@@ -136,7 +143,15 @@ bool Rails::progress() noexcept {
   bool moved = false;
   for (const Rail& rail : rails_) moved = rail.network->progress() || moved;
   for (Link* link : active_) moved = link->progress() || moved;
+  look_at_rails();
   return moved;
+}
+
+void Rails::look_at_rails() noexcept {
+  const std::int64_t now = shared_.timing.now();
+  if (now < look_again_ns_) return;
+  look_again_ns_ = now + shared_.timing.stall_ns / kLooks;
+  for (Link* link : active_) link->look_at_rails(now);
 }
 
 void Rails::cancel(Operation& operation) noexcept {
@@ -174,8 +189,15 @@ void Rails::name_dropped(int peer, int rail, const std::string& why) {
   const std::string text = "rail " + rails_[static_cast<std::size_t>(rail)].name + " to rank " +
                            std::to_string(peer) + " dropped: " + why;
   log(LogLevel::kWarn, "%s; the job goes on over the others", text.c_str());
-  const std::lock_guard lock(dropped_mutex_);
-  dropped_.push_back(text);
+  const std::lock_guard lock(troubles_mutex_);
+  troubles_[{peer, rail}] = text;
+}
+
+void Rails::name_restored(int peer, int rail) {
+  const std::lock_guard lock(troubles_mutex_);
+  std::string& text = troubles_[{peer, rail}];
+  text += "; it is used again";
+  log(LogLevel::kWarn, "%s", text.c_str());
 }
 
 std::string Rails::describe() const {
@@ -183,8 +205,8 @@ std::string Rails::describe() const {
   for (const Rail& rail : rails_) {
     text += " " + rail.name + " (" + rail.network->describe() + ")";
   }
-  const std::lock_guard lock(dropped_mutex_);
-  for (const std::string& dropped : dropped_) text += "; " + dropped;
+  const std::lock_guard lock(troubles_mutex_);
+  for (const auto& [where, trouble] : troubles_) text += "; " + trouble;
   return text;
 }
 
@@ -230,8 +252,8 @@ void* RailNetwork::handle_of(void* registration, int rail) noexcept {
   return (*static_cast<const Handles*>(registration))[static_cast<std::size_t>(rail)];
 }
 
-std::unique_ptr<RailNetwork> make_rail_network(std::vector<Rail> rails, int peers) {
-  return std::make_unique<Rails>(std::move(rails), peers);
+std::unique_ptr<RailNetwork> make_rail_network(std::vector<Rail> rails, int peers, Timing timing) {
+  return std::make_unique<Rails>(std::move(rails), peers, std::move(timing));
 }
 
 }  // namespace shoal::transport::rail

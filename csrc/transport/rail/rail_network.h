@@ -1,7 +1,9 @@
 /// One Network out of several, one for each RDMA device (a rail): small messages go over one of
-/// them, large ones over all, in proportion to what each carries. A rail that dies is dropped for
-/// that peer and named, and what was under way on it goes over the others; when all have died, so
-/// has the peer. See link.h for how, docs/decisions/0008-multi-rail.md for why.
+/// them, large ones over all, in proportion to what each carries. A rail that dies, or is silent
+/// while the others are not, is dropped for that peer and named, and what was under way on it goes
+/// over the others; when all have died, so has the peer. One that answers again is used again, if
+/// its network has not given the peer up. See link.h for how, docs/decisions/0008-multi-rail.md for
+/// why.
 #pragma once
 
 #include <memory>
@@ -11,6 +13,7 @@
 #include "memory/registrar.h"
 #include "shoal/export.h"
 #include "transport/network.h"
+#include "transport/rail/timing.h"
 
 namespace shoal::transport::rail {
 
@@ -37,6 +40,7 @@ class RailNetwork : public Network, public memory::Registrar {
 };
 
 /// `rails`: 2 to kMaxRails, each made for the same `self` and `peers`.
-std::unique_ptr<RailNetwork> make_rail_network(std::vector<Rail> rails, int peers);
+std::unique_ptr<RailNetwork> make_rail_network(std::vector<Rail> rails, int peers,
+                                               Timing timing = {});
 
 }  // namespace shoal::transport::rail

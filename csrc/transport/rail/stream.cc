@@ -96,14 +96,14 @@ bool Stream::take(int r) noexcept {
   }
   rail.had_failed = false;
   const Header& header = rail.frame->header;
-  const bool is_numbered = header.kind != Kind::kAck;
   if (!is_well_formed(header, rail.incoming.bytes, static_cast<int>(rails_.size())) ||
-      (is_numbered && header.sequence > awaited_)) {
+      (is_numbered(header.kind) && header.sequence > awaited_)) {
     rail.deaf = true;
     if (!rail.dropped) owner_->on_rail_failed(r, "it has lost or changed a packet");
     return true;
   }
-  if (is_numbered) {
+  if (header.kind >= Kind::kQuestion) owner_->on_probe(r, header);
+  if (is_numbered(header.kind)) {
     if (header.sequence < awaited_) {  // the peer did not know that it had come
       owes_acknowledgement_ = true;
     } else {
@@ -166,7 +166,7 @@ bool Stream::send() noexcept {
 
 /// The next packet of the window. False: there is no room, or no rail.
 bool Stream::give_to_rail() noexcept {
-  const int r = first_live();
+  const int r = current_;
   if (r < 0) return false;
   Packet& packet = *window_[given_];
   packet.frame.header.received = awaited_;
@@ -188,7 +188,7 @@ bool Stream::give_to_rail() noexcept {
 /// Only where no packet has said it. It is not numbered: if it is lost, so is its rail, the peer
 /// sends again what it keeps, and a duplicate asks for another.
 void Stream::acknowledge() noexcept {
-  const int r = first_live();
+  const int r = current_;
   if (!owes_acknowledgement_ || r < 0 || is_active(acknowledging_)) return;
   acknowledgement_ = {.kind = Kind::kAck, .received = awaited_};
   acknowledging_ = {};
@@ -224,8 +224,11 @@ void Stream::look_at_sends() noexcept {
 
 void Stream::drop(int r) noexcept {
   if (at(r).dropped) return;
-  if (r == first_live()) given_ = 0;
   at(r).dropped = true;
+  if (r == current_) {
+    current_ = first_live();
+    given_ = 0;
+  }
   Network& network = *at(r).network;
   const auto cancel_on_it = [&](Operation& operation, int rail) {
     if (rail == r && is_active(operation)) network.cancel(operation);
@@ -233,6 +236,16 @@ void Stream::drop(int r) noexcept {
   for (const auto& packet : window_) cancel_on_it(packet->operation, packet->rail);
   for (const auto& packet : leaving_) cancel_on_it(packet->operation, packet->rail);
   cancel_on_it(acknowledging_, acknowledging_rail_);
+}
+
+void Stream::restore(int r) noexcept {
+  at(r).dropped = false;
+  listen_again(r);
+}
+
+void Stream::listen_again(int r) noexcept {
+  at(r).deaf = false;
+  at(r).had_failed = false;
 }
 
 bool Stream::cancel(const Operation& operation) noexcept {
@@ -270,7 +283,7 @@ void Stream::fail(Status status) noexcept {
 }
 
 bool Stream::is_flushed() const noexcept {
-  return first_live() < 0 ||
+  return current_ < 0 ||
          (queue_.empty() && given_ == window_.size() && leaving_.empty() &&
           !is_active(acknowledging_) &&
           std::ranges::none_of(window_, [](const auto& p) { return is_active(p->operation); }));

@@ -1,14 +1,18 @@
 /// The packets between this rank and one peer: numbered, in order, none lost and none twice, while
 /// one of their rails works.
 ///
-/// They travel over one rail, the first that works. A packet is kept until the peer has said that
-/// it came: if the rail fails, all that are kept are sent again over the next one, from the oldest.
+/// They travel over one rail: the first, until it fails, then the first of those that work. A
+/// packet is kept until the peer has said that it came: if the rail fails, all that are kept are
+/// sent again over the next one, from the oldest. A rail that works again is used for packets when
+/// the present one fails.
 /// The receiver listens on every rail and takes the packet whose turn it is:
 ///
 ///   On each rail a part of the sequence comes without gaps (a Network is in order until it fails)
 ///   and it begins at or below the number that is awaited (the oldest packet that is kept is not
 ///   above it). So a packet is either the awaited one or a duplicate, whichever rail it comes by.
-///   One beyond would have been lost by a rail that says it works: that rail is given up.
+///   One beyond would have been lost by a rail that says it works: that rail is given up. What
+///   comes late by a rail that was given up has come over another one before its peer hears that
+///   both have given it up: it is a duplicate.
 ///
 /// What is relied upon: a Network that has lost a packet says so at some time, by failing an
 /// operation or by peer_failed(). That an operation succeeded is not taken for delivery.
@@ -44,6 +48,8 @@ class StreamOwner {
   virtual ~StreamOwner() = default;
   /// The next packet. False: no memory, it comes again.
   virtual bool on_packet(const Header& header, const std::byte* content) noexcept = 0;
+  /// A question or an answer, which belong to the rail.
+  virtual void on_probe(int rail, const Header& header) noexcept = 0;
   /// Has to call drop(), now or later.
   virtual void on_rail_failed(int rail, const std::string& why) noexcept = 0;
 };
@@ -65,8 +71,16 @@ class Stream {
 
   /// Nothing is sent over this rail any more; what it may have lost goes over another.
   void drop(int rail) noexcept;
+  /// It is used again.
+  void restore(int rail) noexcept;
+  /// Of a rail that was dropped: what its network may still bring is looked at again.
+  void listen_again(int rail) noexcept;
   [[nodiscard]] bool is_live(int rail) const noexcept { return !at(rail).dropped; }
   [[nodiscard]] std::uint32_t live() const noexcept;  ///< a bit each
+  /// Header::received of what is sent now.
+  [[nodiscard]] std::uint64_t awaited() const noexcept { return awaited_; }
+  [[nodiscard]] std::uint64_t acknowledged() const noexcept { return acknowledged_; }
+  [[nodiscard]] bool waits_for_acknowledgement() const noexcept { return !window_.empty(); }
   /// No rail will bring anything any more.
   [[nodiscard]] bool is_deaf() const noexcept;
   /// With no live rail: ends everything that waits to be sent.
@@ -76,7 +90,7 @@ class Stream {
   [[nodiscard]] bool is_flushed() const noexcept;
   /// send() would find something to give to a rail.
   [[nodiscard]] bool has_to_send() const noexcept {
-    return first_live() >= 0 && given_ < window_.size();
+    return current_ >= 0 && given_ < window_.size();
   }
   /// Something has come that receive() would take.
   [[nodiscard]] bool has_arrivals() const noexcept;
@@ -118,7 +132,8 @@ class Stream {
 
   std::vector<Queued> queue_;                     ///< beyond the window
   std::vector<std::unique_ptr<Packet>> window_;   ///< not acknowledged; window_[0] is acknowledged_
-  std::size_t given_ = 0;                         ///< of the window, to first_live()
+  int current_ = 0;                               ///< the rail that packets go by; -1: none is left
+  std::size_t given_ = 0;                         ///< of the window, to the current rail
   std::vector<std::unique_ptr<Packet>> leaving_;  ///< acknowledged, but the rail still holds them
   std::uint64_t next_ = 0;                        ///< number of the next packet
   std::uint64_t acknowledged_ = 0;

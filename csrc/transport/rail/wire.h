@@ -9,6 +9,8 @@
 ///   parts 12 and 13, on their rails ->
 ///                                   <-    kDone: message 7
 ///
+/// Beside the stream, on every rail by itself: kQuestion, and kAnswer to it (probe.h).
+///
 /// Little-endian, as every processor that shoal runs on.
 #pragma once
 
@@ -36,11 +38,17 @@ enum class Kind : std::uint8_t {
   kDone,      ///< of it nothing more will be pulled
   kWithdraw,  ///< its sender has cancelled it
   kDropped,   ///< this side uses a rail no more
+  kRestored,  ///< this side uses it again
+  kQuestion,  ///< does this rail carry anything? Not numbered: `message` tells one from the next
+  kAnswer,    ///< not numbered: the question's `message`
 };
+constexpr bool is_numbered(Kind kind) noexcept {
+  return kind != Kind::kAck && kind < Kind::kQuestion;
+}
 
 struct Header {
   Kind kind = Kind::kAck;
-  std::uint8_t rail = 0;  ///< kPull, kDropped
+  std::uint8_t rail = 0;  ///< kPull, kDropped, kRestored
   std::uint16_t fingerprint = 0;
   std::uint32_t content_bytes = 0;  ///< that follow
   std::uint64_t sequence = 0;       ///< of this packet
@@ -66,7 +74,7 @@ constexpr Match part_match(std::uint64_t part) noexcept {
 
 /// Of a frame of which `bytes` have come. A rank of this job says nothing else.
 constexpr bool is_well_formed(const Header& header, std::int64_t bytes, int rails) noexcept {
-  return bytes >= std::int64_t{sizeof(Header)} && header.kind <= Kind::kDropped &&
+  return bytes >= std::int64_t{sizeof(Header)} && header.kind <= Kind::kAnswer &&
          header.rail < rails && header.bytes >= 0 && header.offset >= 0 &&
          bytes == std::int64_t{sizeof(Header)} + header.content_bytes;
 }

@@ -32,6 +32,15 @@ struct Message {
   [[nodiscard]] const void* content() const noexcept { return sender ? data : copy.data(); }
 };
 
+/// On its way into a peer's memory. It cannot be called back.
+struct Put {
+  int from = 0, to = 0;
+  std::int64_t due = 0;
+  std::byte* target = nullptr;
+  std::vector<std::byte> copy;
+  Operation* sender = nullptr;  ///< nullptr: it has been cancelled
+};
+
 struct Receive {
   Operation* operation = nullptr;
   void* data = nullptr;
@@ -81,6 +90,7 @@ struct SimFabric::State {
   std::vector<Rank> ranks;
   std::int64_t now = 0;
   std::map<ChannelKey, Channel> channels;  // ordered: the order of delivery is part of the seed
+  std::vector<Put> puts;
 
   Rank& rank(int r) noexcept { return ranks[static_cast<std::size_t>(r)]; }
   bool dead(int r) noexcept { return rank(r).died_at != kNever; }
@@ -148,9 +158,22 @@ struct SimFabric::State {
     return moved;
   }
 
+  /// Before messages are delivered: what a message says has been put is there.
+  bool write_puts() noexcept {
+    const auto is_over = [&](Put& put) {
+      if (dead(put.to) ? !failure_due(put.to) : put.due > now) return false;
+      if (!dead(put.to)) std::ranges::copy(put.copy, put.target);
+      const Status failed{ErrorCode::kPeerFailed, put.to, 0};
+      const bool is_awaited = put.sender != nullptr && !dead(put.from);
+      if (is_awaited) finish(*put.sender, dead(put.to) ? failed : kOkStatus);
+      return true;
+    };
+    return std::erase_if(puts, is_over) > 0;
+  }
+
   bool tick() noexcept {
     ++now;
-    bool moved = false;
+    bool moved = write_puts();
     for (auto it = channels.begin(); it != channels.end();) {
       moved |= advance(it->first, it->second);
       it = it->second.quiet() ? channels.erase(it) : std::next(it);
@@ -162,6 +185,9 @@ struct SimFabric::State {
     for (auto& [key, channel] : channels) {
       std::erase_if(channel.messages, [&](auto& m) { return m.sender == &operation; });
       std::erase_if(channel.receives, [&](auto& r) { return r.operation == &operation; });
+    }
+    for (Put& put : puts) {
+      if (put.sender == &operation) put.sender = nullptr;
     }
   }
 };
@@ -181,6 +207,10 @@ std::int64_t SimFabric::pending() const noexcept {
     count += channel.messages.size() + channel.receives.size();
   }
   return static_cast<std::int64_t>(count);
+}
+
+std::int64_t SimFabric::puts() const noexcept {
+  return static_cast<std::int64_t>(state_->puts.size());
 }
 
 bool SimTransport::send(int peer, Match match, const void* data, std::int64_t bytes,
@@ -214,6 +244,37 @@ bool SimTransport::receive(int peer, Match match, void* data, std::int64_t capac
   start(operation);
   if (fabric.dead(self_)) return true;
   fabric.channels[{peer, self_, match.key}].receives.push_back({&operation, data, capacity});
+  return true;
+}
+
+Key SimTransport::key_to(const void* data, std::int64_t bytes) noexcept {
+  Key key;
+  key.address = reinterpret_cast<std::uintptr_t>(data);
+  key.bytes = bytes > 0 ? 1 : 0;
+  return key;
+}
+
+bool SimTransport::put(int peer, Match match, const Key& key, std::int64_t offset, const void* data,
+                       std::int64_t bytes, Operation& operation) noexcept {
+  SimFabric::State& fabric = *fabric_.state_;
+  if (key.empty()) return send(peer, match, data, bytes, operation);
+  if (fabric.refuses()) return false;
+  start(operation);
+  if (fabric.dead(self_)) return true;
+  Channel& channel = fabric.channels[{self_, peer, match.key}];
+  const std::int64_t order = channel.messages.empty() ? 0 : channel.messages.back().due;
+  const std::int64_t written = fabric.now + fabric.delay();
+  channel.messages.push_back({.due = std::max({order, written, fabric.now + fabric.delay()}),
+                              .bytes = 0,
+                              .fingerprint = match.fingerprint});
+  const auto* begin = static_cast<const std::byte*>(data);
+  fabric.puts.push_back({self_,
+                         peer,
+                         written,
+                         reinterpret_cast<std::byte*>(key.address + offset),
+                         {begin, begin + bytes},
+                         &operation});
+  fabric.count_sent(self_);
   return true;
 }
 

@@ -3,7 +3,8 @@
 ///
 /// Time is virtual: each progress() of any member is one tick. A channel is (sender, receiver,
 /// match key); its messages arrive in order, each min_delay..max_delay ticks after it was sent or
-/// later, and nothing orders one channel against another. All members belong to one thread.
+/// later, and nothing orders one channel against another. A put is written at any tick until its
+/// message arrives, whatever has become of the receive. All members belong to one thread.
 #pragma once
 
 #include <cstdint>
@@ -47,6 +48,8 @@ class SimFabric {
   void kill(int rank) noexcept;
   /// Messages sent and not yet received, and receives that wait. 0: the network is quiet.
   [[nodiscard]] std::int64_t pending() const noexcept;
+  /// Puts that have not been written yet, whoever still wants them.
+  [[nodiscard]] std::int64_t puts() const noexcept;
 
  private:
   friend class SimTransport;
@@ -63,6 +66,10 @@ class SimTransport : public Transport {
             Operation& operation) noexcept override;
   bool receive(int peer, Match match, void* data, std::int64_t capacity,
                Operation& operation) noexcept override;
+  [[nodiscard]] bool has_put() const noexcept override { return true; }
+  Key key_to(const void* data, std::int64_t bytes) noexcept override;
+  bool put(int peer, Match match, const Key& key, std::int64_t offset, const void* data,
+           std::int64_t bytes, Operation& operation) noexcept override;
   bool probe(int peer, Match match) noexcept override;
   bool progress() noexcept override;
   void cancel(Operation& operation) noexcept override;

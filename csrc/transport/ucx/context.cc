@@ -198,6 +198,7 @@ Context open_context(const UcxOptions& options, std::string& error) {
   ucp_params_t params{};
   params.field_mask = UCP_PARAM_FIELD_FEATURES | UCP_PARAM_FIELD_ESTIMATED_NUM_EPS;
   params.features = UCP_FEATURE_TAG | UCP_FEATURE_WAKEUP;
+  if (options.verbs) params.features |= UCP_FEATURE_RMA;
   params.estimated_num_eps = static_cast<std::size_t>(options.peers);
   ucp_context_h context = nullptr;
   // The oldest API that we are written to, not that of the headers: a newer one than the library's
@@ -238,11 +239,45 @@ std::string resources(ucp_context_h context) {
   return found;
 }
 
+bool is_one_rc(ucp_context_h context) {
+  std::istringstream found(resources(context));
+  std::string device;  // "rc_verbs/mlx5_0:1"
+  for (std::string name; found >> name;) {
+    if (name.starts_with("ud_") || name.starts_with("self/")) continue;
+    const std::size_t slash = name.find('/');
+    if (!name.starts_with("rc_") || slash == std::string::npos) return false;
+    if (!device.empty() && device != name.substr(slash)) return false;
+    device = name.substr(slash);
+  }
+  return !device.empty();
+}
+
+namespace {
+
+std::string print_of(ucp_ep_h endpoint) {
+  return printed([&](FILE* stream) { ucp_ep_print_info(endpoint, stream); });
+}
+
+/// A transport that is there to connect the others only is in use until they are: "wireup{ud_..}".
+bool is_connecting(const std::string& print) { return print.find("wireup{") != std::string::npos; }
+
+}  // namespace
+
+PutOrder put_order(ucp_ep_h endpoint) {
+  const std::string print = print_of(endpoint);
+  if (is_connecting(print)) return PutOrder::kUnknown;
+  int lanes = 0, rc_lanes = 0;
+  std::istringstream lines(print);  // "#   lane[0]: 0:rc_verbs/rxe0:1.0 md[0] -> md[0]/ib rma am"
+  for (std::string line; std::getline(lines, line);) {
+    if (line.find("lane[") == std::string::npos) continue;
+    ++lanes;
+    rc_lanes += line.find(":rc_") != std::string::npos ? 1 : 0;
+  }
+  return lanes == 1 && rc_lanes == 1 ? PutOrder::kKept : PutOrder::kNone;
+}
+
 bool may_be_closed(ucp_ep_h endpoint) {
-  if (minor_version() != kVersionWithAssertions) return true;
-  // A transport that is there to connect the others only is in use until they are: "wireup{ud_..}".
-  return printed([&](FILE* stream) { ucp_ep_print_info(endpoint, stream); }).find("wireup{") ==
-         std::string::npos;
+  return minor_version() != kVersionWithAssertions || !is_connecting(print_of(endpoint));
 }
 
 std::string with_limits(std::string text) {

@@ -1,5 +1,6 @@
 #include "transport/ucx/ucx_transport.h"
 
+#include <algorithm>
 #include <cstdio>
 #include <cstring>
 #include <deque>
@@ -19,6 +20,7 @@ namespace {
 constexpr int kProgressBurst = 16;       // events handled in one progress(), so that it returns
 constexpr int kCancelProgress = 64;      // rounds in which an asked-for cancel normally ends
 constexpr std::int64_t kFlushMs = 1000;  // for what was sent just before the transport is closed
+constexpr std::size_t kMostKeys = 16;    // of a peer, kept unpacked: one for each slab it puts from
 constexpr std::int64_t kRegisterBytes = 8 << 10;  // below, UCX copies: a registration gains nothing
 
 /// How operations end when there is no worker any more (kTransport).
@@ -32,7 +34,25 @@ struct Slot {
   Operation* operation = nullptr;  ///< nullptr: free
   int peer = -1;
   bool receives = false;
+  /// Requests that have not ended: a put is two, the data and the message that says so.
+  int parts = 1;
+  ucs_status_t status = UCS_OK;  ///< of the first part that failed
   Slot* next_free = nullptr;
+};
+
+/// A peer's key as UCX wants it, and the bytes that it was made of.
+struct OpenKey {
+  Key packed;
+  ucp_rkey_h handle = nullptr;
+  [[nodiscard]] bool is_of(const Key& key) const noexcept {
+    return packed.bytes == key.bytes && std::memcmp(packed.data, key.data, key.bytes) == 0;
+  }
+};
+
+/// Of memory of this rank that peers may put to.
+struct PackedKey {
+  void* registration = nullptr;
+  Key key;
 };
 
 struct Peer {
@@ -41,6 +61,8 @@ struct Peer {
   ucp_ep_h endpoint = nullptr;
   bool failed = false;
   bool cut_off = false;  ///< the failure has been dealt with
+  PutOrder order = PutOrder::kUnknown;
+  std::vector<OpenKey> keys;  ///< they live as long as the worker
 };
 
 bool says_peer_failed(ucs_status_t status) noexcept {
@@ -74,6 +96,10 @@ class Module final : public UcxTransport {
             Operation& operation) noexcept override;
   bool receive(int peer, Match match, void* data, std::int64_t capacity,
                Operation& operation) noexcept override;
+  [[nodiscard]] bool has_put() const noexcept override { return has_put_; }
+  Key key_to(const void* data, std::int64_t bytes) noexcept override;
+  bool put(int peer, Match match, const Key& key, std::int64_t offset, const void* data,
+           std::int64_t bytes, Operation& operation) noexcept override;
   bool probe(int peer, Match match) noexcept override;
   bool progress() noexcept override;
   void cancel(Operation& operation) noexcept override;
@@ -92,6 +118,9 @@ class Module final : public UcxTransport {
   Slot& take_slot(int peer, bool receives, Operation& operation) noexcept;
   void finish(Slot& slot, ucs_status_t status) noexcept;
   Status status_for(const Slot& slot, ucs_status_t status) noexcept;
+  bool may_put(Peer& peer) noexcept;
+  ucp_rkey_h open_key(Peer& peer, const Key& key) noexcept;
+  static void drop_keys(Peer& peer) noexcept;
   ucp_request_param_t parameters(Slot& slot, const void* data, std::int64_t bytes) noexcept;
   void started(Slot& slot, ucs_status_ptr_t request) noexcept;
 
@@ -119,6 +148,8 @@ class Module final : public UcxTransport {
   Slot* free_slots_ = nullptr;
   bool failure_noticed_ = false;
   const Operation* cancelling_ = nullptr;
+  bool has_put_ = false;
+  std::vector<PackedKey> packed_keys_;
   std::string trouble_;     ///< the first
   bool abandoned_ = false;  ///< the worker could not be destroyed and lives on, as its context must
 };
@@ -141,6 +172,7 @@ std::unique_ptr<Module> Module::open(const UcxOptions& options, std::string& err
   if (!context) return nullptr;
   auto module = std::make_unique<Module>(options, std::move(context));
   if (!module->open_worker(error)) return nullptr;
+  module->has_put_ = options.verbs && is_one_rc(module->context_.get());
   return module;
 }
 
@@ -210,7 +242,7 @@ void Module::note_trouble(const char* what, ucs_status_t status) noexcept {
 Slot& Module::take_slot(int peer, bool receives, Operation& operation) noexcept {
   if (free_slots_ == nullptr) free_slots_ = &slots_.emplace_back();
   Slot& slot = *std::exchange(free_slots_, free_slots_->next_free);
-  slot = {this, &operation, peer, receives, nullptr};
+  slot = {this, &operation, peer, receives, 1, UCS_OK, nullptr};
   operation.state = Operation::State::kActive;
   operation.status = kOkStatus;
   operation.bytes = 0;
@@ -231,7 +263,11 @@ Status Module::status_for(const Slot& slot, ucs_status_t status) noexcept {
   return {ErrorCode::kTransport, slot.peer, status};
 }
 
+/// A part of the operation has ended.
 void Module::finish(Slot& slot, ucs_status_t status) noexcept {
+  if (slot.status == UCS_OK) slot.status = status;
+  if (--slot.parts > 0) return;
+  status = slot.status;
   const Status outcome = status_for(slot, status);
   std::exchange(slot.operation, nullptr)->end(outcome);
   slot.next_free = std::exchange(free_slots_, &slot);
@@ -291,6 +327,88 @@ bool Module::receive(int peer, Match match, void* data, std::int64_t capacity,
   return true;
 }
 
+// --- one-sided -----------------------------------------------------------------------------------
+
+/// Empty where nobody could put to it, or the memory is not registered.
+Key Module::key_to(const void* data, std::int64_t bytes) noexcept {
+  Key key;
+  void* const handle = has_put_ && worker_ != nullptr && options_.registration
+                           ? options_.registration(data, bytes)
+                           : nullptr;
+  if (handle == nullptr) return key;
+  for (const PackedKey& known : packed_keys_) {
+    if (known.registration == handle) key = known.key;
+  }
+  if (key.empty()) {
+    void* packed = nullptr;
+    std::size_t length = 0;
+    const ucs_status_t status =
+        ucp_rkey_pack(context_.get(), static_cast<ucp_mem_h>(handle), &packed, &length);
+    if (status != UCS_OK) return key;
+    if (length <= Key::kMostBytes) {
+      key.bytes = static_cast<std::uint16_t>(length);
+      std::memcpy(key.data, packed, length);
+    }
+    ucp_rkey_buffer_release(packed);
+    packed_keys_.push_back({handle, key});
+  }
+  key.address = reinterpret_cast<std::uintptr_t>(data);
+  return key;
+}
+
+/// To a peer that is not connected yet, messages could overtake what is put.
+bool Module::may_put(Peer& peer) noexcept {
+  if (peer.order == PutOrder::kUnknown) peer.order = put_order(peer.endpoint);
+  return peer.order == PutOrder::kKept;
+}
+
+/// nullptr: none now, as those that are kept may be in use.
+ucp_rkey_h Module::open_key(Peer& peer, const Key& key) noexcept {
+  for (const OpenKey& known : peer.keys) {
+    if (known.is_of(key)) return known.handle;
+  }
+  if (peer.keys.size() == kMostKeys) {
+    const auto is_in_use = [&](const Slot& slot) {
+      return slot.operation != nullptr && !slot.receives && &peer_at(slot.peer) == &peer;
+    };
+    if (std::ranges::any_of(slots_, is_in_use)) return nullptr;
+    drop_keys(peer);
+  }
+  ucp_rkey_h handle = nullptr;
+  if (ucp_ep_rkey_unpack(peer.endpoint, key.data, &handle) != UCS_OK) return nullptr;
+  peer.keys.push_back({key, handle});
+  return handle;
+}
+
+void Module::drop_keys(Peer& peer) noexcept {
+  for (const OpenKey& key : peer.keys) ucp_rkey_destroy(key.handle);
+  peer.keys.clear();
+}
+
+bool Module::put(int peer, Match match, const Key& key, std::int64_t offset, const void* data,
+                 std::int64_t bytes, Operation& operation) noexcept {
+  Peer& to = peer_at(peer);
+  const bool is_open = worker_ != nullptr && !to.failed && connect(to) == UCS_OK;
+  const ucp_rkey_h open = is_open && !key.empty() && may_put(to) ? open_key(to, key) : nullptr;
+  if (open == nullptr) return send(peer, match, data, bytes, operation);
+  Slot& slot = take_slot(peer, false, operation);
+  slot.parts = 2;
+  ucp_request_param_t param = parameters(slot, data, bytes);
+  param.cb.send = on_sent;
+  const ucs_status_ptr_t written =
+      ucp_put_nbx(to.endpoint, data, static_cast<std::size_t>(bytes),
+                  key.address + static_cast<std::uint64_t>(offset), open, &param);
+  started(slot, written);
+  if (UCS_PTR_IS_ERR(written)) return finish(slot, UCS_PTR_STATUS(written)), true;
+  // One queue pair carries both, so the message comes when the data are there: may_put().
+  ucp_request_param_t flag = parameters(slot, nullptr, 0);
+  flag.cb.send = on_sent;
+  const ucs_status_ptr_t raised =
+      ucp_tag_send_nbx(to.endpoint, nullptr, 0, wire_tag(options_.self, match), &flag);
+  if (!UCS_PTR_IS_PTR(raised)) finish(slot, UCS_PTR_STATUS(raised));
+  return true;
+}
+
 bool Module::probe(int peer, Match match) noexcept {
   if (worker_ == nullptr) return true;  // a receive ends at once and says so
   constexpr int kLeaveIt = 0;
@@ -300,6 +418,7 @@ bool Module::probe(int peer, Match match) noexcept {
 
 void Module::on_sent(void* request, ucs_status_t status, void* user_data) noexcept {
   Slot& slot = *static_cast<Slot*>(user_data);
+  if (slot.operation->request == request) slot.operation->request = nullptr;
   slot.owner->finish(slot, status);
   ucp_request_free(request);
 }
@@ -386,7 +505,7 @@ void Module::cancel(Operation& operation) noexcept {
   Slot& slot = *reinterpret_cast<Slot*>(operation.request_id);
   Peer& peer = peer_at(slot.peer);
   cancelling_ = &operation;
-  ucp_request_cancel(worker_, operation.request);
+  if (operation.request != nullptr) ucp_request_cancel(worker_, operation.request);
   if (!progress_until_done(operation, kCancelProgress)) {
     // A send, or a receive of which data is coming. The endpoint may be UCX's own, made when the
     // peer connected to us: connect() then hands it out.
@@ -418,8 +537,12 @@ void Module::retire() noexcept {
   }
   for (const Peer& peer : peers_) abandoned_ = abandoned_ || peer.endpoint != nullptr;
   ucp_worker_h worker = std::exchange(worker_, nullptr);
-  if (!abandoned_) ucp_worker_destroy(worker);
+  if (!abandoned_) {
+    for (Peer& peer : peers_) drop_keys(peer);
+    ucp_worker_destroy(worker);
+  }
   for (Slot& slot : slots_) {
+    slot.parts = 1;
     if (slot.operation != nullptr) finish(slot, kRetired);
   }
 }
@@ -443,6 +566,7 @@ Result<void*> Module::register_memory(void* base, std::int64_t bytes) noexcept {
 }
 
 void Module::deregister_memory(void* handle) noexcept {
+  std::erase_if(packed_keys_, [&](const PackedKey& key) { return key.registration == handle; });
   static_cast<void>(ucp_mem_unmap(context_.get(), static_cast<ucp_mem_h>(handle)));
 }
 

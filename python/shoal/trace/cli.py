@@ -13,8 +13,9 @@ from shoal.trace import record
 from shoal.trace.kernel import Kernel
 from shoal.trace.missing import NotInstalled
 from shoal.trace.record import Recorder, open_recorder
+from shoal.trace.selection import Selection
 from shoal.trace.verdict import Verdict
-from shoal.trace.watch import Selection, Watch, own_cpu_s
+from shoal.trace.watch import Watch, own_cpu_s
 
 ONCE_S = 10.0
 
@@ -62,30 +63,33 @@ def _explain_nothing(options: argparse.Namespace, selection: Selection) -> str:
 
 
 def main(options: argparse.Namespace) -> int:
+    selection = Selection(options.job, options.pid)
     try:
-        recorder = open_recorder(options)
+        recorder = open_recorder(options, selection)
     except (NotInstalled, OSError) as error:
         print(f"shoal trace: {error}", file=sys.stderr)
         return 2
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # what is recorded is finished
     try:
-        return _watch(options, recorder)
+        return _watch(options, selection, recorder)
     finally:
         recorder.close()
         if recorder.summary and not options.json:
             print(f"shoal trace: {recorder.summary}", file=sys.stderr)
 
 
-def _watch(options: argparse.Namespace, recorder: Recorder) -> int:
+def _watch(options: argparse.Namespace, selection: Selection, recorder: Recorder) -> int:
     seconds = options.seconds or (ONCE_S if options.once else float("inf"))
-    selection = Selection(options.job, options.pid)
     pids = [page.pid for pages in selection.read().values() for page in pages]
-    kernel = None if options.no_kernel else Kernel(pids)
+    kernel = None if options.no_kernel else Kernel(pids, recorder.wants)
+    if kernel is not None:
+        recorder.attach(kernel)
     if kernel is not None and not options.json:
         for line in kernel.missing:
             print(f"shoal trace: missing: {line}", file=sys.stderr)
-    begin, spent = time.monotonic(), own_cpu_s(kernel)
     watch = Watch(selection, kernel, options.after_ms)
+    print(f"shoal trace: watching {len(pids)} ranks", file=sys.stderr, flush=True)
+    begin, spent = time.monotonic(), own_cpu_s(kernel)
     verdicts = 0
     try:
         for verdict in watch.verdicts(begin + seconds):

@@ -41,6 +41,7 @@ class Evidence:
     missing: tuple[str, ...] = ()  # what could not be had of the kernel, and how to get it
     python_line: Callable[[int, int], tuple[str, str]] = _unknown_line
     rdma_history: tuple[rdma.Sample, ...] = ()  # the ports as they were, the earliest first
+    links_history: tuple[links.Sample, ...] = ()  # and the connections
 
     @property
     def window_ns(self) -> int:
@@ -66,9 +67,22 @@ class Evidence:
         return None if before is None or after is None else (before, after)
 
     def links(self, pid: int) -> list[tuple[Link, Link]]:
-        before = {(one.local, one.remote): one for one in self.before.links.get(pid) or ()}
+        before = {one.name: one for one in self.before.links.get(pid) or ()}
         after = self.after.links.get(pid) or ()
-        return [(before.get((one.local, one.remote), one), one) for one in after]
+        return [(before.get(one.name, one), one) for one in after]
+
+    def link_at(self, pid: int, link: Link, t_ns: int) -> tuple[int, Link]:
+        """The same connection as it was at the last look before `t_ns`, or as early as there was
+        one; and when that was."""
+        present = links.Sample(self.before.t_ns, self.before.links)
+        looks = [
+            (sample.t_ns, one)
+            for sample in (*self.links_history, present)
+            for one in sample.links.get(pid) or ()
+            if one.name == link.name and sample.t_ns <= self.before.t_ns
+        ]
+        early = [look for look in looks if look[0] <= t_ns]
+        return (early or looks[:1] or [(self.after.t_ns, link)])[-1]
 
 
 def observe(pages: Iterable[Page], kernel: Kernel | None, cores: bool = False) -> Moment:
@@ -88,7 +102,11 @@ def observe(pages: Iterable[Page], kernel: Kernel | None, cores: bool = False) -
 
 
 def collect(
-    before: Moment, after: Moment, kernel: Kernel | None, history: tuple[rdma.Sample, ...] = ()
+    before: Moment,
+    after: Moment,
+    kernel: Kernel | None,
+    rdma_history: tuple[rdma.Sample, ...] = (),
+    links_history: tuple[links.Sample, ...] = (),
 ) -> Evidence:
     return Evidence(
         before=before,
@@ -96,5 +114,6 @@ def collect(
         signals=tuple(kernel.signals()) if kernel is not None else (),
         missing=tuple(kernel.missing) if kernel is not None else (),
         python_line=python_line,
-        rdma_history=history,
+        rdma_history=rdma_history,
+        links_history=links_history,
     )

@@ -56,10 +56,44 @@ class Signal:
     sender_comm: str
 
 
+@dataclass(frozen=True)
+class KernelLink:
+    """What was sent again on a connection since the tracer was attached."""
+
+    retransmits: int
+    lost_at_ns: int  # CLOCK_MONOTONIC of the last one
+
+
+@dataclass(frozen=True)
+class Carried:
+    """Calls of TCP sockets that carried something, and their bytes."""
+
+    sends: int
+    sent_bytes: int
+    receives: int
+    received_bytes: int
+
+
+@dataclass(frozen=True)
+class CgroupUse:
+    """Of a control group of version 2 since a rank was first seen in it."""
+
+    path: str
+    pids: tuple[int, ...]  # of the ranks in it now
+    ranks: Carried
+    others: Carried  # in the same group
+    on_cpu_ns: int  # of the ranks' threads, in all
+    waiting_ns: int
+    off_cpu_ns: int  # asleep or stopped
+
+
 @dataclass
 class Sample:
     t_ns: int = 0
     threads: dict[int, KernelThread] = field(default_factory=dict)  # by tid
+    # By (local, remote): of several network namespaces that have the same addresses, together.
+    links: dict[tuple[str, str], KernelLink] = field(default_factory=dict)
+    cgroups: tuple[CgroupUse, ...] = ()  # only with --cgroups
     raw: dict[str, Any] = field(default_factory=dict)
 
 
@@ -82,10 +116,29 @@ def _thread(entry: dict[str, Any]) -> KernelThread:
     )
 
 
+def _links(entries: Iterable[dict[str, Any]]) -> dict[tuple[str, str], KernelLink]:
+    links: dict[tuple[str, str], KernelLink] = {}
+    for entry in entries:
+        name = entry["local"], entry["remote"]
+        same = links.get(name, KernelLink(0, 0))
+        links[name] = KernelLink(
+            same.retransmits + entry["retransmits"], max(same.lost_at_ns, entry["lost_at_ns"])
+        )
+    return links
+
+
+def _cgroup(entry: dict[str, Any]) -> CgroupUse:
+    ranks, others = Carried(**entry["ranks"]), Carried(**entry["others"])
+    times = {name: entry[name] for name in ("on_cpu_ns", "waiting_ns", "off_cpu_ns")}
+    return CgroupUse(entry["path"], tuple(entry["pids"]), ranks, others, **times)
+
+
 def parse_sample(entry: dict[str, Any]) -> Sample:
     return Sample(
         t_ns=entry["t_ns"],
         threads={one["tid"]: _thread(one) for one in entry.get("threads", ())},
+        links=_links(entry.get("links", ())),
+        cgroups=tuple(_cgroup(one) for one in entry.get("cgroups", ())),
         raw=entry,
     )
 

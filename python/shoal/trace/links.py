@@ -16,7 +16,11 @@ import pathlib
 import socket
 import struct
 import termios
+import time
+from collections.abc import Iterable
 from dataclasses import dataclass
+
+from shoal.pages import descriptors
 
 _PIDFD_GETFD = 438  # the same number on every architecture
 _ESTABLISHED = 1
@@ -25,6 +29,7 @@ _SIOCGIFCONF, _SIOCGIFFLAGS = 0x8912, 0x8913
 _INTERFACE = struct.Struct("16sH2x4s16x")  # struct ifreq with an IPv4 address
 _INTERFACES = 64
 _UP, _RUNNING = 0x1, 0x40
+_KEPT, _APART_S = 60, 0.5  # samples of the connections
 
 
 @dataclass(frozen=True)
@@ -47,6 +52,20 @@ class Link:
     interface: str = ""  # that has the local address; "": unknown
     up: bool = True  # it has been set up
     carrier: bool = True  # and has a link to somewhere
+    needless: int = 0  # of the segments sent again: those that the other side had, in all
+    least_rtt_us: int = 0  # of the last minutes; 0: unknown
+
+    @property
+    def name(self) -> tuple[str, str]:
+        return self.local, self.remote
+
+
+@dataclass(frozen=True)
+class Sample:
+    """The connections of a job at one moment."""
+
+    t_ns: int
+    links: dict[int, tuple[Link, ...] | None]  # by pid
 
 
 def _decode(raw: bytes) -> dict[str, int]:
@@ -64,7 +83,9 @@ def _decode(raw: bytes) -> dict[str, int]:
         "total_retransmits": words[23],
         "acknowledged": acknowledged,
         "received": received,
+        "least_rtt_us": struct.unpack_from("=I", raw, 148)[0],
         "rwnd_limited_us": struct.unpack_from("=Q", raw, 176)[0],
+        "needless": struct.unpack_from("=I", raw, 216)[0],
     }
 
 
@@ -129,16 +150,15 @@ def _describe(connection: socket.socket) -> Link | None:
         interface=interface,
         up=up,
         carrier=carrier,
+        needless=info["needless"],
+        # Of a connection that has measured none the kernel says the largest number.
+        least_rtt_us=info["least_rtt_us"] if info["least_rtt_us"] != 0xFFFFFFFF else 0,
     )
 
 
 def _sockets(pid: int) -> list[int]:
-    found = []
-    for link in pathlib.Path(f"/proc/{pid}/fd").iterdir():
-        with contextlib.suppress(OSError):
-            if os.readlink(link).startswith("socket:"):
-                found.append(int(link.name))
-    return found
+    found = descriptors(pathlib.Path(f"/proc/{pid}"))
+    return [int(link.name) for link, what in found if what.startswith("socket:")]
 
 
 def read_links(pid: int) -> tuple[Link, ...] | None:
@@ -165,3 +185,23 @@ def read_links(pid: int) -> tuple[Link, ...] | None:
     finally:
         os.close(process)
     return tuple(links)
+
+
+class History:
+    """The connections as they were during the last half minute: an operation is often through when
+    it is looked at for the second time, and what was sent again for it is a count by then. One
+    thread."""
+
+    def __init__(self) -> None:
+        self._samples: list[Sample] = []
+
+    def look(self, pids: Iterable[int]) -> None:
+        """Takes a sample if it is time to."""
+        now = time.monotonic_ns()
+        if self._samples and now - self._samples[-1].t_ns < _APART_S * 1e9:
+            return
+        sample = Sample(now, {pid: read_links(pid) for pid in pids})
+        self._samples = [*self._samples[-(_KEPT - 1) :], sample]
+
+    def samples(self) -> tuple[Sample, ...]:
+        return tuple(self._samples)

@@ -9,6 +9,8 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 from shoal.pages import Page
+from shoal.trace import cgroups
+from shoal.trace.kernel import Carried, CgroupUse, Kernel
 from shoal.trace.missing import need
 from shoal.trace.spans import Collective, Name
 from shoal.trace.verdict import Verdict
@@ -67,8 +69,26 @@ GAUGES: Families = {
 }  # fmt: skip
 
 
+CARRIED: dict[str, tuple[str, Callable[[Carried], float]]] = {
+    "shoal_cgroup_tcp_sends": ("Sends of TCP sockets", lambda c: c.sends),
+    "shoal_cgroup_tcp_sent_bytes": ("That these took", lambda c: c.sent_bytes),
+    "shoal_cgroup_tcp_receives": ("Receives of TCP sockets", lambda c: c.receives),
+    "shoal_cgroup_tcp_received_bytes": ("That these gave", lambda c: c.received_bytes),
+}  # of a control group: its ranks and the others in it, by the label `of`
+TIMES: dict[str, tuple[str, Callable[[CgroupUse], float]]] = {
+    "shoal_cgroup_on_cpu_seconds": ("Of the ranks' threads", lambda g: g.on_cpu_ns / 1e9),
+    "shoal_cgroup_waiting_seconds": (
+        "They were ready, with no core",
+        lambda g: g.waiting_ns / 1e9,
+    ),
+    "shoal_cgroup_off_cpu_seconds": ("They slept or were stopped", lambda g: g.off_cpu_ns / 1e9),
+}
+
+
 class Metrics:
     """`address`: where to serve /metrics. Asked by its server's threads, told by one other."""
+
+    kernel: Kernel | None = None  # one that counts control groups
 
     def __init__(self, address: tuple[str, int]) -> None:
         client = need("prometheus_client")
@@ -108,6 +128,9 @@ class Metrics:
             pages, verdicts = self._pages, dict(self._verdicts)
         yield from self._families(pages)
         yield self._lag(pages)
+        yield self._throttled(pages)
+        if self.kernel is not None:
+            yield from self._cgroups(self.kernel.sample().cgroups)
         found = self._core.CounterMetricFamily(
             "shoal_verdicts", "Collectives found late, by the rank that was the cause; -1: unknown",
             labels=("job", "rank", "cause"),
@@ -127,6 +150,37 @@ class Metrics:
                 for page in pages:
                     family.add_metric(_labels(page), read(page))
                 yield family
+
+    def _counter(self, name: str, text: str, *labels: str) -> Any:
+        return self._core.CounterMetricFamily(name, text, labels=labels)
+
+    def _cgroups(self, groups: Sequence[CgroupUse]) -> Iterator[Any]:
+        for name, (text, read) in CARRIED.items():
+            family = self._counter(name, text, "cgroup", "of")
+            for group in groups:
+                family.add_metric((group.path, "ranks"), read(group.ranks))
+                family.add_metric((group.path, "others"), read(group.others))
+            yield family
+        for name, (text, read_time) in TIMES.items():
+            family = self._counter(name, text, "cgroup")
+            for group in groups:
+                family.add_metric((group.path,), read_time(group))
+            yield family
+
+    def _throttled(self, pages: Sequence[Page]) -> Any:
+        """Of every group above a rank that has a quota, of either version: the kernel's count."""
+        found = {
+            group.path: group.throttled_us / 1e6
+            for page in pages
+            for group in cgroups.read_cgroups(page.pid)
+            if group.quota_us >= 0
+        }
+        family = self._counter(
+            "shoal_cgroup_throttled_seconds", "It had used up its quota of processor time", "cgroup"
+        )
+        for path, seconds in found.items():
+            family.add_metric((path,), seconds)
+        return family
 
     def _lag(self, pages: Sequence[Page]) -> Any:
         lag = self._core.GaugeMetricFamily(

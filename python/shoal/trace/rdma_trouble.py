@@ -13,6 +13,7 @@ from shoal.trace.rdma import CONGESTED, LOST, REFUSED, REFUSES, Port, QueuePair,
 
 # Before so long, nothing is sent again: time-outs are of a second by default.
 RETRANSMIT_MS = 1500
+SLOW_SEND_S = 1.0  # from posting to completion, of what the queue holds
 
 
 def _used(ev: Evidence, page: Page) -> list[QueuePair]:
@@ -100,11 +101,28 @@ def _stuck_sends(ev: Evidence, page: Page) -> list[Queue]:
     ]  # fmt: skip
 
 
+def _slow_sends(ev: Evidence, page: Page) -> list[tuple[Queue, float]]:
+    """Send queues that move, and how many seconds each send takes: of a queue that holds so many
+    while so many are completed, by Little's law."""
+    before = {(q.device, q.place): q for q in ev.before.rdma.queues.get(page.pid) or ()}
+    slow = []
+    for queue in ev.after.rdma.queues.get(page.pid) or ():
+        earlier = before.get((queue.device, queue.place))
+        if queue.kind != "send" or earlier is None or not (queue.waiting and earlier.waiting):
+            continue
+        completed = (queue.consumed - earlier.consumed) % queue.entries
+        held = (queue.waiting + earlier.waiting) / 2
+        if completed and held / completed * ev.window_ns / 1e9 >= SLOW_SEND_S:
+            slow.append((queue, held / completed * ev.window_ns / 1e9))
+    return slow
+
+
 def _all_sent(ev: Evidence, pages: list[Page]) -> bool:
-    """Send queues can be seen, and none is stuck: whatever was counted, nothing waits for it."""
+    """Send queues can be seen, and what is in them leaves: whatever was counted, nothing waits for
+    it."""
     queues = [q for page in pages for q in ev.after.rdma.queues.get(page.pid) or ()]
     seen = any(queue.kind == "send" for queue in queues)
-    return seen and not any(_stuck_sends(ev, page) for page in pages)
+    return seen and not any(_stuck_sends(ev, page) or _slow_sends(ev, page) for page in pages)
 
 
 def exhausted(ev: Evidence, page: Page) -> list[str]:
@@ -164,8 +182,12 @@ def _receiver_not_ready(ev: Evidence, pages: list[Page], late: Late) -> Trouble 
 
 
 def _packet_loss(ev: Evidence, pages: list[Page], late: Late) -> Trouble | None:
+    return None if _all_sent(ev, pages) else _has_lost(ev, pages, late)
+
+
+def _has_lost(ev: Evidence, pages: list[Page], late: Late) -> Trouble | None:
     seen = [(page, texts) for page in pages if (texts := grown(ev, late, page, LOST))]
-    if not seen or _all_sent(ev, pages):
+    if not seen:
         return None
     # Who sends again is at the link that loses; the other end only counts what comes twice.
     page, texts = max(seen, key=lambda one: (bool(_stuck_sends(ev, one[0])), -pages.index(one[0])))
@@ -180,7 +202,11 @@ def _congestion(ev: Evidence, pages: list[Page], late: Late) -> Trouble | None:
         return None
     for page in pages:
         stuck = _stuck_sends(ev, page)
+        slow = [f"a send of {q.name} takes {seconds:.1f} s" for q, seconds in _slow_sends(ev, page)]
         marks = grown(ev, late, page, CONGESTED)
+        if slow:
+            nothing = "and nothing has been sent again"
+            return page, Finding("congestion", (*slow, *(marks or (nothing,))))
         if not stuck and not marks:
             continue
         sends = [f"{q.waiting} sends are posted to {q.name}, and none was completed in "
@@ -197,13 +223,15 @@ def _congestion(ev: Evidence, pages: list[Page], late: Late) -> Trouble | None:
 
 
 _ORDER = (_link_down, _qp_error, _receiver_not_ready, _packet_loss, _congestion)
+_COUNTED = (_receiver_not_ready, _has_lost)
 
 
-def rdma_trouble(ev: Evidence, late: Late) -> Trouble | None:
-    """Between those who wait and whom they wait for, where they talk by RDMA."""
+def rdma_trouble(ev: Evidence, late: Late, over: bool = False) -> Trouble | None:
+    """Between those who wait and whom they wait for, where they talk by RDMA. `over`: the operation
+    is through by now, so that only what was counted says anything."""
     ranks = dict.fromkeys((*late.awaited, *late.waiting))
     pages = [page for rank in ranks if (page := ev.page(rank)) is not None]
-    for look in _ORDER:
+    for look in _COUNTED if over else _ORDER:
         found = look(ev, pages, late)
         if found is not None:
             page, finding = found

@@ -9,12 +9,13 @@ from collections.abc import Sequence
 from typing import Protocol
 
 from shoal.pages import Page
+from shoal.trace.kernel import Kernel
 from shoal.trace.metrics import Metrics, parse_address
 from shoal.trace.otlp import Otlp
 from shoal.trace.perfetto import Perfetto
+from shoal.trace.selection import Selection
 from shoal.trace.spans import Collective, Name, Tracker
 from shoal.trace.verdict import Verdict
-from shoal.trace.watch import Selection
 
 LOOK_S = 0.02
 
@@ -30,8 +31,11 @@ class Recorder:
     """Looks in a thread of its own: a verdict takes the watch a while, just when most happens.
     Without sinks it does nothing."""
 
-    def __init__(self, sinks: Sequence[Sink], selection: Selection) -> None:
+    def __init__(
+        self, sinks: Sequence[Sink], selection: Selection, metrics: Metrics | None = None
+    ) -> None:
         self._sinks = sinks
+        self._metrics = metrics  # one of the sinks
         self._selection = selection
         self._tracker = Tracker()
         self._lock = threading.Lock()  # one at a time talks to the sinks
@@ -41,6 +45,15 @@ class Recorder:
         self._completed: dict[tuple[str, int, int], tuple[int, int]] = {}  # at first and last look
         if sinks:
             self._thread.start()
+
+    @property
+    def wants(self) -> list[str]:
+        """Options of shoal-tracer."""
+        return ["--cgroups"] if self._metrics is not None else []
+
+    def attach(self, kernel: Kernel) -> None:
+        if self._metrics is not None:
+            self._metrics.kernel = kernel
 
     def verdict(self, verdict: Verdict) -> None:
         with self._lock:
@@ -102,9 +115,10 @@ def add_arguments(command: argparse.ArgumentParser) -> None:
     )  # fmt: skip
 
 
-def open_recorder(options: argparse.Namespace) -> Recorder:
+def open_recorder(options: argparse.Namespace, selection: Selection) -> Recorder:
     """Raises NotInstalled, and OSError for a file or a port."""
     sinks: list[Sink] = []
+    metrics = None
     if options.prometheus is not None:
         metrics = Metrics(options.prometheus)
         host = options.prometheus[0]
@@ -114,4 +128,4 @@ def open_recorder(options: argparse.Namespace) -> Recorder:
         sinks.append(Perfetto(options.record))
     if options.otlp is not None:
         sinks.append(Otlp(options.otlp))
-    return Recorder(sinks, Selection(options.job, options.pid))
+    return Recorder(sinks, selection, metrics)

@@ -22,8 +22,8 @@ from typing import Any
 from shoal.pages import Operation, Page, Transfer
 from shoal.trace.late import key_of
 from shoal.trace.missing import NotInstalled, need
+from shoal.trace.selection import Selection
 from shoal.trace.spans import Collective, Tracker
-from shoal.trace.watch import Selection
 
 LOOK_S = 0.02
 MAX_ROWS = 1 << 20

@@ -25,6 +25,8 @@ from shoal.trace.late import Late, behind, late_for
 from shoal.trace.network import link_trouble
 from shoal.trace.rdma_trouble import rdma_trouble, undriven_queues
 
+SECOND_TRIES = ("packet_loss", "receiver_not_ready")
+
 
 @dataclass(frozen=True)
 class Verdict:
@@ -195,11 +197,27 @@ def judge(ev: Evidence, late: Late) -> Verdict:
     return _verdict(ev, late, page, found)
 
 
-def judge_often(ev: Evidence, late: Late, page: Page, evidence: str) -> Verdict | None:
+def judge_lost(ev: Evidence, late: Late) -> Verdict | None:
+    """On an operation that is through since: all had posted it, and for some of it a second try
+    was needed. `ev` has the pages of when it was late."""
+    if behind(ev.after.pages, late):
+        return None
+    network = rdma_trouble(ev, late, over=True) or link_trouble(ev, late)
+    if network is None or network[1].provisional:
+        return None
+    return _verdict(ev, late, *network) if network[1].cause in SECOND_TRIES else None
+
+
+def judge_often(
+    ev: Evidence, late: Late, page: Page, evidence: str, drives: bool = True
+) -> Verdict | None:
     """On a rank that has made several operations late, each for a short while; `late`: the last.
+    `drives`: not so if it had posted them and then, in most looks, no thread of it drove them.
     None: nothing is known to have held it over the whole of that time."""
     found = process_trouble(ev, page) or preempted(ev, page, page.driver or page.pid)
     found = found or registrations(ev, page)
+    if found is None and not drives:
+        found = _undriven(ev, late, page)
     if found is None and not page.waits:
         found = thread_finding(ev, page, _caller(page))
     if found is None or found.cause == "unknown":

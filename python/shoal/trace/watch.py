@@ -8,48 +8,30 @@ import time
 from collections import Counter, deque
 from collections.abc import Iterator
 
-from shoal.pages import Node, Page
+from shoal.pages import Page
+from shoal.trace import links, rdma
 from shoal.trace.evidence import Evidence, Moment, collect, observe
 from shoal.trace.host import is_in_kernel
 from shoal.trace.kernel import Kernel
-from shoal.trace.late import Late, find_late, suspect
-from shoal.trace.rdma import History
-from shoal.trace.verdict import Verdict, is_moving, judge, judge_often
+from shoal.trace.late import Late, behind, find_late, suspect
+from shoal.trace.selection import Selection
+from shoal.trace.verdict import Verdict, is_moving, judge, judge_lost, judge_often
 
-LOOK_S = 2.0  # between searches for new jobs
 WINDOW_S = 0.1  # between the two moments of a verdict
 PROVISIONAL_S = 0.5  # after which a provisional verdict is made again
 # What slows an operation down that still moves; else one that moves is long and not late.
-HINDERING = frozenset({"throttled", "packet_loss", "link_down", "qp_error", "receiver_not_ready"})
+HINDERING = frozenset(
+    {"throttled", "packet_loss", "congestion", "link_down", "qp_error", "receiver_not_ready"}
+)
 NEVER = float("inf")
 SHORT_STALLS, OFTEN_S = 3, 2.0  # so many that ended by themselves within so long are looked into
 SURVEY_S, SURVEY_STEP_S = 0.4, 0.01
 MOST = 0.6  # of the looks
 # Measured over the window, so that they hold for an operation that ended within it as well.
 LASTING = frozenset(
-    {"throttled", "preempted", "stopped", "frozen", "computing", "memory_registration"}
-)
-
-
-class Selection:
-    """Which jobs: all, one by its id, or that of one process. One thread."""
-
-    def __init__(self, job: str | None, pid: int | None) -> None:
-        self._pid = pid
-        self._node = Node(job)
-        self._looked = time.monotonic()
-
-    def read(self) -> dict[str, list[Page]]:
-        """The pages of each job."""
-        if time.monotonic() - self._looked > LOOK_S:
-            self._node.look()
-            self._looked = time.monotonic()
-        jobs: dict[str, list[Page]] = {}
-        for page in self._node.read():
-            jobs.setdefault(page.job, []).append(page)
-        if self._pid is None:
-            return jobs
-        return {job: pages for job, pages in jobs.items() if any(p.pid == self._pid for p in pages)}
+    {"throttled", "preempted", "stopped", "frozen", "computing", "memory_registration",
+     "congestion", "receiver_not_ready"}
+)  # fmt: skip
 
 
 class Watch:
@@ -58,20 +40,21 @@ class Watch:
     def __init__(self, selection: Selection, kernel: Kernel | None, after_ms: int) -> None:
         self._selection = selection
         self._kernel = kernel
-        self._ports = History()
+        self._ports = rdma.History()
+        self._links = links.History()
         self._after_ns = after_ms * 1_000_000
         self._interval_s = min(0.1, max(0.01, after_ms / 2000))
         self._again: dict[tuple[str, int, int, int, str], float] = {}  # when to judge once more
         self._root: tuple[str, int, str] | None = None  # job, rank, cause of the stall under way
         self._short: deque[float] = deque(maxlen=SHORT_STALLS)  # when those were that soon ended
+        self._took_s = 0.0  # the last judgement: seconds, on an emulated machine
         self.seen = 0  # operations that were late
 
     def verdicts(self, until: float) -> Iterator[Verdict]:
         """As they come, until time.monotonic() is `until`."""
         while (begin := time.monotonic()) < until:
             jobs = self._selection.read()
-            if any(p.ranks > p.node_ranks for pages in jobs.values() for p in pages):
-                self._ports.look()
+            self._look_at_networks(jobs)
             if self._kernel is not None:
                 self._kernel.watch(page.pid for pages in jobs.values() for page in pages)
             late = [one for pages in jobs.values() for one in find_late(pages, self._after_ns)]
@@ -80,10 +63,19 @@ class Watch:
             for one in late:
                 if time.monotonic() < self._again.get(one.name, 0.0):
                     continue
+                started = time.monotonic()
                 verdict = self._judge(one, jobs[one.job])
+                self._took_s = time.monotonic() - started
                 if verdict is not None and self._is_news(verdict):
                     yield verdict
             time.sleep(max(0.0, begin + self._interval_s - time.monotonic()))
+
+    def _look_at_networks(self, jobs: dict[str, list[Page]]) -> None:
+        """Before anything is late: what they have counted until then."""
+        afar = [p.pid for pages in jobs.values() for p in pages if p.ranks > p.node_ranks]
+        if afar:
+            self._ports.look()
+            self._links.look(afar)
 
     def _is_news(self, verdict: Verdict) -> bool:
         """Not one more operation that the same stall holds up."""
@@ -94,7 +86,11 @@ class Watch:
 
     def _short_until(self) -> float:
         """So long what is late now and then counts as one stall."""
-        return self._short[-1] + OFTEN_S if self._short else 0.0
+        return self._short[-1] + self._often_s() if self._short else 0.0
+
+    def _often_s(self) -> float:
+        """Of those that follow one another as fast as they can be looked at."""
+        return max(OFTEN_S, 2 * SHORT_STALLS * self._took_s)
 
     def _read(self, late: Late) -> list[Page]:
         return self._selection.read().get(late.job, [])
@@ -110,7 +106,8 @@ class Watch:
         before = self._observe(late, pages)
         if not _is_in(before, late, self._after_ns):
             self._again[late.name] = NEVER
-            return self._judge_short(late, before)
+            was = dataclasses.replace(before, pages={page.rank: page for page in pages})
+            return judge_lost(self._collect(was, was), late) or self._judge_short(late, before)
         evidence, lasts = self._compare(late, before)
         page = suspect(evidence.after.pages, late)
         if lasts and self._kernel is not None and page is not None and is_in_kernel(evidence, page):
@@ -123,8 +120,8 @@ class Watch:
             return None
         again = lasts and verdict.provisional and first
         self._again[late.name] = time.monotonic() + PROVISIONAL_S if again else NEVER
-        if not lasts and verdict.cause not in LASTING:
-            return self._judge_short(late, evidence.after)
+        if not lasts and verdict.cause not in LASTING and not _was_undriven(verdict, pages, before):
+            return judge_lost(evidence, late) or self._judge_short(late, evidence.after)
         return verdict
 
     def _compare(self, late: Late, before: Moment) -> tuple[Evidence, bool]:
@@ -134,28 +131,34 @@ class Watch:
         lasts = _is_in(after, late, self._after_ns)
         if not lasts:
             after = dataclasses.replace(after, pages=before.pages)
-        evidence = collect(before, after, self._kernel, self._ports.samples())
+        evidence = self._collect(before, after)
         if not lasts:
             evidence = dataclasses.replace(evidence, python_line=_too_late)
         return evidence, lasts
 
+    def _collect(self, before: Moment, after: Moment) -> Evidence:
+        return collect(before, after, self._kernel, self._ports.samples(), self._links.samples())
+
     def _judge_short(self, late: Late, now: Moment) -> Verdict | None:
         """It was over before it could be looked at. If that happens often: who is it each time?"""
         self._short.append(now.t_ns / 1e9)
-        if len(self._short) < SHORT_STALLS or self._short[-1] - self._short[0] > OFTEN_S:
+        if len(self._short) < SHORT_STALLS or self._short[-1] - self._short[0] > self._often_s():
             return None
         if self._kernel is not None:
             self._kernel.look_at_syscalls(True)
         before = self._observe(late, list(now.pages.values()))
         suspects: Counter[int] = Counter()
+        undriven: Counter[int] = Counter()
         seen: dict[tuple[str, int, int, int, str], Late] = {}
-        end = time.monotonic() + SURVEY_S
+        survey_s = max(SURVEY_S, 4e-9 * self._after_ns)
+        end = time.monotonic() + survey_s
         while time.monotonic() < end:
             pages = {page.rank: page for page in self._read(late)}
             for one in find_late(pages.values(), self._after_ns // 2)[:1]:
                 page = suspect(pages, one)
                 if page is not None:
                     suspects[page.rank] += 1
+                    undriven[page.rank] += page.drivers == 0 and not behind(pages, one)
                     seen[one.name] = one
             time.sleep(SURVEY_STEP_S)
         after = self._observe(late, list(now.pages.values()))
@@ -167,15 +170,24 @@ class Watch:
         if times < MOST * suspects.total():
             return None  # now this one, now that one: of that nobody is the root
         text = (
-            f"of {suspects.total()} looks in {1000 * SURVEY_S:.0f} ms at which somebody waited, "
+            f"of {suspects.total()} looks in {1000 * survey_s:.0f} ms at which somebody waited, "
             f"{times} found rank {rank} to be waited for, in {len(seen)} operations"
         )
         last = list(seen.values())[-1]
-        return judge_often(collect(before, after, self._kernel), last, after.pages[rank], text)
+        drives = undriven[rank] < MOST * times
+        return judge_often(self._collect(before, after), last, after.pages[rank], text, drives)
 
 
 def _too_late(pid: int, tid: int) -> tuple[str, str]:
     return "", "the Python line: the operation was over before it could be asked for"
+
+
+def _was_undriven(verdict: Verdict, found: list[Page], before: Moment) -> bool:
+    """Of a slow receiver: when the operation was found to be late, and a look later."""
+    looks = ({page.rank: page for page in found}, before.pages)
+    return verdict.cause == "slow_receiver" and all(
+        (page := pages.get(verdict.rank)) is not None and page.drivers == 0 for pages in looks
+    )
 
 
 def _is_in(moment: Moment, late: Late, after_ns: int) -> bool:

@@ -1,6 +1,9 @@
 """Disturbs jobs, asks `shoal trace` who it was, and counts how often it is right.
 
-    python -m tests.trace.faults --seeds 50 --minutes 10 --report docs/tracing.md --json out.json
+    python -m tests.trace.faults --seeds 50 --minutes 10 --results FILE --report docs/tracing.md
+
+With --results a case that the file has is not played again: the same command, given in several
+quiet hours, goes on where it stood. --report is of all that the file has.
 
 Exits with 1 if a class is right in less than 95 % of its seeds, a rank is named that was not it, or
 a healthy job is accused.
@@ -11,7 +14,6 @@ from __future__ import annotations
 import argparse
 import contextlib
 import dataclasses
-import json
 import pathlib
 import signal
 import sys
@@ -25,8 +27,10 @@ from tests.trace.faults.catalog import FAULTS, HEALTHY, Fault
 from tests.trace.faults.hosts import Hosts, can_make
 from tests.trace.faults.judge import BROKEN, TRACER, Outcome
 from tests.trace.faults.rdma_hosts import RdmaHosts
+from tests.trace.faults.results import Results
 
 HEALTHY_S = 4.0  # of a seed of the class without a fault
+MINUTES_FROM = 1000  # seeds of the watched minutes: other jobs than those of a seed's few seconds
 
 
 def _parse() -> argparse.Namespace:
@@ -38,9 +42,9 @@ def _parse() -> argparse.Namespace:
     add("--seeds", type=int, default=2, metavar="N", help="of each class (default: %(default)s)")
     add("--first", type=int, default=0, metavar="SEED", help="begin with this one")
     add("--classes", default=",".join(names), metavar="A,B", help=f"of: {', '.join(names)}")
-    add("--minutes", type=float, default=0, metavar="M", help="watch a healthy job so long")
+    add("--minutes", type=int, default=0, metavar="M", help="watch healthy jobs, a minute each")
+    add("--results", type=pathlib.Path, metavar="FILE", help="add outcomes to it, skip what it has")
     add("--report", type=pathlib.Path, metavar="PAGE", help="write the tables into this page")
-    add("--json", type=pathlib.Path, metavar="FILE", help="write every outcome there")
     add(
         "--pace", type=float, default=1, metavar="F", help="F times as slow: in an emulated machine"
     )
@@ -67,21 +71,24 @@ def _show(outcome: Outcome) -> None:
 
 
 def _play_all(
-    faults: list[Fault], options: argparse.Namespace, settings: Settings
+    faults: list[Fault], options: argparse.Namespace, settings: Settings, results: Results
 ) -> Iterator[Outcome]:
+    """What `results` does not have."""
     seeds = range(options.first, options.first + options.seeds)
     for fault in faults:
         for seed in seeds:
+            if results.has(fault.name, seed):
+                continue
             if fault.rdma is None:
                 yield play(fault, seed, settings)
                 continue
             with RdmaHosts(fault.rdma) as hosts:
                 yield play(fault, seed, dataclasses.replace(settings, hosts=hosts))
-    if HEALTHY in options.names:
-        for seed in seeds:
-            yield watch_healthy(seed, HEALTHY_S, settings)
-    if options.minutes:
-        yield watch_healthy(seeds.stop, options.minutes * 60, settings)
+    watched = [(seed, HEALTHY_S) for seed in seeds if HEALTHY in options.names]
+    watched += [(MINUTES_FROM + minute, 60.0) for minute in range(options.minutes)]
+    for seed, seconds in watched:
+        if not results.has(HEALTHY, seed):
+            yield watch_healthy(seed, seconds, settings)
 
 
 def main() -> int:
@@ -92,21 +99,18 @@ def main() -> int:
     faults = [fault for fault in chosen if fault.name not in skipped]
     for name, why in skipped.items():
         print(f"{name}: skipped: {why}")
-    outcomes = []
+    results = Results(options.results)
     begin = time.monotonic()
     with contextlib.ExitStack() as stack:
         need = any(fault.two_hosts and fault.rdma is None for fault in faults) and not can_make()
         hosts = stack.enter_context(Hosts()) if need else None
-        for outcome in _play_all(faults, options, Settings(hosts, options.tracer, options.pace)):
-            outcomes.append(outcome)
+        settings = Settings(hosts, options.tracer, options.pace)
+        for outcome in _play_all(faults, options, settings, results):
+            results.add(outcome)
             _show(outcome)
-    said = f"{options.seeds} seeds a class"
-    if options.minutes:
-        said += f", and a healthy job watched for {options.minutes:g} minutes"
-    text = report.markdown(outcomes, skipped, said)
-    print(f"\n{text}\n{len(outcomes)} cases in {time.monotonic() - begin:.0f} s")
-    if options.json:
-        options.json.write_text(json.dumps([dataclasses.asdict(o) for o in outcomes], indent=1))
+    outcomes = results.outcomes()
+    text = report.markdown(outcomes, skipped, results.described())
+    print(f"\n{text}\n{len(outcomes)} cases, {time.monotonic() - begin:.0f} s")
     if options.report:
         report.write_into(options.report, text)
     broken = any(outcome.result == BROKEN for outcome in outcomes)

@@ -176,6 +176,7 @@ def _disturb(fault: Fault, scene: Scene, job: Job, attached: str, settings: Sett
         if attached == "before":
             court = stack.enter_context(settings.court(job.name, *options))
             scene.tracer = court.process.pid
+            court.wait_until_it_watches(START_S * settings.pace)
             said = court.verdict(judge.WATCHES_S * settings.pace)
         if said is None:
             with fault.inject(scene) as facts.culprits:
@@ -183,6 +184,7 @@ def _disturb(fault: Fault, scene: Scene, job: Job, attached: str, settings: Sett
                 if court is None:
                     time.sleep(scene.random.uniform(0.1, 0.5))
                     court = stack.enter_context(settings.court(job.name, *options))
+                    court.wait_until_it_watches(START_S * settings.pace)
                 said = court.verdict(scene.seconds)
             facts.end = time.monotonic()
             said = said or court.verdict(HEALED_S * settings.pace)
@@ -243,7 +245,7 @@ def watch_healthy(seed: int, seconds: float, settings: Settings) -> Outcome:
         return outcome
     outcome.result = judge.FALSE_ALARM if unfounded else judge.RIGHT
     outcome.verdict = unfounded[0] if unfounded else {}
-    outcome.variant = f"{seconds:g} s, {len(said)} verdicts, {len(unfounded)} without a late call"
+    outcome.watched_s, outcome.verdicts, outcome.unfounded = seconds, len(said), len(unfounded)
     return outcome
 
 

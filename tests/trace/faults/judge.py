@@ -17,7 +17,8 @@ from tests.trace.faults.catalog import Fault
 from tests.trace.faults.processes import started
 
 TRACER = f"{sys.executable} -m shoal.cli trace"
-WATCHES_S = 2.0  # the tracer is at work so long after its start
+WATCHES = "shoal trace: watching"  # what it says when it begins
+WATCHES_S = 1.5  # so long it watches before a fault
 
 RIGHT, OTHER_CAUSE, UNKNOWN, WRONG_RANK = "right", "other cause", "unknown", "wrong rank"
 MISSED, FALSE_ALARM, BROKEN = "missed", "false alarm", "broken"
@@ -39,6 +40,9 @@ class Outcome:
     late_ms: float = 0  # the longest call of a collective during the fault
     variant: str = ""  # what the seed has chosen
     note: str = ""  # why it is broken
+    watched_s: float = 0  # of a healthy job: how long
+    verdicts: int = 0  # on it
+    unfounded: int = 0  # of these, without a call that was late
 
     @property
     def cause(self) -> str:
@@ -55,7 +59,7 @@ class Judge:
         self.began = time.monotonic()
         self._lines: queue.Queue[tuple[float, str] | None] = queue.Queue()
         self._words: list[str] = []
-        self.watches = threading.Event()
+        self._watches = threading.Event()
         for reader, pipe in ((self._read, process.stdout), (self._listen, process.stderr)):
             threading.Thread(target=reader, args=(pipe,), daemon=True).start()
 
@@ -69,7 +73,12 @@ class Judge:
         with contextlib.suppress(ValueError):
             for line in pipe:
                 self._words.append(line)
-                self.watches.set()
+                if line.startswith(WATCHES):
+                    self._watches.set()
+
+    def wait_until_it_watches(self, seconds: float) -> None:
+        if not self._watches.wait(seconds):
+            raise TimeoutError(f"the tracer does not watch within {seconds:g} s: {self._words}")
 
     def verdict(self, seconds: float) -> tuple[float, dict[str, Any]] | None:
         """The next that names a cause; None if none comes by then, or the tracer has ended."""

@@ -39,7 +39,7 @@ def rdma_loss(scene: Scene) -> Iterator[set[int]]:
         yield set(range(RANKS))
 
 
-@fault("congestion", **RDMA)
+@fault("congestion", **RDMA | {"rdma": {"UCX_RC_TIMEOUT": "8s"}})
 def rdma_delay(scene: Scene) -> Iterator[set[int]]:
     """netem delays what an RDMA device sends by 1300 to 1800 ms, less than its time-out."""
     delay_ms = scene.random.randint(1300, 1800)

@@ -10,7 +10,7 @@ from collections import Counter
 from collections.abc import Sequence
 
 from tests.trace.faults import judge
-from tests.trace.faults.catalog import FAULTS, HEALTHY
+from tests.trace.faults.catalog import FAULTS
 from tests.trace.faults.judge import Outcome
 
 BEGIN, END = (
@@ -113,7 +113,7 @@ def markdown(outcomes: Sequence[Outcome], skipped: dict[str, str], settings: str
     judged = sum(len(row.outcomes) for row in table)
     wrong = sum(row.count[judge.WRONG_RANK] for row in table)
     lines = [
-        f"{right} of {judged} verdicts right, {wrong} of a wrong rank. {settings}; {machine()}.",
+        f"{right} of {judged} verdicts right, {wrong} of a wrong rank. {settings}.",
         "Times: median / worst, from the fault, or from the tracer's start where that came later.",
         "Spoilt: the fault made nobody wait 100 ms, or the machine's other work came first.",
         "",
@@ -123,9 +123,17 @@ def markdown(outcomes: Sequence[Outcome], skipped: dict[str, str], settings: str
         "",
         *confusion(table),
     ]
-    healthy = [o.variant for o in outcomes if o.fault == HEALTHY and o.variant]
-    lines += [f"\nHealthy jobs: {'; '.join(dict.fromkeys(healthy))}."] if healthy else []
-    lines += [f"\nNot run here: {name} ({why})." for name, why in skipped.items()]
+    watched_s = sum(o.watched_s for o in outcomes)
+    if watched_s:
+        lines.append(
+            f"\nHealthy jobs: {watched_s / 60:.1f} minutes in all, "
+            f"{sum(o.verdicts for o in outcomes)} verdicts, "
+            f"{sum(o.unfounded for o in outcomes)} without a late call."
+        )
+    played = {row.name for row in table}
+    lines += [
+        f"\nNot run here: {name} ({why})." for name, why in skipped.items() if name not in played
+    ]
     return "\n".join(lines) + "\n"
 
 
