@@ -28,7 +28,7 @@ CONFIGURE = $(WITH_CXX) cmake --log-level=WARNING
 CTEST = ctest --no-tests=error --timeout 300 -j $(JOBS)
 
 .PHONY: help demo test bench bench-quick bench-torch bench-tracer build package baseline format lint clean \
-  test-cpp test-python test-trace test-torch test-torch-full test-rdma test-rdma-full test-asan test-tsan
+  test-cpp test-python test-trace test-torch test-torch-full test-rdma test-rdma-full test-asan test-tsan test-gpu
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-16s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -102,6 +102,10 @@ test-torch-full: package $(VENV)/.ready-for-test ## torch's own suites, all of t
 	@mkdir -p $(REPORTS)
 	$(VENV)/bin/python -m tests.torch.suites --backend gloo --backend shoal --minutes 60 \
 	  --json $(REPORTS)/torch-full.json --junit $(REPORTS)/torch-full.xml
+
+# Builds what it needs in build/gpu, with no package and no network; says "skipped: no GPU" where there is none.
+test-gpu: ## collectives on CUDA memory on a GPU, beside the host's
+	scripts/test-gpu.sh
 
 # In a virtual machine with RDMA devices in software (docs/rdma.md); skipped where there can be none.
 test-rdma: package $(VENV)/.ready-for-rdma build ## UCX over verbs: transports, collectives, faults, limits

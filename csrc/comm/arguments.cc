@@ -85,9 +85,10 @@ void check_writable(const Impl& impl, std::string_view call, std::string_view wh
   if (count.value < 0 || count.value > exec::kMaxCount) {
     refuse(impl, collective, "count " + std::to_string(count.value) + " is not in [0, 2^36)");
   }
-  if (root < 0 || root >= ranks) {
+  if (root < 0 || root >= ranks || root > exec::kMaxRoot) {
     refuse(impl, collective,
-           "root " + std::to_string(root) + " is not in [0, " + std::to_string(ranks) + ")");
+           "root " + std::to_string(root) + " is not in [0, " +
+               std::to_string(std::min(ranks, exec::kMaxRoot + 1)) + ")");
   }
   refuse(impl, collective,
          std::string(name_of(op)) + " of " + std::string(name_of(dtype)) + " is not defined; " +

@@ -46,17 +46,19 @@ void check_writable(const CommunicatorImpl& impl, std::string_view call, std::st
 [[noreturn]] void refuse_key(const CommunicatorImpl& impl, Collective collective, Count count,
                              DataType dtype, ReduceOp op, Rank root);
 inline exec::PlanKey make_key(const CommunicatorImpl& impl, Collective collective, Count count,
-                              DataType dtype, ReduceOp op, Rank root, bool deterministic) {
+                              DataType dtype, ReduceOp op, Rank root, bool deterministic,
+                              bool device = false) {
   const auto ranks = static_cast<Rank>(impl.members.size());
   if (count.value < 0 || count.value > exec::kMaxCount || root < 0 || root >= ranks ||
-      (reduces(collective) && !supports(op, dtype))) {
+      root > exec::kMaxRoot || (reduces(collective) && !supports(op, dtype))) {
     refuse_key(impl, collective, count, dtype, op, root);
   }
   exec::PlanKey key;
   key.collective = collective;
   key.dtype = dtype;
   key.op = reduces(collective) ? op : ReduceOp::kSum;
-  key.deterministic = deterministic && reduces(collective);
+  key.deterministic = deterministic && reduces(collective) && !device;  // it always is there
+  key.device = device;
   key.root = static_cast<std::uint16_t>(root);
   key.count = count.value;
   return key;

@@ -27,13 +27,14 @@ Work& Work::operator=(Work&& other) noexcept {
 Work::~Work() {
   if (task_ == nullptr || !impl_->context->in_its_process()) return;
   exec::Engine& engine = impl_->context->engine();
-  engine.wait(*task_, {});
+  if (!task_->is_detached()) engine.wait(*task_, {});
   engine.release(*task_);
 }
 
 void Work::wait(const Interrupt& interrupt) {
   if (task_ == nullptr) return;
   exec::Engine& engine = impl_->context->engine();
+  if (task_->is_detached()) engine.adopt(*task_);
   try {
     engine.wait(*task_, interrupt);
   } catch (...) {
@@ -51,6 +52,7 @@ void Work::wait(const Interrupt& interrupt) {
 bool Work::wait_for(std::int64_t timeout_ms) {
   if (task_ == nullptr || task_->done()) return true;
   const Deadline deadline = Deadline::after_ms(timeout_ms);
+  if (task_->is_detached()) impl_->context->engine().adopt(*task_);
   struct Passed {};
   try {
     impl_->context->engine().wait(*task_, [&] {
@@ -64,7 +66,11 @@ bool Work::wait_for(std::int64_t timeout_ms) {
 
 bool Work::done() const noexcept { return task_ == nullptr || task_->done(); }
 
-bool Work::test() { return task_ == nullptr || impl_->context->engine().test(*task_); }
+bool Work::test() {
+  if (task_ == nullptr) return true;
+  if (task_->is_detached()) impl_->context->engine().adopt(*task_);
+  return impl_->context->engine().test(*task_);
+}
 
 ErrorCode Work::code() const noexcept {
   return task_ == nullptr ? ErrorCode::kOk : task_->status().code;
@@ -213,12 +219,17 @@ void Communicator::use_algorithm(Collective collective, const std::string& algor
 Work Communicator::collective(Collective collective, ConstBuffer input, Buffer output, Count count,
                               DataType dtype, ReduceOp op, Rank root, const CallOptions& options) {
   impl_->require_running();
-  const exec::PlanKey key =
-      comm::make_key(*impl_, collective, count, dtype, op, root, options.deterministic);
+  const exec::PlanKey key = comm::make_key(*impl_, collective, count, dtype, op, root,
+                                           options.deterministic, options.on_stream);
   const exec::Plan& plan = impl_->plan(key);
   comm::check_buffer(*impl_, key, "input", input.data, input.bytes.value, plan.input_bytes);
   comm::check_buffer(*impl_, key, "output", output.data, output.bytes.value, plan.output_bytes);
   comm::check_overlap(*impl_, plan, input.data, output.data);
+  if (options.on_stream) {
+    exec::Task* task = impl_->device_calls().call(plan, input.data, output.data, options.stream,
+                                                  comm::timeout_ms(*impl_, options));
+    return task == nullptr ? Work() : Work(impl_, *task);
+  }
   const bool only_reads =
       collective == Collective::kBroadcast && impl_->rank == root && input.data == output.data;
   if (!only_reads && impl_->context->has_views()) {

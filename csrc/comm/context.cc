@@ -158,6 +158,7 @@ Context::Context(const Options& options)
 Context::~Context() {
   if (!in_its_process()) {
     // A forked child: everything belongs to the parent; only memory is left to the kernel.
+    (void)device_watch_.release();
     (void)cuda_.release();
     (void)session_.release();
     (void)engine_.release();
@@ -167,6 +168,7 @@ Context::~Context() {
     return;
   }
   leave();
+  device_watch_.reset();
   cuda_.reset();
   engine_.reset();
   if (network_ != nullptr) pool_->set_registrar(nullptr);
@@ -297,6 +299,12 @@ void Context::use_network(Networks& networks, const std::vector<std::string>& al
   ports_ = networks.ports();
   if (networks.registrar() != nullptr) pool_->set_registrar(networks.registrar());
   engine_->add_transport(*network_, true);
+}
+
+DeviceWatch& Context::device_watch() {
+  std::call_once(device_watch_made_,
+                 [this] { device_watch_ = std::make_unique<DeviceWatch>(*this); });
+  return *device_watch_;
 }
 
 exec::Route Context::route(Rank world) noexcept {

@@ -10,6 +10,7 @@
 
 #include "bootstrap/session.h"
 #include "comm/control.h"
+#include "comm/device_calls.h"
 #include "comm/leases.h"
 #include "comm/networks.h"
 #include "core/fork.h"
@@ -96,6 +97,8 @@ class Context {
   /// Says goodbye and gives back all leases; deaths are not watched any more. Memory stays.
   /// Idempotent.
   void leave() noexcept;
+  /// Looks at what collectives on CUDA memory are doing; begun by the first call.
+  [[nodiscard]] DeviceWatch& device_watch();
   /// True in the process that made it; a forked child may only read pool memory.
   [[nodiscard]] bool in_its_process() const noexcept { return fork_generation() == generation_; }
 
@@ -137,6 +140,8 @@ class Context {
     std::vector<int> local_ranks;
     std::vector<memory::Offset> blocks;
   };
+  std::once_flag device_watch_made_;
+  std::unique_ptr<DeviceWatch> device_watch_;
   std::mutex cuda_mutex_;
   std::unique_ptr<cuda::DeviceMemory> cuda_;
   std::mutex departed_mutex_;

@@ -49,9 +49,10 @@ CommunicatorImpl::CommunicatorImpl(std::shared_ptr<comm::Context> owner, std::ui
 
 CommunicatorImpl::~CommunicatorImpl() {
   if (!context->in_its_process()) return;
+  device_calls_.reset();
   context->detach(group->binding().communicator);
   context->engine().remove_group(*group);
-  std::vector<memory::Offset> blocks;
+  std::vector<memory::Offset> blocks = std::move(kept_blocks_);
   if (group->slots() != memory::kNoOffset) blocks.push_back(group->slots());
   if (group->binding().node.self() == 0) blocks.push_back(control_);
   context->depart(group->binding(), blocks);
@@ -80,6 +81,7 @@ exec::Binding CommunicatorImpl::bind(std::uint32_t id, memory::Offset control) {
   std::byte* memory = context->arena().at(control);
   binding.node = transport::shm::NodeGroup(memory, locals, self);
   binding.board = exec::AbortBoard(memory + transport::shm::control_bytes(locals), self);
+  binding.side_block = reinterpret_cast<exec::SideBlock*>(memory + exec::side_block_offset(locals));
   binding.shm = &context->node();
   binding.health = &context->health();
   return binding;
@@ -141,6 +143,14 @@ comm::Choice CommunicatorImpl::choose(const exec::PlanKey& key) const noexcept {
                       context->has_put());
 }
 
+comm::DeviceCalls& CommunicatorImpl::device_calls() {
+  std::call_once(device_calls_made_, [this] {
+    auto made = std::make_unique<comm::DeviceCalls>(*this);
+    context->engine().synchronised([&] { device_calls_ = std::move(made); });
+  });
+  return *device_calls_;
+}
+
 void CommunicatorImpl::require_own_process() const {
   if (!context->in_its_process()) {
     throw Error(ErrorCode::kInvalidArgument,
@@ -194,6 +204,8 @@ std::string CommunicatorImpl::explain(const exec::Run* run, Status status) {
   if (run != nullptr) {
     during = " during " + std::string(name_of(run->plan().key.collective)) + " #" +
              std::to_string(run->sequence());
+  } else if (device_calls_ != nullptr) {
+    during = device_calls_->describe_current();
   }
   const std::string who = status.rank >= 0 && status.rank < binding.ranks
                               ? context->name(status.rank, members[status.rank])
@@ -206,7 +218,7 @@ std::string CommunicatorImpl::explain(const exec::Run* run, Status status) {
                             : "ranks called different things";
     case ErrorCode::kTimeout:
       return run != nullptr && status.detail > 0
-                 ? explain_timeout(*run, status)
+                 ? explain_timeout(run->plan().key, run->sequence(), status)
                  : "an operation timed out, waiting for " + who + during;
     case ErrorCode::kOutOfMemory:
       return status.rank == rank ? context->pool().explain_out_of_memory(status.detail)
@@ -233,7 +245,7 @@ std::string CommunicatorImpl::explain_mismatch(std::uint64_t sequence, Status st
 }
 
 /// What is known of a rank that is waited for.
-std::string CommunicatorImpl::standing(const exec::Run& run, Rank of) {
+std::string CommunicatorImpl::standing(std::uint64_t sequence, Rank of) {
   const exec::Binding& binding = group->binding();
   const exec::Route& route = binding.routes[of];
   const std::int64_t now = now_ns();
@@ -241,7 +253,7 @@ std::string CommunicatorImpl::standing(const exec::Run& run, Rank of) {
     if (asked_ns_ != 0 && heard_[of].at_ns < asked_ns_ - comm::kAnswerNs) {
       return "does not answer: stopped, hung, or cut off from the network";
     }
-    return heard_[of].issued < run.sequence() ? "has not called it yet" : "has called it";
+    return heard_[of].issued < sequence ? "has not called it yet" : "has called it";
   }
   const auto& page = context->node().page(binding.local_ranks[route.node_index]);
   const std::int64_t silent_ms =
@@ -249,20 +261,24 @@ std::string CommunicatorImpl::standing(const exec::Run& run, Rank of) {
   if (silent_ms > 1000) {
     return "is stopped or hung: no heartbeat for " + comm::describe_ms(silent_ms);
   }
-  return binding.node.entered(run.sequence(), route.node_index) ? "has called it and not finished"
-                                                                : "has not called it yet";
+  if (!binding.node.entered(sequence, route.node_index)) return "has not called it yet";
+  if (device_calls_ != nullptr && !device_calls_->is_reached(sequence, of)) {
+    return "has not come to it: it has called it, its stream is busy with what was enqueued before";
+  }
+  return "has called it and not finished";
 }
 
-std::string CommunicatorImpl::explain_timeout(const exec::Run& run, Status status) {
+std::string CommunicatorImpl::explain_timeout(const exec::PlanKey& key, std::uint64_t sequence,
+                                              Status status) {
   const exec::Binding& binding = group->binding();
-  std::string text = comm::describe(run.plan().key) + " #" + std::to_string(run.sequence()) +
+  std::string text = comm::describe(key) + " #" + std::to_string(sequence) +
                      " has not finished after " + comm::describe_ms(status.detail / kNsPerMs) +
                      ": ";
   std::string late;
   int named = 0;
   for (Rank r = 0; r < binding.ranks; ++r) {
     if (r == rank) continue;
-    const std::string state = standing(run, r);
+    const std::string state = standing(sequence, r);
     const bool suspicious = r == status.rank || state.starts_with("is stopped") ||
                             state.starts_with("does not answer") || state.starts_with("has not");
     if (!suspicious || ++named > 8) continue;

@@ -10,6 +10,7 @@
 #include <vector>
 
 #include "comm/context.h"
+#include "comm/device_calls.h"
 #include "comm/selector.h"
 #include "exec/plan.h"
 #include "shoal/communicator.h"
@@ -39,8 +40,15 @@ struct CommunicatorImpl final : comm::ControlReceiver {
     if (!context->in_its_process() || group->ended()) refuse_to_run();
   }
   void require_own_process() const;
+  /// Of CUDA memory; what they need is set up by the first call. Throws Error.
+  [[nodiscard]] comm::DeviceCalls& device_calls();
+  /// "all_reduce(...) #5 has not finished after 2 s: rank 1 ...". `status`: the rank that is waited
+  /// for, and nanoseconds. Engine's lock.
+  std::string explain_timeout(const exec::PlanKey& key, std::uint64_t sequence, Status status);
   [[nodiscard]] std::string describe_self() const;
   [[nodiscard]] std::vector<Rank> others() const;
+  /// A pool block that the node's other ranks may look at as long as they use the communicator.
+  void keep_block(memory::Offset block) { kept_blocks_.push_back(block); }
 
   void receive(Rank from_world, const comm::ControlHead& head, const std::string& text) override;
   void lose_device(const std::string& text) override;
@@ -71,8 +79,7 @@ struct CommunicatorImpl final : comm::ControlReceiver {
   exec::GroupEvents events();
   std::string explain(const exec::Run* run, Status status);
   std::string explain_mismatch(std::uint64_t sequence, Status status) const;
-  std::string explain_timeout(const exec::Run& run, Status status);
-  std::string standing(const exec::Run& run, Rank rank);
+  std::string standing(std::uint64_t sequence, Rank rank);
   void ask(const exec::Run& run);
   void answer(Rank from_world, const comm::ControlHead& query);
 
@@ -95,6 +102,9 @@ struct CommunicatorImpl final : comm::ControlReceiver {
   };
   std::vector<Heard> heard_;
   std::int64_t asked_ns_ = 0;
+  std::once_flag device_calls_made_;
+  std::unique_ptr<comm::DeviceCalls> device_calls_;  // engine's lock, to set it
+  std::vector<memory::Offset> kept_blocks_;
 };
 
 }  // namespace shoal

@@ -20,7 +20,7 @@ exec::PlanKey view_key(std::int64_t bytes) noexcept {
 
 std::string describe(const exec::PlanKey& key) {
   std::string text(name_of(key.collective));
-  if (key.collective == Collective::kBarrier) return text;
+  if (key.collective == Collective::kBarrier) return text + (key.device ? "(CUDA)" : "");
   if (key.collective == Collective::kAllGather && key.op == kViewOp) {
     return "broadcast or all_gather with view=True";
   }
@@ -28,6 +28,7 @@ std::string describe(const exec::PlanKey& key) {
   if (reduces(key.collective)) text += ", " + std::string(name_of(key.op));
   if (has_root(key.collective)) text += ", root " + std::to_string(key.root);
   if (key.deterministic) text += ", deterministic";
+  if (key.device) text += ", CUDA";
   return text + ")";
 }
 

@@ -12,6 +12,7 @@
 
 #include "core/assert.h"
 #include "core/log.h"
+#include "cuda/arena_group.h"
 
 namespace shoal::cuda {
 namespace {
@@ -69,6 +70,7 @@ DeviceArena::DeviceArena(const Driver& driver, const MemoryOptions& options,
       options_(options),
       context_(driver, choose_device(driver, options.device, options.self)),
       views_(options.doors.size()),
+      bases_(context_, static_cast<int>(options.doors.size())),
       slices_(options.doors.size()) {
   const ContextGuard guard(context_);
   ability_ = probe_export(context_);
@@ -169,6 +171,16 @@ void DeviceArena::publish(int local_rank, const Slice& slice) noexcept {
   view.bytes.store(slice.bytes(), std::memory_order_relaxed);
   // release: pairs with the acquire in base()
   view.base.store(slice.base(), std::memory_order_release);
+  bases_.set(local_rank, slice.base());
+}
+
+std::unique_ptr<DeviceGroup> DeviceArena::make_group(const GroupOptions& options) {
+  return std::make_unique<ArenaGroup>(*this, options);
+}
+
+const Kernels& DeviceArena::kernels() {
+  std::call_once(kernels_loaded_, [this] { kernels_.emplace(context_, options_.kernels); });
+  return *kernels_;
 }
 
 std::optional<Place> DeviceArena::offset_of(std::uint64_t address,

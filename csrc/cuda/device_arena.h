@@ -18,8 +18,10 @@
 #include <vector>
 
 #include "core/clock.h"
+#include "cuda/base_table.h"
 #include "cuda/device_memory.h"
 #include "cuda/exchange.h"
+#include "cuda/kernels.h"
 #include "cuda/slice.h"
 #include "memory/free_ranges.h"
 
@@ -50,6 +52,10 @@ class DeviceArena final : public DeviceMemory {
     // acquire: pairs with the release in publish()
     return views_[static_cast<std::size_t>(local_rank)].base.load(std::memory_order_acquire);
   }
+  /// The same of all local ranks, where kernels read it: an address of the device.
+  [[nodiscard]] const std::uint64_t* bases() const noexcept { return bases_.on_device(); }
+  /// Loaded by the first call. Throws Error.
+  [[nodiscard]] const Kernels& kernels();
   /// If [address, address + bytes) lies wholly in what a rank's pool holds.
   [[nodiscard]] std::optional<Place> offset_of(std::uint64_t address,
                                                std::int64_t bytes) const noexcept;
@@ -60,6 +66,7 @@ class DeviceArena final : public DeviceMemory {
   void order_after_uses(std::uint64_t block, void* stream) override;
   void copy_to_host(void* to, std::uint64_t from, std::int64_t bytes) override;
   void copy_from_host(std::uint64_t to, const void* from, std::int64_t bytes) override;
+  std::unique_ptr<DeviceGroup> make_group(const GroupOptions& options) override;
   [[nodiscard]] int device() const noexcept override { return context_.device(); }
   [[nodiscard]] MemoryUse use() const noexcept override;
   [[nodiscard]] ExportKind export_kind() const noexcept { return ability_.kind; }
@@ -112,6 +119,9 @@ class DeviceArena final : public DeviceMemory {
   Stream before_copies_;  // waits for what copies come after; the legacy default stream too
   Stream copies_;
   std::vector<View> views_;  // by local rank
+  BaseTable bases_;
+  std::once_flag kernels_loaded_;
+  std::optional<Kernels> kernels_;
 
   mutable std::mutex mutex_;
   std::condition_variable changed_;

@@ -4,8 +4,11 @@
 #include <atomic>
 #include <cstdint>
 #include <functional>
+#include <memory>
 #include <string>
 #include <vector>
+
+#include "cuda/device_group.h"
 
 namespace shoal::cuda {
 
@@ -16,9 +19,10 @@ inline constexpr std::int64_t kInterruptMs = 100;
 struct MemoryOptions {
   int self = 0;                                    ///< local rank
   std::vector<std::atomic<std::uint64_t>*> doors;  ///< of all local ranks; see exchange.h
-  int device = -1;               ///< ordinal; -1: see choose_device() in device_arena.h
-  std::int64_t limit_bytes = 0;  ///< of this rank's pool; 0: the device's memory
-  std::int64_t timeout_ms = 0;   ///< of whatever waits for other ranks or for a stream
+  int device = -1;                ///< ordinal; -1: see choose_device() in device_arena.h
+  std::int64_t limit_bytes = 0;   ///< of this rank's pool; 0: the device's memory
+  std::int64_t timeout_ms = 0;    ///< of whatever waits for other ranks or for a stream
+  const void* kernels = nullptr;  ///< kernel_image(); set by the module itself
   /// The context is lost; called once, on the service thread, with what happened.
   std::function<void(const std::string&)> on_lost;
 };
@@ -52,6 +56,9 @@ class DeviceMemory {
   /// legacy default stream.
   virtual void copy_to_host(void* to, std::uint64_t from, std::int64_t bytes) = 0;
   virtual void copy_from_host(std::uint64_t to, const void* from, std::int64_t bytes) = 0;
+
+  /// The collectives of one communicator. This memory outlives them.
+  virtual std::unique_ptr<DeviceGroup> make_group(const GroupOptions& options) = 0;
 
   [[nodiscard]] virtual int device() const noexcept = 0;
   [[nodiscard]] virtual MemoryUse use() const noexcept = 0;

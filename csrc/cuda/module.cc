@@ -1,5 +1,6 @@
 /// What libshoal_cuda.so exports: see device_memory.h.
 #include "cuda/device_arena.h"
+#include "cuda/kernel_image.h"
 #include "shoal/export.h"
 
 namespace shoal::cuda {
@@ -44,7 +45,9 @@ Survey take_survey() {
 DeviceMemory* create(const MemoryOptions& options, const Interrupt& interrupt) {
   const DriverFound& found = find_driver();
   if (found.driver == nullptr) throw Error(ErrorCode::kMissingLibrary, "cuda: " + found.reason);
-  return new DeviceArena(*found.driver, options, interrupt);
+  MemoryOptions complete = options;
+  complete.kernels = kernel_image();
+  return new DeviceArena(*found.driver, complete, interrupt);
 }
 
 }  // namespace

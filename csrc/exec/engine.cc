@@ -123,9 +123,26 @@ void Engine::start(Group& group, std::span<const TransferCall> calls,
   }
 }
 
-void Engine::release(Task& task) {
-  SHOAL_ASSERT(task.done());
+std::uint64_t Engine::enter(Group& group, const Plan& plan) noexcept {
+  if (group.ended() || !group.may_enter(group.issued() + 1)) return 0;
+  const std::uint64_t sequence = group.issue(plan.fingerprint);
+  const transport::shm::NodeGroup& node = group.binding().node;
+  node.entry(sequence, node.self()).fingerprint = plan.fingerprint;
+  node.enter(sequence);
+  group.binding().ring_node();
+  group.complete(sequence);
+  return sequence;
+}
+
+void Engine::adopt(Task& task) {
   const std::lock_guard lock(turn_);
+  if (!task.done() && std::ranges::find(active_, &task) == active_.end()) active_.push_back(&task);
+}
+
+void Engine::release(Task& task) {
+  SHOAL_ASSERT(task.done() || task.is_detached());
+  const std::lock_guard lock(turn_);
+  if (task.is_detached()) std::erase(active_, &task);
   task.recycle();
 }
 

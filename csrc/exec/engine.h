@@ -40,6 +40,12 @@ class Engine {
   /// All of them are posted before any is waited for, so that exchanges cannot deadlock.
   void start(Group& group, std::span<const TransferCall> calls, std::span<Transfer*> transfers);
   void wait(Task& task, const Interrupt& interrupt);
+  /// Enters an operation whose work is done elsewhere, by a GPU: gives it the next sequence number
+  /// and shows its line. 0: others are too far behind, or the group has ended. Under the lock, by
+  /// synchronised().
+  std::uint64_t enter(Group& group, const Plan& plan) noexcept;
+  /// From here on a detached task is polled with the others.
+  void adopt(Task& task);
   /// Gives turns until `until()`, which is asked between rounds, without the lock, and after every
   /// wake(). Stands back while others wait: they give the turns.
   void drive(const std::function<bool()>& until);

@@ -32,10 +32,17 @@ struct Route {
   Rank world = 0;
 };
 
-/// Bytes of a node group's control memory: entry lines and phases, then the abort board. Zeroed by
-/// the rank that makes it.
-constexpr std::int64_t control_bytes(int ranks) noexcept {
+/// Where the ranks of a node group find what they share besides, in a block of its own: its offset
+/// in the arena plus 1, once the first of them has needed it (comm/device_calls.h). 0: none.
+using SideBlock = std::atomic<std::uint64_t>;
+
+constexpr std::int64_t side_block_offset(int ranks) noexcept {
   return transport::shm::control_bytes(ranks) + AbortBoard::bytes(ranks);
+}
+/// Bytes of a node group's control memory: entry lines and phases, the abort board, and where the
+/// side block is. Zeroed by the rank that makes it.
+constexpr std::int64_t control_bytes(int ranks) noexcept {
+  return side_block_offset(ranks) + transport::shm::kCacheLine;
 }
 
 /// Resolved once per communicator; immutable.
@@ -49,6 +56,7 @@ struct Binding {
   std::vector<Rank> node_members;  ///< node index -> rank of the communicator
   std::vector<int> local_ranks;    ///< node index -> local rank in the arena
   AbortBoard board;
+  SideBlock* side_block = nullptr;
   transport::shm::Node* shm = nullptr;
   Health* health = nullptr;
 
@@ -112,6 +120,11 @@ class Group {
   void meet(std::uint64_t sequence) noexcept {
     if (compared_ + 1 < sequence) compare_until(sequence - 1);
     if (sequence > met_) met_ = sequence;
+  }
+  /// Compares the lines up to #sequence as far as all ranks have written them, where no operation
+  /// of this rank waits for the others. A mismatch ends the communicator.
+  void compare(std::uint64_t sequence) noexcept {
+    if (compared_ < sequence && !ended()) compare_until(sequence);
   }
   /// The lines of #sequence have been compared, and what there was to say has been said.
   void mark_compared(std::uint64_t sequence) noexcept {

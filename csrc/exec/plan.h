@@ -15,6 +15,7 @@ struct PlanKey {
   DataType dtype = DataType::kUint8;
   ReduceOp op = ReduceOp::kSum;
   bool deterministic = false;
+  bool device = false;  ///< buffers are CUDA memory
   std::uint16_t root = 0;
   std::int64_t count = 0;  ///< elements of one block, see schedule/shape.h
 
@@ -23,14 +24,16 @@ struct PlanKey {
 
 /// 2^36 elements in one block; what a fingerprint can hold.
 inline constexpr std::int64_t kMaxCount = (std::int64_t{1} << 36) - 1;
+inline constexpr Rank kMaxRoot = (1 << 15) - 1;
 
 static_assert(kCollectives <= 1 << 4 && kDataTypes <= 1 << 4 && kReduceOps <= 1 << 3);
 /// All of a key in 64 bits, so that a mismatch can name both sides:
-/// collective 4 | dtype 4 | op 3 | deterministic 1 | root 16 | count 36.
+/// collective 4 | dtype 4 | op 3 | deterministic 1 | device 1 | root 15 | count 36.
 constexpr std::uint64_t fingerprint(const PlanKey& key) noexcept {
   return std::uint64_t(key.collective) << 60 | std::uint64_t(key.dtype) << 56 |
          std::uint64_t(key.op) << 53 | std::uint64_t(key.deterministic) << 52 |
-         std::uint64_t(key.root) << 36 | static_cast<std::uint64_t>(key.count);
+         std::uint64_t(key.device) << 51 | std::uint64_t(key.root) << 36 |
+         static_cast<std::uint64_t>(key.count);
 }
 
 constexpr PlanKey key_of(std::uint64_t fingerprint) noexcept {
@@ -39,7 +42,8 @@ constexpr PlanKey key_of(std::uint64_t fingerprint) noexcept {
   key.dtype = static_cast<DataType>(fingerprint >> 56 & 0xf);
   key.op = static_cast<ReduceOp>(fingerprint >> 53 & 0x7);
   key.deterministic = (fingerprint >> 52 & 1) != 0;
-  key.root = static_cast<std::uint16_t>(fingerprint >> 36 & 0xffff);
+  key.device = (fingerprint >> 51 & 1) != 0;
+  key.root = static_cast<std::uint16_t>(fingerprint >> 36 & 0x7fff);
   key.count = static_cast<std::int64_t>(fingerprint & kMaxCount);
   return key;
 }

@@ -278,13 +278,14 @@ bool Run::check_entries() noexcept {
 
 /// Nothing has been written here. In one node all ranks see the same lines and stay in step, so the
 /// communicator lives on; but ranks on other nodes cannot know, nor does a rank that has returned
-/// from a broadcast or scatter, which waits for nobody: then it ends.
+/// from a broadcast or scatter, which waits for nobody, or has left a call on CUDA memory to its
+/// stream: then it ends.
 void Run::end_mismatched(Status status) noexcept {
   const Binding& binding = group_->binding();
   bool known_to_all = binding.one_node();
   for (int i = 0; i < binding.node.ranks(); ++i) {
-    const Collective called = key_of(binding.node.entry(sequence_, i).fingerprint).collective;
-    known_to_all = known_to_all && !is_one_to_all(called);
+    const PlanKey called = key_of(binding.node.entry(sequence_, i).fingerprint);
+    known_to_all = known_to_all && !is_one_to_all(called.collective) && !called.device;
   }
   if (!known_to_all) return fail(status);
   const GroupEvents& events = group_->events();

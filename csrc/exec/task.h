@@ -33,6 +33,9 @@ class Task {
   [[nodiscard]] const std::string& text() const noexcept { return text_; }
   /// The next event it needs may come from another node, so that the doorbell alone does not do.
   [[nodiscard]] virtual bool waits_for_network() const noexcept = 0;
+  /// It goes on without anybody who waits: it may be released before it is done, and is polled only
+  /// while somebody does wait (Engine::adopt).
+  [[nodiscard]] virtual bool is_detached() const noexcept { return false; }
   /// When done, of a receive: the rank whose message it got; kAnySource: it got none.
   [[nodiscard]] virtual Rank source() const noexcept { return kAnySource; }
 

@@ -75,8 +75,13 @@ py::array as_numpy(const py::object& object, What&& what) {
 
 Array view(const py::object& object, std::string_view call, std::string_view name, bool written) {
   const auto what = [&] { return std::string(call) + ": " + std::string(name); };
-  Array result{.object = object, .array = as_numpy(object, what)};
-  const py::array& array = result.array;
+  return check_array(object, as_numpy(object, what), call, name, written);
+}
+
+Array check_array(const py::object& object, const py::array& array, std::string_view call,
+                  std::string_view name, bool written) {
+  const auto what = [&] { return std::string(call) + ": " + std::string(name); };
+  Array result{.object = object, .array = array};
   const std::optional<DataType> dtype = data_type(array.dtype());
   if (!dtype.has_value()) {
     invalid(what() + ": dtype " + std::string(py::str(array.dtype())) + " is not supported; " +

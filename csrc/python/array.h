@@ -17,7 +17,8 @@ struct Array {
   py::object object;  ///< what the user gave
   py::array array;    ///< numpy's view of it; always given: by default it would be a new array
   DataType dtype = DataType::kUint8;
-  bool logical = false;  ///< numpy's bool: a byte that is 0 or 1, which travels as kUint8
+  bool logical = false;    ///< numpy's bool: a byte that is 0 or 1, which travels as kUint8
+  bool on_device = false;  ///< CUDA memory: `array` has shape and dtype and is not looked into
   void* data = nullptr;
   std::int64_t count = 0;  ///< elements
 
@@ -30,6 +31,10 @@ struct Array {
 /// says what to do: unsupported type or dtype, not contiguous, read-only where it is written
 /// (unless it is lent: see lent.h).
 Array view(const py::object& object, std::string_view call, std::string_view name, bool written);
+
+/// The same of an object whose memory is known.
+Array check_array(const py::object& object, const py::array& array, std::string_view call,
+                  std::string_view name, bool written);
 
 /// A new array in the communicator's pool.
 Array empty(Communicator& comm, const std::vector<py::ssize_t>& shape, const py::dtype& dtype);

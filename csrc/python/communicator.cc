@@ -6,6 +6,8 @@
 
 #include "python/array.h"
 #include "python/cuda_array.h"
+#include "python/cuda_stream.h"
+#include "python/cuda_view.h"
 #include "python/errors.h"
 #include "python/lent.h"
 #include "python/work.h"
@@ -54,7 +56,49 @@ CallOptions call_options(const std::optional<double>& timeout, bool deterministi
   return options;
 }
 
+/// `stream=` of a call.
+struct OnStream {
+  OnStream(const py::object& stream) : is_given(!stream.is_none()) {  // NOLINT: implicit by design
+    if (is_given) handle = cuda_stream(stream);
+  }
+  bool is_given;
+  void* handle = nullptr;  ///< the legacy default stream
+};
+
+/// An array of a collective: host memory, or CUDA's.
+Array operand(const py::object& object, const char* call, const char* name, bool written,
+              const OnStream& stream) {
+  if (!py::isinstance<py::array>(object)) {
+    if (std::optional<Array> array = view_cuda(object, call, name, stream.handle)) return *array;
+  }
+  if (stream.is_given) {
+    invalid(std::string(call) + ": " + name +
+            " is not CUDA memory, and stream= is for calls on CUDA memory");
+  }
+  return view(object, call, name, written);
+}
+
+CallOptions call_options(const Array& array, const OnStream& stream,
+                         const std::optional<double>& timeout, bool deterministic = false) {
+  CallOptions options = call_options(timeout, deterministic);
+  options.on_stream = array.on_device;
+  options.stream = stream.handle;
+  return options;
+}
+
+/// Starts a collective. One on CUDA memory may have to wait for other ranks, which may be threads
+/// of this interpreter.
+template <class Call>
+Work start(const Array& array, Call&& call) {
+  if (!array.on_device) return call();
+  const py::gil_scoped_release release;
+  return call();
+}
+
 void require_same_dtype(const char* call, const Array& input, const Array& output) {
+  if (input.on_device != output.on_device) {
+    invalid(std::string(call) + ": x and out must both be CUDA memory, or both not");
+  }
   if (input.dtype == output.dtype && input.logical == output.logical) return;
   invalid(std::string(call) + ": x is " + describe_dtype(input) + ", out is " +
           describe_dtype(output) + "; they must be the same");
@@ -91,9 +135,13 @@ Shape shrunk(const Array& array, Rank ranks) {
 
 /// `out` as the user gave it, or a new pool array.
 Array output_or_new(Communicator& comm, const char* call, const py::object& out, const Shape& shape,
-                    const Array& like) {
+                    const Array& like, const OnStream& stream) {
+  if (out.is_none() && like.on_device) {
+    const auto made = py::cast(empty_cuda(comm, shape, like.array.dtype(), "cuda"));
+    return *view_cuda(made, call, "out", stream.handle);
+  }
   if (out.is_none()) return empty(comm, shape, like.array.dtype());
-  Array output = view(out, call, "out", true);
+  Array output = operand(out, call, "out", true, stream);
   require_same_dtype(call, like, output);
   return output;
 }
@@ -102,21 +150,37 @@ py::object finish(Work work, const Array& output, PyWork::Held held, bool async_
   return complete(PyWork(std::move(work), output.object, std::move(held)), async_op);
 }
 
-py::object barrier(Communicator& comm, bool async_op, std::optional<double> timeout) {
-  return complete(PyWork(comm.barrier(call_options(timeout)), py::none(), {}), async_op);
+/// Of a call with a stream the result is there for what follows on that.
+py::object finish(Work work, const py::object& result, PyWork::Held held, bool async_op,
+                  const OnStream& stream) {
+  if (stream.is_given && !async_op) return result;
+  return complete(PyWork(std::move(work), result, std::move(held)), async_op);
+}
+
+py::object barrier(Communicator& comm, bool async_op, std::optional<double> timeout,
+                   const py::object& stream_object) {
+  const OnStream stream(stream_object);
+  Array nothing;
+  nothing.on_device = stream.is_given;
+  Work work = start(nothing, [&] { return comm.barrier(call_options(nothing, stream, timeout)); });
+  return finish(std::move(work), py::none(), {}, async_op, stream);
 }
 
 py::object all_reduce(Communicator& comm, const py::object& x, const std::string& op,
                       const py::object& out, bool async_op, std::optional<double> timeout,
-                      bool deterministic) {
-  const Array input = view(x, "all_reduce", "x", out.is_none());
-  const Array output = out.is_none() ? input : view(out, "all_reduce", "out", true);
+                      bool deterministic, const py::object& stream_object) {
+  const OnStream stream(stream_object);
+  const Array input = operand(x, "all_reduce", "x", out.is_none(), stream);
+  const Array output = out.is_none() ? input : operand(out, "all_reduce", "out", true, stream);
   require_same_dtype("all_reduce", input, output);
   require_count("all_reduce", "out", output, input.count);
-  return finish(
-      comm.all_reduce(input.in(), output.out(), {input.count}, input.dtype,
-                      parse_op("all_reduce", op, input), call_options(timeout, deterministic)),
-      output, {input.object, output.object}, async_op);
+  return finish(start(input,
+                      [&] {
+                        return comm.all_reduce(input.in(), output.out(), {input.count}, input.dtype,
+                                               parse_op("all_reduce", op, input),
+                                               call_options(input, stream, timeout, deterministic));
+                      }),
+                output.object, {input.object, output.object}, async_op, stream);
 }
 
 void require_plain(const char* call, const py::object& out, bool async_op) {
@@ -166,112 +230,150 @@ py::object all_gather_views(Communicator& comm, const py::object& x,
 }
 
 py::object broadcast(Communicator& comm, const py::object& x, Rank root, const py::object& out,
-                     bool async_op, std::optional<double> timeout, bool as_view) {
+                     bool async_op, std::optional<double> timeout, bool as_view,
+                     const py::object& stream_object) {
+  const OnStream stream(stream_object);
   if (as_view) {
     require_plain("broadcast", out, async_op);
     return broadcast_view(comm, x, root, timeout);
   }
   const bool is_root = comm.rank() == root;
-  const Array input = view(x, "broadcast", "x", out.is_none() && !is_root);
-  const Array output = out.is_none() ? input : view(out, "broadcast", "out", true);
+  const Array input = operand(x, "broadcast", "x", out.is_none() && !is_root, stream);
+  const Array output = out.is_none() ? input : operand(out, "broadcast", "out", true, stream);
   require_same_dtype("broadcast", input, output);
   require_count("broadcast", "out", output, input.count);
-  return finish(comm.broadcast(input.in(), output.out(), {input.count}, input.dtype, root,
-                               call_options(timeout)),
-                output, {input.object, output.object}, async_op);
+  return finish(start(output,
+                      [&] {
+                        return comm.broadcast(input.in(), output.out(), {input.count}, input.dtype,
+                                              root, call_options(output, stream, timeout));
+                      }),
+                output.object, {input.object, output.object}, async_op, stream);
 }
 
 py::object reduce(Communicator& comm, const py::object& x, Rank root, const std::string& op,
                   const py::object& out, bool async_op, std::optional<double> timeout,
-                  bool deterministic) {
+                  bool deterministic, const py::object& stream_object) {
+  const OnStream stream(stream_object);
   const bool is_root = comm.rank() == root;
-  const Array input = view(x, "reduce", "x", is_root && out.is_none());
-  const Array output = !is_root || out.is_none() ? input : view(out, "reduce", "out", true);
+  const Array input = operand(x, "reduce", "x", is_root && out.is_none(), stream);
+  const Array output =
+      !is_root || out.is_none() ? input : operand(out, "reduce", "out", true, stream);
   require_same_dtype("reduce", input, output);
   require_count("reduce", "out", output, input.count);
-  Work work =
-      comm.reduce(input.in(), output.out(), {input.count}, input.dtype,
-                  parse_op("reduce", op, input), root, call_options(timeout, deterministic));
-  return complete(
-      PyWork(std::move(work), is_root ? output.object : py::none(), {input.object, output.object}),
-      async_op);
+  Work work = start(input, [&] {
+    return comm.reduce(input.in(), output.out(), {input.count}, input.dtype,
+                       parse_op("reduce", op, input), root,
+                       call_options(input, stream, timeout, deterministic));
+  });
+  return finish(std::move(work), is_root ? output.object : py::none(),
+                {input.object, output.object}, async_op, stream);
 }
 
 py::object all_gather(Communicator& comm, const py::object& x, const py::object& out, bool async_op,
-                      std::optional<double> timeout, bool as_view) {
+                      std::optional<double> timeout, bool as_view,
+                      const py::object& stream_object) {
+  const OnStream stream(stream_object);
   if (as_view) {
     require_plain("all_gather", out, async_op);
     return all_gather_views(comm, x, timeout);
   }
-  const Array input = view(x, "all_gather", "x", false);
-  const Array output = output_or_new(comm, "all_gather", out, grown(input, comm.size()), input);
+  const Array input = operand(x, "all_gather", "x", false, stream);
+  const Array output =
+      output_or_new(comm, "all_gather", out, grown(input, comm.size()), input, stream);
   require_count("all_gather", "out", output, input.count * comm.size());
-  return finish(
-      comm.all_gather(input.in(), output.out(), {input.count}, input.dtype, call_options(timeout)),
-      output, {input.object, output.object}, async_op);
+  return finish(start(input,
+                      [&] {
+                        return comm.all_gather(input.in(), output.out(), {input.count}, input.dtype,
+                                               call_options(input, stream, timeout));
+                      }),
+                output.object, {input.object, output.object}, async_op, stream);
 }
 
 py::object reduce_scatter(Communicator& comm, const py::object& x, const std::string& op,
                           const py::object& out, bool async_op, std::optional<double> timeout,
-                          bool deterministic) {
-  const Array input = view(x, "reduce_scatter", "x", false);
+                          bool deterministic, const py::object& stream_object) {
+  const OnStream stream(stream_object);
+  const Array input = operand(x, "reduce_scatter", "x", false, stream);
   const std::int64_t count = block_count("reduce_scatter", input, comm.size());
   const Array output =
-      output_or_new(comm, "reduce_scatter", out, shrunk(input, comm.size()), input);
+      output_or_new(comm, "reduce_scatter", out, shrunk(input, comm.size()), input, stream);
   require_count("reduce_scatter", "out", output, count);
-  return finish(comm.reduce_scatter(input.in(), output.out(), {count}, input.dtype,
-                                    parse_op("reduce_scatter", op, input),
-                                    call_options(timeout, deterministic)),
-                output, {input.object, output.object}, async_op);
+  return finish(start(input,
+                      [&] {
+                        return comm.reduce_scatter(
+                            input.in(), output.out(), {count}, input.dtype,
+                            parse_op("reduce_scatter", op, input),
+                            call_options(input, stream, timeout, deterministic));
+                      }),
+                output.object, {input.object, output.object}, async_op, stream);
 }
 
 py::object all_to_all(Communicator& comm, const py::object& x, const py::object& out, bool async_op,
-                      std::optional<double> timeout) {
-  const Array input = view(x, "all_to_all", "x", false);
+                      std::optional<double> timeout, const py::object& stream_object) {
+  const OnStream stream(stream_object);
+  const Array input = operand(x, "all_to_all", "x", false, stream);
   const std::int64_t count = block_count("all_to_all", input, comm.size());
-  const Array output = output_or_new(comm, "all_to_all", out, shape_of(input), input);
+  const Array output = output_or_new(comm, "all_to_all", out, shape_of(input), input, stream);
   require_count("all_to_all", "out", output, input.count);
-  return finish(
-      comm.all_to_all(input.in(), output.out(), {count}, input.dtype, call_options(timeout)),
-      output, {input.object, output.object}, async_op);
+  return finish(start(input,
+                      [&] {
+                        return comm.all_to_all(input.in(), output.out(), {count}, input.dtype,
+                                               call_options(input, stream, timeout));
+                      }),
+                output.object, {input.object, output.object}, async_op, stream);
 }
 
 py::object gather(Communicator& comm, const py::object& x, Rank root, const py::object& out,
-                  bool async_op, std::optional<double> timeout) {
-  const Array input = view(x, "gather", "x", false);
+                  bool async_op, std::optional<double> timeout, const py::object& stream_object) {
+  const OnStream stream(stream_object);
+  const Array input = operand(x, "gather", "x", false, stream);
   Work work;
   py::object result = py::none();
   if (comm.rank() == root) {
-    const Array output = output_or_new(comm, "gather", out, grown(input, comm.size()), input);
+    const Array output =
+        output_or_new(comm, "gather", out, grown(input, comm.size()), input, stream);
     require_count("gather", "out", output, input.count * comm.size());
     result = output.object;
-    work = comm.gather(input.in(), output.out(), {input.count}, input.dtype, root,
-                       call_options(timeout));
+    work = start(input, [&] {
+      return comm.gather(input.in(), output.out(), {input.count}, input.dtype, root,
+                         call_options(input, stream, timeout));
+    });
   } else {
-    work = comm.gather(input.in(), {}, {input.count}, input.dtype, root, call_options(timeout));
+    work = start(input, [&] {
+      return comm.gather(input.in(), {}, {input.count}, input.dtype, root,
+                         call_options(input, stream, timeout));
+    });
   }
-  return complete(PyWork(std::move(work), result, {input.object, result}), async_op);
+  return finish(std::move(work), result, {input.object, result}, async_op, stream);
 }
 
 py::object scatter(Communicator& comm, const py::object& x, Rank root, const py::object& out,
-                   bool async_op, std::optional<double> timeout) {
+                   bool async_op, std::optional<double> timeout, const py::object& stream_object) {
+  const OnStream stream(stream_object);
   if (comm.rank() != root) {
     if (out.is_none()) {
       invalid("scatter: ranks other than root need out=, an array of the block they receive");
     }
-    const Array output = view(out, "scatter", "out", true);
-    return finish(
-        comm.scatter({}, output.out(), {output.count}, output.dtype, root, call_options(timeout)),
-        output, {output.object}, async_op);
+    const Array output = operand(out, "scatter", "out", true, stream);
+    return finish(start(output,
+                        [&] {
+                          return comm.scatter({}, output.out(), {output.count}, output.dtype, root,
+                                              call_options(output, stream, timeout));
+                        }),
+                  output.object, {output.object}, async_op, stream);
   }
   if (x.is_none()) invalid("scatter: root needs x, an array of one block per rank");
-  const Array input = view(x, "scatter", "x", false);
+  const Array input = operand(x, "scatter", "x", false, stream);
   const std::int64_t count = block_count("scatter", input, comm.size());
-  const Array output = output_or_new(comm, "scatter", out, shrunk(input, comm.size()), input);
+  const Array output =
+      output_or_new(comm, "scatter", out, shrunk(input, comm.size()), input, stream);
   require_count("scatter", "out", output, count);
-  return finish(
-      comm.scatter(input.in(), output.out(), {count}, input.dtype, root, call_options(timeout)),
-      output, {input.object, output.object}, async_op);
+  return finish(start(output,
+                      [&] {
+                        return comm.scatter(input.in(), output.out(), {count}, input.dtype, root,
+                                            call_options(output, stream, timeout));
+                      }),
+                output.object, {input.object, output.object}, async_op, stream);
 }
 
 Message send_message(const Array& array, Rank to, std::int64_t tag) {
@@ -469,23 +571,28 @@ void register_communicator(py::module_& module) {
       .def_property_readonly("nodes", &Communicator::nodes)
       .def_property_readonly("id", &Communicator::id)
       .def_property_readonly("job", &Communicator::job)
-      .def("barrier", &barrier, arg("async_op") = false, arg("timeout") = none)
+      .def("barrier", &barrier, arg("async_op") = false, arg("timeout") = none,
+           arg("stream") = none)
       .def("all_reduce", &all_reduce, arg("x"), arg("op") = "sum", arg("out") = none,
-           arg("async_op") = false, arg("timeout") = none, arg("deterministic") = false)
+           arg("async_op") = false, arg("timeout") = none, arg("deterministic") = false,
+           arg("stream") = none)
       .def("broadcast", &broadcast, arg("x"), arg("root") = 0, arg("out") = none,
-           arg("async_op") = false, arg("timeout") = none, arg("view") = false)
+           arg("async_op") = false, arg("timeout") = none, arg("view") = false,
+           arg("stream") = none)
       .def("reduce", &reduce, arg("x"), arg("root") = 0, arg("op") = "sum", arg("out") = none,
-           arg("async_op") = false, arg("timeout") = none, arg("deterministic") = false)
+           arg("async_op") = false, arg("timeout") = none, arg("deterministic") = false,
+           arg("stream") = none)
       .def("all_gather", &all_gather, arg("x"), arg("out") = none, arg("async_op") = false,
-           arg("timeout") = none, arg("view") = false)
+           arg("timeout") = none, arg("view") = false, arg("stream") = none)
       .def("reduce_scatter", &reduce_scatter, arg("x"), arg("op") = "sum", arg("out") = none,
-           arg("async_op") = false, arg("timeout") = none, arg("deterministic") = false)
+           arg("async_op") = false, arg("timeout") = none, arg("deterministic") = false,
+           arg("stream") = none)
       .def("all_to_all", &all_to_all, arg("x"), arg("out") = none, arg("async_op") = false,
-           arg("timeout") = none)
+           arg("timeout") = none, arg("stream") = none)
       .def("gather", &gather, arg("x"), arg("root") = 0, arg("out") = none, arg("async_op") = false,
-           arg("timeout") = none)
+           arg("timeout") = none, arg("stream") = none)
       .def("scatter", &scatter, arg("x"), arg("root") = 0, arg("out") = none,
-           arg("async_op") = false, arg("timeout") = none)
+           arg("async_op") = false, arg("timeout") = none, arg("stream") = none)
       .def("send", &send, arg("x"), arg("to"), arg("tag") = 0, arg("async_op") = false,
            arg("timeout") = none)
       .def("recv", &recv, arg("out"), arg("source") = none, arg("tag") = 0, arg("async_op") = false,

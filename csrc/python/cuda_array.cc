@@ -8,6 +8,7 @@
 
 #include "python/array.h"
 #include "python/cuda_stream.h"
+#include "python/dlpack.h"
 #include "python/errors.h"
 #include "python/work.h"
 
@@ -17,27 +18,6 @@ namespace {
 
 /// cuda.h's CU_STREAM_LEGACY, which DLPack and the CUDA array interface call 1 too.
 void* const kLegacyStream = reinterpret_cast<void*>(1);
-
-// As dlpack.h has them, version 0.8: what every consumer takes.
-constexpr std::int32_t kDlCuda = 2;
-enum class DlCode : std::uint8_t { kInt = 0, kUint = 1, kFloat = 2, kBfloat = 4, kBool = 6 };
-struct DlTensor {
-  void* data;
-  std::int32_t device_type;
-  std::int32_t device_id;
-  std::int32_t ndim;
-  DlCode code;
-  std::uint8_t bits;
-  std::uint16_t lanes;
-  std::int64_t* shape;
-  std::int64_t* strides;
-  std::uint64_t byte_offset;
-};
-struct DlManagedTensor {
-  DlTensor tensor;
-  void* context;
-  void (*deleter)(DlManagedTensor*);
-};
 
 /// What a capsule holds: no Python object, so that its consumer may drop it without the GIL.
 struct Exported {

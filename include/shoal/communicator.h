@@ -54,8 +54,9 @@ struct Options {
   /// With `store` "host:0", at rank 0: called with "host:port" once the store listens there, to
   /// tell the other ranks, which are given that. An exception it throws ends init().
   std::function<void(const std::string& store)> on_store;
-  /// With `store`, at rank 0: a socket that listens there, on which the store is to be served; taken
-  /// over. For who had to give the address away before the ranks were known. -1: one is opened.
+  /// With `store`, at rank 0: a socket that listens there, on which the store is to be served;
+  /// taken over. For who had to give the address away before the ranks were known. -1: one is
+  /// opened.
   int store_socket = -1;
   std::int64_t timeout_ms = 30 * 60 * 1000;      ///< of each operation
   std::int64_t init_timeout_ms = 5 * 60 * 1000;  ///< until all ranks have come
@@ -76,6 +77,14 @@ struct CallOptions {
   std::int64_t timeout_ms = 0;  ///< 0: the communicator's
   /// Same bits for any size split, algorithm and arrival order.
   bool deterministic = false;
+  /// Buffers are CUDA memory, and the call is an operation of `stream`: what was enqueued there
+  /// before is its input, what comes after sees its result. The call returns at once, and so does
+  /// the destructor of its Work, which may be thrown away: the stream waits. wait() waits too. Time
+  /// counts from when the stream has come to the operation. Errors of operations that nobody waits
+  /// for are thrown by the next call. While the stream is captured the operation becomes part of
+  /// the graph, and its Work is done. All ranks of the communicator on one node.
+  bool on_stream = false;
+  void* stream = nullptr;  ///< a CUstream or cudaStream_t; null: the legacy default stream
 };
 
 /// Called now and then by a thread that waits, e.g. to look for signals. If it throws, the

@@ -32,6 +32,7 @@ class _DLPack(Protocol):
 _Array: TypeAlias = npt.NDArray[Any] | Buffer | _DLPack
 _A = TypeVar("_A", bound=_Array)
 _New: TypeAlias = npt.NDArray[Any]  # made by the call, in pool memory
+_Stream: TypeAlias = Any  # a handle, or what has `cuda_stream`, `ptr` or `__cuda_stream__`
 _View: TypeAlias = npt.NDArray[Any]  # read-only, in another rank's pool memory
 _Op: TypeAlias = Literal["sum", "prod", "min", "max", "avg", "band", "bor", "bxor"]
 _Message: TypeAlias = tuple[Literal["send", "recv"], _Array, int | None, int]  # array, peer, tag
@@ -169,10 +170,20 @@ class Communicator:
     def job(self) -> str:
         """The job's name, as `shoal ps` shows it."""
     @overload
-    def barrier(self, async_op: Literal[False] = False, timeout: float | None = None) -> None: ...
+    def barrier(
+        self,
+        async_op: Literal[False] = False,
+        timeout: float | None = None,
+        stream: _Stream | None = None,
+    ) -> None: ...
     @overload
-    def barrier(self, async_op: Literal[True], timeout: float | None = None) -> Work:
-        """Returns when all ranks have called it.
+    def barrier(
+        self,
+        async_op: Literal[True],
+        timeout: float | None = None,
+        stream: _Stream | None = None,
+    ) -> Work:
+        """Returns when all ranks have called it. With `stream`: what follows there waits for all.
 
         >>> comm.barrier(timeout=10)
         """
@@ -185,6 +196,7 @@ class Communicator:
         async_op: Literal[False] = False,
         timeout: float | None = None,
         deterministic: bool = False,
+        stream: _Stream | None = None,
     ) -> _A: ...
     @overload
     def all_reduce(
@@ -196,6 +208,7 @@ class Communicator:
         async_op: Literal[False] = False,
         timeout: float | None = None,
         deterministic: bool = False,
+        stream: _Stream | None = None,
     ) -> _A: ...
     @overload
     def all_reduce(
@@ -207,6 +220,7 @@ class Communicator:
         async_op: Literal[True],
         timeout: float | None = None,
         deterministic: bool = False,
+        stream: _Stream | None = None,
     ) -> Work:
         """Reduces element-wise over all ranks; every rank receives the whole result.
 
@@ -217,6 +231,12 @@ class Communicator:
         Dtypes  float16 and bfloat16 accumulate in float32; NaN propagates in min and max; integers
                 wrap around. `deterministic`: the same bits for any split of sizes, algorithm and
                 order of arrival.
+        CUDA    x and out may be CUDA memory (CudaArray, DLPack, the CUDA array interface), here and
+                in the other collectives: a result is then ready for what follows on `stream`, and
+                the call returns at once (`async_op`: with a Work to wait for). Without `stream` the
+                operation is one of the legacy default stream and the call waits for it. The bits
+                are those of the host. All ranks on one node; errors that nobody waits for are
+                raised by the next call. See docs/gpu.md.
 
         >>> x = np.full(3, comm.rank, "float32")
         >>> comm.all_reduce(x, op="max").tolist() == [comm.size - 1] * 3
@@ -233,6 +253,7 @@ class Communicator:
         async_op: Literal[False] = False,
         timeout: float | None = None,
         view: Literal[False] = False,
+        stream: _Stream | None = None,
     ) -> _A: ...
     @overload
     def broadcast(
@@ -244,6 +265,7 @@ class Communicator:
         async_op: Literal[False] = False,
         timeout: float | None = None,
         view: Literal[False] = False,
+        stream: _Stream | None = None,
     ) -> _A: ...
     @overload
     def broadcast(
@@ -255,6 +277,7 @@ class Communicator:
         async_op: Literal[True],
         timeout: float | None = None,
         view: Literal[False] = False,
+        stream: _Stream | None = None,
     ) -> Work: ...
     @overload
     def broadcast(
@@ -266,6 +289,7 @@ class Communicator:
         timeout: float | None = None,
         *,
         view: Literal[True],
+        stream: None = None,
     ) -> _A | _View:
         """Every rank receives root's x.
 
@@ -294,6 +318,7 @@ class Communicator:
         async_op: Literal[False] = False,
         timeout: float | None = None,
         deterministic: bool = False,
+        stream: _Stream | None = None,
     ) -> _A | None: ...
     @overload
     def reduce(
@@ -306,6 +331,7 @@ class Communicator:
         async_op: Literal[False] = False,
         timeout: float | None = None,
         deterministic: bool = False,
+        stream: _Stream | None = None,
     ) -> _A | None: ...
     @overload
     def reduce(
@@ -318,6 +344,7 @@ class Communicator:
         async_op: Literal[True],
         timeout: float | None = None,
         deterministic: bool = False,
+        stream: _Stream | None = None,
     ) -> Work:
         """Reduces element-wise over all ranks; root receives the result, the others None.
 
@@ -331,11 +358,22 @@ class Communicator:
     @overload
     def all_gather(
         self,
+        x: CudaArray,
+        out: None = None,
+        async_op: Literal[False] = False,
+        timeout: float | None = None,
+        view: Literal[False] = False,
+        stream: _Stream | None = None,
+    ) -> CudaArray: ...
+    @overload
+    def all_gather(
+        self,
         x: _Array,
         out: None = None,
         async_op: Literal[False] = False,
         timeout: float | None = None,
         view: Literal[False] = False,
+        stream: _Stream | None = None,
     ) -> _New: ...
     @overload
     def all_gather(
@@ -345,6 +383,7 @@ class Communicator:
         async_op: Literal[False] = False,
         timeout: float | None = None,
         view: Literal[False] = False,
+        stream: _Stream | None = None,
     ) -> _A: ...
     @overload
     def all_gather(
@@ -355,6 +394,7 @@ class Communicator:
         async_op: Literal[True],
         timeout: float | None = None,
         view: Literal[False] = False,
+        stream: _Stream | None = None,
     ) -> Work: ...
     @overload
     def all_gather(
@@ -365,6 +405,7 @@ class Communicator:
         timeout: float | None = None,
         *,
         view: Literal[True],
+        stream: None = None,
     ) -> list[_A | _View]:
         """Every rank receives every rank's x, in rank order.
 
@@ -384,12 +425,24 @@ class Communicator:
     @overload
     def reduce_scatter(
         self,
+        x: CudaArray,
+        op: _Op = "sum",
+        out: None = None,
+        async_op: Literal[False] = False,
+        timeout: float | None = None,
+        deterministic: bool = False,
+        stream: _Stream | None = None,
+    ) -> CudaArray: ...
+    @overload
+    def reduce_scatter(
+        self,
         x: _Array,
         op: _Op = "sum",
         out: None = None,
         async_op: Literal[False] = False,
         timeout: float | None = None,
         deterministic: bool = False,
+        stream: _Stream | None = None,
     ) -> _New: ...
     @overload
     def reduce_scatter(
@@ -401,6 +454,7 @@ class Communicator:
         async_op: Literal[False] = False,
         timeout: float | None = None,
         deterministic: bool = False,
+        stream: _Stream | None = None,
     ) -> _A: ...
     @overload
     def reduce_scatter(
@@ -412,6 +466,7 @@ class Communicator:
         async_op: Literal[True],
         timeout: float | None = None,
         deterministic: bool = False,
+        stream: _Stream | None = None,
     ) -> Work:
         """Reduces element-wise over all ranks; rank r receives block r of the result.
 
@@ -425,10 +480,20 @@ class Communicator:
     @overload
     def all_to_all(
         self,
+        x: CudaArray,
+        out: None = None,
+        async_op: Literal[False] = False,
+        timeout: float | None = None,
+        stream: _Stream | None = None,
+    ) -> CudaArray: ...
+    @overload
+    def all_to_all(
+        self,
         x: _Array,
         out: None = None,
         async_op: Literal[False] = False,
         timeout: float | None = None,
+        stream: _Stream | None = None,
     ) -> _New: ...
     @overload
     def all_to_all(
@@ -437,6 +502,7 @@ class Communicator:
         out: _A,
         async_op: Literal[False] = False,
         timeout: float | None = None,
+        stream: _Stream | None = None,
     ) -> _A: ...
     @overload
     def all_to_all(
@@ -446,6 +512,7 @@ class Communicator:
         *,
         async_op: Literal[True],
         timeout: float | None = None,
+        stream: _Stream | None = None,
     ) -> Work:
         """Block r of x goes to rank r; block r of the result comes from rank r.
 
@@ -457,11 +524,22 @@ class Communicator:
     @overload
     def gather(
         self,
+        x: CudaArray,
+        root: int = 0,
+        out: None = None,
+        async_op: Literal[False] = False,
+        timeout: float | None = None,
+        stream: _Stream | None = None,
+    ) -> CudaArray | None: ...
+    @overload
+    def gather(
+        self,
         x: _Array,
         root: int = 0,
         out: None = None,
         async_op: Literal[False] = False,
         timeout: float | None = None,
+        stream: _Stream | None = None,
     ) -> _New | None: ...
     @overload
     def gather(
@@ -472,6 +550,7 @@ class Communicator:
         out: _A,
         async_op: Literal[False] = False,
         timeout: float | None = None,
+        stream: _Stream | None = None,
     ) -> _A | None: ...
     @overload
     def gather(
@@ -482,6 +561,7 @@ class Communicator:
         *,
         async_op: Literal[True],
         timeout: float | None = None,
+        stream: _Stream | None = None,
     ) -> Work:
         """Root receives every rank's x, in rank order; the others receive None.
 
@@ -494,11 +574,22 @@ class Communicator:
     @overload
     def scatter(
         self,
+        x: CudaArray,
+        root: int = 0,
+        out: None = None,
+        async_op: Literal[False] = False,
+        timeout: float | None = None,
+        stream: _Stream | None = None,
+    ) -> CudaArray: ...
+    @overload
+    def scatter(
+        self,
         x: _Array | None,
         root: int = 0,
         out: None = None,
         async_op: Literal[False] = False,
         timeout: float | None = None,
+        stream: _Stream | None = None,
     ) -> _New: ...
     @overload
     def scatter(
@@ -509,6 +600,7 @@ class Communicator:
         out: _A,
         async_op: Literal[False] = False,
         timeout: float | None = None,
+        stream: _Stream | None = None,
     ) -> _A: ...
     @overload
     def scatter(
@@ -519,6 +611,7 @@ class Communicator:
         *,
         async_op: Literal[True],
         timeout: float | None = None,
+        stream: _Stream | None = None,
     ) -> Work:
         """Rank r receives block r of root's x.
 

@@ -1,0 +1,111 @@
+#include "python/cuda_view.h"
+
+#include <pybind11/stl.h>
+
+#include <vector>
+
+#include "python/cuda_array.h"
+#include "python/dlpack.h"
+#include "python/errors.h"
+
+namespace shoal::python {
+
+namespace {
+
+using Shape = std::vector<py::ssize_t>;
+
+/// Shape and dtype of memory that the host cannot read: the base keeps numpy from copying it.
+py::array shadow(const py::dtype& dtype, const Shape& shape, std::uintptr_t data) {
+  static const char kNothing = 0;
+  const void* address = data == 0 ? &kNothing : reinterpret_cast<const void*>(data);
+  return {dtype, shape, address, py::none()};
+}
+
+[[noreturn]] void refuse_strides(std::string_view call, std::string_view name) {
+  invalid(std::string(call) + ": " + std::string(name) +
+          ": the array is not C-contiguous; pass x.contiguous() or a copy");
+}
+
+/// `strides` in units of `unit` bytes.
+bool is_contiguous(const Shape& shape, const Shape& strides, py::ssize_t unit) {
+  py::ssize_t wanted = unit;
+  for (std::size_t i = shape.size(); i-- > 0;) {
+    if (shape[i] == 0) return true;
+    if (shape[i] != 1 && strides[i] != wanted) return false;
+    wanted *= shape[i];
+  }
+  return true;
+}
+
+py::dtype dtype_of(const DlTensor& tensor) {
+  const auto bytes = std::to_string(tensor.bits / 8);
+  switch (tensor.code) {
+    case DlCode::kInt:
+      return py::dtype("i" + bytes);
+    case DlCode::kUint:
+      return py::dtype("u" + bytes);
+    case DlCode::kFloat:
+      return py::dtype("f" + bytes);
+    case DlCode::kBool:
+      return py::dtype("?");
+    case DlCode::kBfloat:
+      return py::dtype::from_args(py::module_::import("ml_dtypes").attr("bfloat16"));
+  }
+  return py::dtype("V" + bytes);  // refused where the type is looked at
+}
+
+/// The tensor stays its producer's: the capsule, which is not consumed, gives it back.
+py::array by_dlpack(const py::object& object, std::string_view call, std::string_view name,
+                    void* stream) {
+  const auto handle = reinterpret_cast<std::uintptr_t>(stream);
+  const py::object capsule =
+      object.attr("__dlpack__")(py::arg("stream") = handle == 0 ? 1 : handle);
+  auto* managed = static_cast<DlManagedTensor*>(PyCapsule_GetPointer(capsule.ptr(), "dltensor"));
+  if (managed == nullptr) throw py::error_already_set();
+  const DlTensor& tensor = managed->tensor;
+  const Shape shape(tensor.shape, tensor.shape + tensor.ndim);
+  if (tensor.strides != nullptr &&
+      !is_contiguous(shape, Shape(tensor.strides, tensor.strides + tensor.ndim), 1)) {
+    refuse_strides(call, name);
+  }
+  return shadow(dtype_of(tensor), shape,
+                reinterpret_cast<std::uintptr_t>(tensor.data) + tensor.byte_offset);
+}
+
+py::array by_interface(const py::object& object, std::string_view call, std::string_view name) {
+  const auto interface = object.attr("__cuda_array_interface__").cast<py::dict>();
+  const auto shape = interface["shape"].cast<Shape>();
+  const auto dtype = py::dtype::from_args(interface["typestr"]);
+  if (interface.contains("strides") && !interface["strides"].is_none() &&
+      !is_contiguous(shape, interface["strides"].cast<Shape>(), dtype.itemsize())) {
+    refuse_strides(call, name);
+  }
+  return shadow(dtype, shape, interface["data"].cast<py::tuple>()[0].cast<std::uintptr_t>());
+}
+
+bool is_cuda_dlpack(const py::object& object) {
+  return py::hasattr(object, "__dlpack_device__") &&
+         object.attr("__dlpack_device__")().cast<py::tuple>()[0].cast<int>() == kDlCuda;
+}
+
+}  // namespace
+
+std::optional<Array> view_cuda(const py::object& object, std::string_view call,
+                               std::string_view name, void* stream) {
+  py::array array;
+  if (py::isinstance<CudaArray>(object)) {
+    const auto& own = object.cast<const CudaArray&>();
+    array = shadow(own.dtype(), own.shape(), reinterpret_cast<std::uintptr_t>(own.block().data()));
+  } else if (is_cuda_dlpack(object)) {
+    array = by_dlpack(object, call, name, stream);
+  } else if (py::hasattr(object, "__cuda_array_interface__")) {
+    array = by_interface(object, call, name);
+  } else {
+    return std::nullopt;
+  }
+  Array result = check_array(object, array, call, name, true);
+  result.on_device = true;
+  return result;
+}
+
+}  // namespace shoal::python

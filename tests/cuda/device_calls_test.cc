@@ -1,0 +1,322 @@
+// Collectives on CUDA memory through the public API: ranks are threads of this process, the driver
+// is the stand-in.
+#include <gtest/gtest.h>
+
+#include <chrono>
+#include <cstring>
+#include <thread>
+#include <vector>
+
+#include "comm/job.h"
+#include "core/clock.h"
+#include "cuda/fake.h"
+#include "cuda/handles.h"
+#include "cuda/reference.h"
+
+namespace shoal {
+namespace {
+
+using cuda::testing::Array;
+using cuda::testing::fake_driver;
+using cuda::testing::noise;
+
+/// A rank's stream and the context it needs.
+class Device {
+ public:
+  Device() : context_(fake_driver(), 0), guard_(context_) {
+    stream_ = cuda::make_stream(fake_driver(), CU_STREAM_NON_BLOCKING);
+    other_ = cuda::make_stream(fake_driver(), CU_STREAM_NON_BLOCKING);
+  }
+  [[nodiscard]] CUstream stream() const { return stream_.get(); }
+  [[nodiscard]] CUstream other() const { return other_.get(); }
+  void synchronize() const {
+    (void)fake_driver().stream_synchronize(stream());
+    (void)fake_driver().stream_synchronize(other());
+  }
+
+ private:
+  cuda::PrimaryContext context_;
+  cuda::ContextGuard guard_;
+  cuda::Stream stream_, other_;
+};
+
+CallOptions on(CUstream stream, std::int64_t timeout_ms = 0) {
+  CallOptions options;
+  options.on_stream = true;
+  options.stream = stream;
+  options.timeout_ms = timeout_ms;
+  return options;
+}
+
+CudaBlock make(Communicator& comm, const Array& content) {
+  CudaBlock block = comm.allocate_cuda({std::ssize(content)});
+  block.copy_from_host(content.data());
+  return block;
+}
+
+Array content_of(const CudaBlock& block) {
+  Array content(static_cast<std::size_t>(block.bytes().value));
+  block.copy_to_host(content.data());
+  return content;
+}
+
+Array ints(std::size_t count, std::int32_t value) {
+  Array array(count * 4);
+  for (std::size_t i = 0; i < count; ++i) std::memcpy(array.data() + i * 4, &value, 4);
+  return array;
+}
+
+Work sum_ints(Communicator& comm, CudaBlock& x, CUstream stream, std::int64_t timeout_ms = 0) {
+  const Bytes bytes = x.bytes();
+  return comm.all_reduce({x.data(), bytes}, {x.data(), bytes}, Count{bytes.value / 4},
+                         DataType::kInt32, ReduceOp::kSum, on(stream, timeout_ms));
+}
+
+TEST(DeviceCalls, HaveTheBitsOfTheHost) {
+  run_ranks(3, [](Communicator& comm) {
+    const Device device;
+    constexpr std::int64_t kCount = 3001;
+    const Array input = noise(kCount * 2, static_cast<unsigned>(comm.rank()) + 1);
+    PoolBlock on_host = comm.allocate({kCount * 2});
+    std::memcpy(on_host.data(), input.data(), input.size());
+    CudaBlock x = make(comm, input);
+    for (const ReduceOp op : {ReduceOp::kAvg, ReduceOp::kMax, ReduceOp::kProd}) {
+      comm.all_reduce({on_host.data(), {kCount * 2}}, {on_host.data(), {kCount * 2}}, Count{kCount},
+                      DataType::kFloat16, op)
+          .wait();
+      comm.all_reduce({x.data(), {kCount * 2}}, {x.data(), {kCount * 2}}, Count{kCount},
+                      DataType::kFloat16, op, on(device.stream()))
+          .wait();
+      const Array result = content_of(x);
+      for (std::size_t i = 0; i < kCount; ++i) {
+        std::uint16_t a = 0, b = 0;
+        std::memcpy(&a, result.data() + 2 * i, 2);
+        std::memcpy(&b, static_cast<char*>(on_host.data()) + 2 * i, 2);
+        const bool both_nan = (a & 0x7fff) > 0x7c00 && (b & 0x7fff) > 0x7c00;
+        ASSERT_TRUE(a == b || both_nan) << name_of(op) << " element " << i;
+      }
+      x.copy_from_host(on_host.data());
+    }
+  });
+}
+
+// Works are thrown away, streams change, a rank is late: the streams see to it.
+TEST(DeviceCalls, NeedNobodyWhoWaits) {
+  run_ranks(3, [](Communicator& comm) {
+    const Device device;
+    CudaBlock x = make(comm, ints(1000, 1));
+    constexpr int kCalls = 150;
+    std::uint32_t wanted = 1;
+    for (int i = 0; i < kCalls; ++i) {
+      if (i == 40 && comm.rank() == 1) {
+        std::this_thread::sleep_for(std::chrono::milliseconds(50));
+      }
+      (void)sum_ints(comm, x, i % 3 == 0 ? device.other() : device.stream());
+      wanted *= 3;
+    }
+    device.synchronize();
+    EXPECT_EQ(content_of(x), ints(1000, static_cast<std::int32_t>(wanted)));
+    EXPECT_EQ(comm.error(), ErrorCode::kOk);
+    (void)sum_ints(comm, x, device.stream());  // under way when the communicator goes
+  });
+}
+
+TEST(DeviceCalls, MemoryOfOthersIsStaged) {
+  run_ranks(2, [](Communicator& comm) {
+    const Device device;
+    CUdeviceptr own = 0, out = 0;
+    constexpr std::size_t kBytes = 4000;
+    ASSERT_EQ(fake_driver().mem_alloc(&own, kBytes), CUDA_SUCCESS);
+    ASSERT_EQ(fake_driver().mem_alloc(&out, 2 * kBytes), CUDA_SUCCESS);
+    const Array input = ints(1000, comm.rank() + 1);
+    for (int round = 0; round < 20; ++round) {
+      ASSERT_EQ(fake_driver().memcpy_htod_async(own, input.data(), kBytes, device.stream()),
+                CUDA_SUCCESS);
+      auto* const data = reinterpret_cast<void*>(own);
+      (void)comm.all_reduce({data, {kBytes}}, {data, {kBytes}}, Count{1000}, DataType::kInt32,
+                            ReduceOp::kSum, on(device.stream()));
+      comm.all_gather({data, {kBytes}}, {reinterpret_cast<void*>(out), {2 * kBytes}}, Count{1000},
+                      DataType::kInt32, on(device.stream()))
+          .wait();
+    }
+    Array result(2 * kBytes);
+    ASSERT_EQ(fake_driver().memcpy_dtoh_async(result.data(), out, result.size(), device.stream()),
+              CUDA_SUCCESS);
+    device.synchronize();
+    EXPECT_EQ(result, ints(2000, 3));
+    (void)fake_driver().mem_free(own);
+    (void)fake_driver().mem_free(out);
+  });
+}
+
+TEST(DeviceCalls, HostMemoryIsRefused) {
+  run_ranks(2, [](Communicator& comm) {
+    const Device device;
+    Array x = ints(10, 1);
+    std::string text;
+    const auto call = [&] {
+      (void)comm.all_reduce({x.data(), {40}}, {x.data(), {40}}, Count{10}, DataType::kInt32,
+                            ReduceOp::kSum, on(device.stream()));
+    };
+    EXPECT_EQ(outcome(call, &text), ErrorCode::kInvalidArgument);
+    EXPECT_NE(text.find("is not CUDA memory"), std::string::npos) << text;
+    CudaBlock y = make(comm, ints(10, 2));
+    sum_ints(comm, y, device.stream()).wait();  // nothing had been posted
+    EXPECT_EQ(content_of(y), ints(10, 4));
+  });
+}
+
+TEST(DeviceCalls, HostAndCudaInOneCallAreAMismatchOnBoth) {
+  run_ranks(2, [](Communicator& comm) {
+    const Device device;
+    CudaBlock x = make(comm, ints(100, 1));
+    PoolBlock y = comm.allocate({400});
+    std::string text;
+    const auto call = [&] {
+      if (comm.rank() == 0) {
+        sum_ints(comm, x, device.stream()).wait();
+      } else {
+        comm.all_reduce({y.data(), {400}}, {y.data(), {400}}, Count{100}, DataType::kInt32,
+                        ReduceOp::kSum)
+            .wait();
+      }
+    };
+    EXPECT_EQ(outcome(call, &text), ErrorCode::kMismatch) << text;
+    EXPECT_NE(text.find("rank 0 called all_reduce(count 100, int32, sum, CUDA), rank 1 called "
+                        "all_reduce(count 100, int32, sum)"),
+              std::string::npos)
+        << text;
+    device.synchronize();
+    EXPECT_EQ(content_of(x), ints(100, 1));
+  });
+}
+
+TEST(DeviceCalls, DifferentCallsAreAMismatchOnAll) {
+  run_ranks(3, [](Communicator& comm) {
+    const Device device;
+    CudaBlock x = make(comm, ints(comm.rank() == 2 ? 99 : 100, 1));
+    std::string text;
+    EXPECT_EQ(outcome([&] { sum_ints(comm, x, device.stream()).wait(); }, &text),
+              ErrorCode::kMismatch);
+    EXPECT_NE(text.find("rank 2 called all_reduce(count 99, int32, sum, CUDA)"), std::string::npos)
+        << text;
+    EXPECT_EQ(content_of(x)[0], 1);
+  });
+}
+
+TEST(DeviceCalls, ARankThatNeverComesIsNamedAtTheDeadline) {
+  run_ranks(2, [](Communicator& comm) {
+    const Device device;
+    CudaBlock x = make(comm, ints(100, 1));
+    comm.barrier().wait();
+    if (comm.rank() == 1) {
+      std::string text;
+      while (comm.error() == ErrorCode::kOk) {
+        std::this_thread::sleep_for(std::chrono::milliseconds(1));
+      }
+      EXPECT_EQ(outcome([&] { sum_ints(comm, x, device.stream()).wait(); }, &text),
+                ErrorCode::kTimeout);
+      return;
+    }
+    std::string text;
+    (void)sum_ints(comm, x, device.stream(), 200);
+    Work second = sum_ints(comm, x, device.other(), 200);
+    EXPECT_EQ(outcome([&] { second.wait(); }, &text), ErrorCode::kTimeout);
+    EXPECT_NE(text.find("all_reduce(count 100, int32, sum, CUDA) #"), std::string::npos) << text;
+    EXPECT_NE(text.find("rank 1 ("), std::string::npos) << text;
+    EXPECT_NE(text.find("has not called it yet"), std::string::npos) << text;
+    device.synchronize();  // the streams have been let go
+    EXPECT_EQ(content_of(x), ints(100, 1));
+  });
+}
+
+TEST(DeviceCalls, AnAbortEndsAllWaitsWithin100Ms) {
+  run_ranks(3, [](Communicator& comm) {
+    const Device device;
+    CudaBlock x = make(comm, ints(100, 1));
+    comm.barrier().wait();
+    if (comm.rank() == 2) {
+      std::this_thread::sleep_for(std::chrono::milliseconds(30));
+      comm.abort("enough");
+      return;
+    }
+    std::string text;
+    Work work = sum_ints(comm, x, device.stream());
+    std::int64_t aborted_ns = 0;
+    std::thread clock([&] {
+      while (comm.error() == ErrorCode::kOk) std::this_thread::yield();
+      aborted_ns = now_ns();
+    });
+    EXPECT_EQ(outcome([&] { work.wait(); }, &text), ErrorCode::kAborted);
+    device.synchronize();
+    clock.join();
+    EXPECT_LT(now_ns() - aborted_ns, 100 * kNsPerMs);
+    EXPECT_NE(text.find("rank 2 called abort: enough"), std::string::npos) << text;
+    EXPECT_EQ(content_of(x), ints(100, 1));
+  });
+}
+
+TEST(DeviceCalls, GroupsOfGroupsHaveTheirOwn) {
+  run_ranks(4, [](Communicator& comm) {
+    const Device device;
+    CudaBlock x = make(comm, ints(50, 1 << (4 * comm.rank())));
+    Communicator half = comm.split(comm.rank() % 2, -comm.rank());
+    sum_ints(half, x, device.stream()).wait();
+    EXPECT_EQ(content_of(x), ints(50, comm.rank() % 2 == 0 ? 0x0101 : 0x1010));
+    sum_ints(comm, x, device.stream()).wait();
+    EXPECT_EQ(content_of(x), ints(50, 0x2222));
+  });
+}
+
+TEST(DeviceCalls, AGraphRunsAHundredTimes) {
+  run_ranks(2, [](Communicator& comm) {
+    const Device device;
+    const cuda::Driver& driver = fake_driver();
+    CudaBlock x = make(comm, ints(100, 1));
+    sum_ints(comm, x, device.stream()).wait();  // sets up what a captured call may not
+    CUgraph graph = nullptr;
+    CUgraphExec exec = nullptr;
+    ASSERT_EQ(driver.stream_begin_capture(device.stream(), CU_STREAM_CAPTURE_MODE_THREAD_LOCAL),
+              CUDA_SUCCESS);
+    Work work = sum_ints(comm, x, device.stream());
+    EXPECT_TRUE(work.done());
+    ASSERT_EQ(driver.stream_end_capture(device.stream(), &graph), CUDA_SUCCESS);
+    ASSERT_EQ(driver.graph_instantiate(&exec, graph, 0), CUDA_SUCCESS);
+    std::uint32_t wanted = 2;
+    for (int i = 0; i < 100; ++i) {
+      ASSERT_EQ(driver.graph_launch(exec, device.stream()), CUDA_SUCCESS);
+      wanted *= 2;
+    }
+    device.synchronize();
+    EXPECT_EQ(content_of(x), ints(100, static_cast<std::int32_t>(wanted)));
+    comm.barrier().wait();
+    (void)driver.graph_exec_destroy(exec);
+    (void)driver.graph_destroy(graph);
+  });
+}
+
+TEST(DeviceCalls, AFailingLaunchEndsTheCommunicatorOnAllRanks) {
+  run_ranks(2, [](Communicator& comm) {
+    const Device device;
+    CudaBlock x = make(comm, ints(100, 1));
+    sum_ints(comm, x, device.stream()).wait();
+    std::string text;
+    if (comm.rank() == 0) {
+      // Until rank 1 has seen that its first call is over.
+      std::this_thread::sleep_for(std::chrono::milliseconds(200));
+      // Ranks of one process wait in the kernel: their launches are cooperative.
+      const cuda::testing::Failing failing("cuLaunchKernelEx:1:1");
+      EXPECT_NE(outcome([&] { sum_ints(comm, x, device.stream()).wait(); }, &text), ErrorCode::kOk);
+      comm.abort("so that rank 1 has come before the failure is taken back");
+    } else {
+      while (comm.error() == ErrorCode::kOk) {
+        std::this_thread::sleep_for(std::chrono::milliseconds(1));
+      }
+      EXPECT_NE(outcome([&] { sum_ints(comm, x, device.stream()).wait(); }, &text), ErrorCode::kOk);
+    }
+    EXPECT_NE(text.find("cuLaunchKernelEx"), std::string::npos) << text;
+  });
+}
+
+}  // namespace
+}  // namespace shoal
