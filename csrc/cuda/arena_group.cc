@@ -36,7 +36,7 @@ void ArenaGroup::check(const Outcome& outcome) const {
 
 void ArenaGroup::require_device_memory(const char* which, std::uint64_t address) const {
   const ContextGuard guard(arena_->context());
-  CUmemorytype type{};
+  CUmemorytype type = CU_MEMORYTYPE_HOST;
   const CUresult result = arena_->context().driver().pointer_get_attribute(
       &type, CU_POINTER_ATTRIBUTE_MEMORY_TYPE, address);
   if (ok(result) && type == CU_MEMORYTYPE_DEVICE) return;

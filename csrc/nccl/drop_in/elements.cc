@@ -123,6 +123,7 @@ Factor read_factor(const void* scalar, ncclDataType_t type) {
     } else if constexpr (std::is_same_v<T, std::uint16_t>) {
       factor.real = type == ncclFloat16 ? from_half(element) : from_bfloat(element);
     } else {
+      // NOLINTNEXTLINE(bugprone-signed-char-misuse): it is a number
       factor.integer = static_cast<std::int64_t>(element);
     }
   });

@@ -14,8 +14,6 @@
 namespace shoal::nccl {
 namespace {
 
-using transport::Operation;
-
 /// NCCL has at most so many under way: 32 of each of the 8 that may share a connection.
 constexpr int kMaxUnderWay = abi::kMaxRequests * abi::kMaxReceives;
 constexpr std::int64_t kDefaultTimeoutMs = 30 * 60 * 1000;

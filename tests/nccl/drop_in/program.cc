@@ -1,5 +1,6 @@
-// A program of somebody who uses NCCL: written against NCCL's own header, with buffers in host memory,
-// which only shoal's libnccl.so.2 moves. program MODE FILE: FILE is where rank 0 leaves the unique id.
+// A program of somebody who uses NCCL: written against NCCL's own header, with buffers in host
+// memory, which only shoal's libnccl.so.2 moves. program MODE FILE: FILE is where rank 0 leaves the
+// unique id.
 #include <nccl.h>
 #include <signal.h>
 #include <unistd.h>
@@ -15,13 +16,13 @@
 #include <type_traits>
 #include <vector>
 
-#define REQUIRE(condition)                                                            \
-  do {                                                                                \
-    if (!(condition)) {                                                               \
-      std::fprintf(stderr, "line %d: %s; last error: %s\n", __LINE__, #condition,     \
-                   ncclGetLastError(nullptr));                                        \
-      std::exit(1);                                                                   \
-    }                                                                                 \
+#define REQUIRE(condition)                                                        \
+  do {                                                                            \
+    if (!(condition)) {                                                           \
+      std::fprintf(stderr, "line %d: %s; last error: %s\n", __LINE__, #condition, \
+                   ncclGetLastError(nullptr));                                    \
+      std::exit(1);                                                               \
+    }                                                                             \
   } while (false)
 #define NCCL(call) REQUIRE((call) == ncclSuccess)
 
@@ -133,8 +134,8 @@ void scaled_halves(const Rank& me) {
     ncclDataType_t type;
     uint16_t one, two, half;
   };
-  for (const Bits& b : {Bits{ncclFloat16, 0x3c00, 0x4000, 0x3800},
-                        Bits{ncclBfloat16, 0x3f80, 0x4000, 0x3f00}}) {
+  for (const Bits& b :
+       {Bits{ncclFloat16, 0x3c00, 0x4000, 0x3800}, Bits{ncclBfloat16, 0x3f80, 0x4000, 0x3f00}}) {
     uint16_t x[2] = {b.one, b.two}, y[2];
     uint16_t factor = b.half;
     ncclRedOp_t op;
@@ -224,8 +225,7 @@ void mistakes(const Rank& me) {
   float x = 1;
   REQUIRE(ncclAllReduce(&x, &x, 1, ncclFloat32, ncclSum, nullptr, nullptr) == ncclInvalidArgument);
   REQUIRE(std::strstr(ncclGetLastError(nullptr), "ncclAllReduce") != nullptr);
-  REQUIRE(ncclAllReduce(&x, &x, 1, ncclNumTypes, ncclSum, me.comm, nullptr) ==
-          ncclInvalidArgument);
+  REQUIRE(ncclAllReduce(&x, &x, 1, ncclNumTypes, ncclSum, me.comm, nullptr) == ncclInvalidArgument);
   REQUIRE(ncclSend(&x, 1, ncclFloat32, me.size, me.comm, nullptr) == ncclInvalidArgument);
   ncclCollConfig_t config = NCCL_COLLCONFIG_INITIALIZER;
   NCCL(ncclAllReduceConfig(&x, &x, 1, ncclFloat32, ncclMax, me.comm, nullptr, &config));
@@ -284,8 +284,8 @@ void one_thread() {
   for (int round = 0; round < 3; ++round) {
     NCCL(ncclGroupStart());
     for (int r = 0; r < kRanks; ++r) {
-      NCCL(ncclAllReduce(x[r].data(), y[r].data(), kCount, ncclFloat32, ncclSum, comms[r],
-                         nullptr));
+      NCCL(
+          ncclAllReduce(x[r].data(), y[r].data(), kCount, ncclFloat32, ncclSum, comms[r], nullptr));
       NCCL(ncclSend(x[r].data(), kCount, ncclFloat32, (r + 1) % kRanks, comms[r], nullptr));
       NCCL(ncclRecv(z[r].data(), kCount, ncclFloat32, (r + 3) % kRanks, comms[r], nullptr));
     }
@@ -317,8 +317,7 @@ void killed(const Rank& me) {
 void other(const Rank& me) {
   uint8_t x = 0x38, y = 0;
   const bool real = std::strlen(std::getenv("SHOAL_REAL_NCCL")) > 0;
-  const ncclResult_t result =
-      ncclAllReduce(&x, &y, 1, ncclFloat8e4m3, ncclSum, me.comm, nullptr);
+  const ncclResult_t result = ncclAllReduce(&x, &y, 1, ncclFloat8e4m3, ncclSum, me.comm, nullptr);
   ncclWindow_t window;
   const ncclResult_t registered =
       ncclCommWindowRegister(me.comm, &x, sizeof x, &window, NCCL_WIN_DEFAULT);
