@@ -1,11 +1,13 @@
 /// NCCL's functions, each in a few lines: what its arguments mean in shoal's words.
 ///
-/// Collectives here are of host memory and have ended when the call (or its group) returns; a
-/// stream orders nothing then. What shoal does not do goes to NCCL itself, see real.h.
+/// Collectives on CUDA memory are operations of their stream. Those on host memory have ended when
+/// the call (or its group) returns; a stream orders nothing then. What shoal does not do goes to
+/// NCCL itself, see real.h.
 #include <dlfcn.h>
 
 #include <algorithm>
 #include <cstddef>
+#include <cstdlib>
 #include <cstring>
 #include <memory>
 #include <numeric>
@@ -36,11 +38,19 @@ struct Call {
   [[nodiscard]] Count elements() const { return {static_cast<std::int64_t>(count)}; }
 };
 
-/// Whether the memory is a GPU's; without CUDA in this process nothing is.
+/// The driver that this process has loaded; null where there is none, and so no CUDA memory either.
+/// SHOAL_CUDA_DRIVER, as everywhere in shoal, names another one.
+void* loaded_driver() noexcept {
+  const char* other = std::getenv("SHOAL_CUDA_DRIVER");
+  return ::dlopen(other != nullptr && *other != '\0' ? other : "libcuda.so.1",
+                  RTLD_NOW | RTLD_NOLOAD);
+}
+
+/// Whether the memory is a GPU's.
 bool is_device_memory(const void* data) noexcept {
-  using GetAttribute = int (*)(void* value, int attribute, std::uintptr_t pointer);
+  using GetAttribute = int (*)(void* value, int attribute, std::uint64_t pointer);
   static const auto get = [] {
-    void* driver = ::dlopen("libcuda.so.1", RTLD_NOW | RTLD_NOLOAD);
+    void* driver = loaded_driver();
     return driver == nullptr
                ? nullptr
                : reinterpret_cast<GetAttribute>(::dlsym(driver, "cuPointerGetAttribute"));
@@ -51,11 +61,27 @@ bool is_device_memory(const void* data) noexcept {
          get(&type, kMemoryType, reinterpret_cast<std::uintptr_t>(data)) == 0 && type == kDevice;
 }
 
-/// Decided alike by all ranks: type and kind of memory are theirs all.
-bool is_for_nccl(const Call& call, bool reduces) {
+bool is_on_device(const Call& call) noexcept {
+  return is_device_memory(call.input) || is_device_memory(call.output);
+}
+
+/// Whether NCCL itself has to do it: CUDA memory is not moved between nodes here. Decided alike by
+/// all ranks: type and kind of memory are theirs all.
+bool is_for_nccl(const Call& call) {
   size_of_type(call.type);  // throws for none
-  return (reduces && !can_reduce(call.type)) || is_device_memory(call.input) ||
-         is_device_memory(call.output);
+  return is_on_device(call) && call.comm->comm.nodes() > 1;
+}
+/// Nor is float8 reduced; and what a reduction computes besides, it does on host memory only.
+bool is_for_nccl(const Call& call, ncclRedOp_t op) {
+  const bool computes = op >= ncclNumOps || (op == ncclAvg && is_integer(moved_as(call.type)));
+  return is_for_nccl(call) || !can_reduce(call.type) || (computes && is_on_device(call));
+}
+
+CallOptions options_of(const Call& call) noexcept {
+  CallOptions options;
+  options.on_stream = is_on_device(call);
+  options.stream = options.on_stream ? call.stream : nullptr;
+  return options;
 }
 
 /// The function again, of NCCL itself; `arguments` are all but communicator and stream.
@@ -74,6 +100,7 @@ Operation collective(const Call& call, std::function<Work()> start) {
   Operation operation;
   operation.comm = call.comm;
   operation.start = std::move(start);
+  operation.ends_here = !is_on_device(call);
   return operation;
 }
 
@@ -138,12 +165,12 @@ Operation reduction(const Call& call, ncclRedOp_t op, std::int64_t input_blocks,
 ncclResult_t all_reduce(const Call& call, ncclRedOp_t op) {
   return guarded([&] {
     Communicator comm = checked(call.comm, call.function).comm;
-    if (is_for_nccl(call, true)) {
+    if (is_for_nccl(call, op)) {
       return submit(elsewhere(call, call.input, call.output, call.count, call.type, op));
     }
     submit(reduction(call, op, 1, 1, [=](const void* input, ReduceOp by) mutable {
       return comm.all_reduce({input, {call.bytes()}}, {call.output, {call.bytes()}},
-                             call.elements(), moved_as(call.type), by);
+                             call.elements(), moved_as(call.type), by, options_of(call));
     }));
   });
 }
@@ -151,14 +178,14 @@ ncclResult_t all_reduce(const Call& call, ncclRedOp_t op) {
 ncclResult_t reduce(const Call& call, ncclRedOp_t op, int root) {
   return guarded([&] {
     Communicator comm = checked(call.comm, call.function).comm;
-    if (is_for_nccl(call, true)) {
+    if (is_for_nccl(call, op)) {
       return submit(elsewhere(call, call.input, call.output, call.count, call.type, op, root));
     }
     const bool at_root = comm.rank() == root;
     const Buffer output = at_root ? Buffer{call.output, {call.bytes()}} : Buffer{};
     submit(reduction(call, op, 1, at_root ? 1 : 0, [=](const void* input, ReduceOp by) mutable {
       return comm.reduce({input, {call.bytes()}}, output, call.elements(), moved_as(call.type), by,
-                         root);
+                         root, options_of(call));
     }));
   });
 }
@@ -166,13 +193,13 @@ ncclResult_t reduce(const Call& call, ncclRedOp_t op, int root) {
 ncclResult_t reduce_scatter(const Call& call, ncclRedOp_t op) {
   return guarded([&] {
     Communicator comm = checked(call.comm, call.function).comm;
-    if (is_for_nccl(call, true)) {
+    if (is_for_nccl(call, op)) {
       return submit(elsewhere(call, call.input, call.output, call.count, call.type, op));
     }
     const int ranks = comm.size();
     submit(reduction(call, op, ranks, 1, [=](const void* input, ReduceOp by) mutable {
       return comm.reduce_scatter({input, {call.bytes(ranks)}}, {call.output, {call.bytes()}},
-                                 call.elements(), moved_as(call.type), by);
+                                 call.elements(), moved_as(call.type), by, options_of(call));
     }));
   });
 }
@@ -182,14 +209,14 @@ ncclResult_t reduce_scatter(const Call& call, ncclRedOp_t op) {
 ncclResult_t broadcast(const Call& call, int root) {
   return guarded([&] {
     Communicator comm = checked(call.comm, call.function).comm;
-    if (is_for_nccl(call, false)) {
+    if (is_for_nccl(call)) {
       return submit(elsewhere(call, call.input, call.output, call.count, call.type, root));
     }
     const ConstBuffer input =
         comm.rank() == root ? ConstBuffer{call.input, {call.bytes()}} : ConstBuffer{};
     submit(collective(call, [=]() mutable {
       return comm.broadcast(input, {call.output, {call.bytes()}}, call.elements(),
-                            moved_as(call.type), root);
+                            moved_as(call.type), root, options_of(call));
     }));
   });
 }
@@ -197,12 +224,12 @@ ncclResult_t broadcast(const Call& call, int root) {
 ncclResult_t all_gather(const Call& call) {
   return guarded([&] {
     Communicator comm = checked(call.comm, call.function).comm;
-    if (is_for_nccl(call, false)) {
+    if (is_for_nccl(call)) {
       return submit(elsewhere(call, call.input, call.output, call.count, call.type));
     }
     submit(collective(call, [=]() mutable {
       return comm.all_gather({call.input, {call.bytes()}}, {call.output, {call.bytes(comm.size())}},
-                             call.elements(), moved_as(call.type));
+                             call.elements(), moved_as(call.type), options_of(call));
     }));
   });
 }
@@ -210,13 +237,13 @@ ncclResult_t all_gather(const Call& call) {
 ncclResult_t all_to_all(const Call& call) {
   return guarded([&] {
     Communicator comm = checked(call.comm, call.function).comm;
-    if (is_for_nccl(call, false)) {
+    if (is_for_nccl(call)) {
       return submit(elsewhere(call, call.input, call.output, call.count, call.type));
     }
     submit(collective(call, [=]() mutable {
       const Bytes all{call.bytes(comm.size())};
       return comm.all_to_all({call.input, all}, {call.output, all}, call.elements(),
-                             moved_as(call.type));
+                             moved_as(call.type), options_of(call));
     }));
   });
 }
@@ -224,14 +251,14 @@ ncclResult_t all_to_all(const Call& call) {
 ncclResult_t gather(const Call& call, int root) {
   return guarded([&] {
     Communicator comm = checked(call.comm, call.function).comm;
-    if (is_for_nccl(call, false)) {
+    if (is_for_nccl(call)) {
       return submit(elsewhere(call, call.input, call.output, call.count, call.type, root));
     }
     const Buffer output =
         comm.rank() == root ? Buffer{call.output, {call.bytes(comm.size())}} : Buffer{};
     submit(collective(call, [=]() mutable {
       return comm.gather({call.input, {call.bytes()}}, output, call.elements(), moved_as(call.type),
-                         root);
+                         root, options_of(call));
     }));
   });
 }
@@ -239,14 +266,14 @@ ncclResult_t gather(const Call& call, int root) {
 ncclResult_t scatter(const Call& call, int root) {
   return guarded([&] {
     Communicator comm = checked(call.comm, call.function).comm;
-    if (is_for_nccl(call, false)) {
+    if (is_for_nccl(call)) {
       return submit(elsewhere(call, call.input, call.output, call.count, call.type, root));
     }
     const ConstBuffer input =
         comm.rank() == root ? ConstBuffer{call.input, {call.bytes(comm.size())}} : ConstBuffer{};
     submit(collective(call, [=]() mutable {
       return comm.scatter(input, {call.output, {call.bytes()}}, call.elements(),
-                          moved_as(call.type), root);
+                          moved_as(call.type), root, options_of(call));
     }));
   });
 }
@@ -255,7 +282,7 @@ ncclResult_t scatter(const Call& call, int root) {
 ncclResult_t message(const Call& call, int peer, bool sends) {
   return guarded([&] {
     checked(call.comm, call.function);
-    if (is_for_nccl(call, false)) {
+    if (size_of_type(call.type) > 0 && is_on_device(call)) {  // shoal's messages are of host memory
       const void* data = sends ? call.input : call.output;
       return submit(elsewhere(call, data, call.count, call.type, peer));
     }

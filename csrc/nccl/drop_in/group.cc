@@ -103,7 +103,10 @@ void run(const std::vector<Operation>& operations) {
   for (const Operation& operation : operations) {
     elsewhere |= operation.elsewhere != nullptr;
     if (operation.start == nullptr) continue;
-    first.watch([&] { started.push_back({operation.start(), &operation}); });
+    first.watch([&] {
+      Work work = operation.start();
+      if (operation.ends_here) started.push_back({std::move(work), &operation});
+    });
   }
   if (elsewhere) {
     first.watch([&] {

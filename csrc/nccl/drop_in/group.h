@@ -12,9 +12,10 @@
 
 namespace shoal::nccl {
 
-/// One call that moves data. Host memory: it is over when its group has ended.
+/// One call that moves data.
 struct Operation {
   ncclComm* comm = nullptr;
+  bool ends_here = true;            ///< when its group ends; else a stream goes on with it
   std::function<Work()> start;      ///< of a collective
   std::optional<Message> message;   ///< or a message
   std::function<void()> elsewhere;  ///< or it is NCCL's own to do

@@ -1,6 +1,8 @@
 // A program of somebody who uses NCCL: written against NCCL's own header, with buffers in host
 // memory, which only shoal's libnccl.so.2 moves. program MODE FILE: FILE is where rank 0 leaves the
 // unique id.
+#include <cuda.h>
+#include <dlfcn.h>
 #include <nccl.h>
 #include <signal.h>
 #include <unistd.h>
@@ -313,6 +315,53 @@ void killed(const Rank& me) {
   NCCL(ncclCommAbort(me.comm));
 }
 
+// A driver of CUDA's interface, found at run time.
+struct Driver {
+  void* library = ::dlopen(std::getenv("SHOAL_CUDA_DRIVER"), RTLD_NOW);
+
+  template <class... Arguments>
+  void operator()(const char* name, Arguments... arguments) const {
+    const auto function = reinterpret_cast<CUresult (*)(Arguments...)>(::dlsym(library, name));
+    REQUIRE(function != nullptr && function(arguments...) == CUDA_SUCCESS);
+  }
+};
+
+// CUDA memory of the program's own and a stream: the collective is an operation of that.
+void on_device(const Rank& me) {
+  constexpr size_t kCount = 5000, kBytes = kCount * sizeof(float);
+  const Driver cuda;
+  CUcontext context;
+  CUstream stream;
+  CUdeviceptr x, y;
+  cuda("cuInit", 0u);
+  cuda("cuDevicePrimaryCtxRetain", &context, 0);
+  cuda("cuCtxPushCurrent_v2", context);
+  cuda("cuStreamCreate", &stream, static_cast<unsigned>(CU_STREAM_NON_BLOCKING));
+  cuda("cuMemAlloc_v2", &x, kBytes);
+  cuda("cuMemAlloc_v2", &y, kBytes);
+  const auto type = ncclFloat32;
+  void *send = reinterpret_cast<void*>(x), *receive = reinterpret_cast<void*>(y);
+  std::vector<float> in, out(kCount);
+  for (int round = 0; round < 3; ++round) {
+    in = input<float>(me.rank + round, kCount);
+    cuda("cuMemcpyHtoDAsync_v2", x, static_cast<const void*>(in.data()), kBytes, stream);
+    NCCL(ncclGroupStart());
+    NCCL(ncclAllReduce(send, receive, kCount, type, ncclSum, me.comm, stream));
+    NCCL(ncclBroadcast(receive, receive, kCount, type, 0, me.comm, stream));
+    NCCL(ncclGroupEnd());
+    cuda("cuMemcpyDtoHAsync_v2", static_cast<void*>(out.data()), y, kBytes, stream);
+    cuda("cuStreamSynchronize", stream);
+    for (size_t i = 0; i < kCount; ++i) {
+      REQUIRE(out[i] == reduced<float>(ncclSum, me.size, i + round));
+    }
+  }
+  // Messages of CUDA memory are NCCL's, and it is not there.
+  REQUIRE(ncclSend(send, 1, type, 0, me.comm, stream) == ncclInvalidUsage);
+  REQUIRE(std::strstr(ncclGetLastError(nullptr), "ncclSend") != nullptr);
+  cuda("cuMemFree_v2", x);
+  cuda("cuMemFree_v2", y);
+}
+
 // What shoal does not do, with NCCL itself at hand, or without.
 void other(const Rank& me) {
   uint8_t x = 0x38, y = 0;
@@ -347,6 +396,8 @@ int main(int argc, char** argv) {
     }
     if (mode == "other") {
       other(me);
+    } else if (mode == "device") {
+      on_device(me);
     } else {
       everything(me);
     }

@@ -16,6 +16,7 @@ import pytest
 from tests.python.conftest import run_to_an_end
 
 HERE = pathlib.Path(__file__).parent
+BUILD = pathlib.Path(os.environ.get("SHOAL_TEST_BUILD") or HERE.parents[2] / "build" / "release")
 LIMIT_S = 60
 
 
@@ -97,6 +98,18 @@ def test_every_function_means_what_nccl_says(
 
 def test_ranks_of_one_thread(nccl: Nccl, tmp_path: pathlib.Path) -> None:
     assert nccl.run(tmp_path, "thread", 1) == "right\n"
+
+
+# Over the stand-in for CUDA's driver.
+def test_cuda_memory_on_a_stream(nccl: Nccl, tmp_path: pathlib.Path) -> None:
+    driver = BUILD / "tests/fake_cuda/libcuda_fake.so"
+    if not driver.exists():
+        pytest.skip(f"no {driver}: it is built with the C++ tests, where cuda.h is")
+    out = nccl.run(
+        tmp_path, "device", 3, SHOAL_CUDA_DRIVER=str(driver),
+        FAKE_CUDA_KERNELS=str(BUILD / "tests/cuda/libshoal_cuda_kernels_host.so"),
+    )  # fmt: skip
+    assert out.count("right") == 3
 
 
 def test_a_killed_rank_is_named(nccl: Nccl, tmp_path: pathlib.Path) -> None:
