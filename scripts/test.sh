@@ -4,7 +4,7 @@
 set -uo pipefail
 cd "$(dirname "$0")/.."
 
-readonly stages=(test-cpp test-python test-trace test-torch test-rdma test-asan test-tsan lint)
+readonly stages=(test-cpp test-python test-trace test-torch test-gpu test-rdma test-asan test-tsan lint)
 lines=()
 status=0
 

@@ -1,9 +1,19 @@
 #include "bootstrap/auth.h"
 
+#include <sys/random.h>
+#ifdef SHOAL_DECLARES_OPENSSL  // its library is there, its headers are not: CMakeLists.txt
+extern "C" {
+struct evp_md_st;
+const evp_md_st* EVP_sha256();
+unsigned char* HMAC(const evp_md_st* hash, const void* key, int key_bytes, const unsigned char* data,
+                    unsigned long data_bytes, unsigned char* digest, unsigned int* digest_bytes);
+int CRYPTO_memcmp(const void* a, const void* b, unsigned long bytes);
+}
+#else
 #include <openssl/crypto.h>
 #include <openssl/evp.h>
 #include <openssl/hmac.h>
-#include <sys/random.h>
+#endif
 
 #include <cerrno>
 #include <cstring>
