@@ -27,7 +27,7 @@ WITH_CXX = CXX="$$(scripts/find-cxx.sh)"
 CONFIGURE = $(WITH_CXX) cmake --log-level=WARNING
 CTEST = ctest --no-tests=error --timeout 300 -j $(JOBS)
 
-.PHONY: help demo test bench bench-quick bench-torch bench-tracer build package baseline format lint clean \
+.PHONY: help demo test bench bench-quick bench-torch bench-tracer bench-gpu build package baseline format lint clean \
   test-cpp test-python test-trace test-torch test-torch-full test-rdma test-rdma-full test-asan test-tsan test-gpu
 
 help: ## this list
@@ -105,7 +105,10 @@ test-torch-full: package $(VENV)/.ready-for-test ## torch's own suites, all of t
 
 # Builds what it needs in build/gpu, with no package and no network; says "skipped: no GPU" where there is none.
 test-gpu: ## collectives on CUDA memory on a GPU, beside the host's
-	scripts/test-gpu.sh
+	scripts/gpu.sh test
+
+bench-gpu: ## all_reduce of CUDA memory on a GPU beside gloo and NCCL, 8 minutes
+	scripts/gpu.sh bench
 
 # In a virtual machine with RDMA devices in software (docs/rdma.md); skipped where there can be none.
 test-rdma: package $(VENV)/.ready-for-rdma build ## UCX over verbs: transports, collectives, faults, limits

@@ -12,7 +12,7 @@ if(NOT pybind11_DIR)
 endif()
 find_package(pybind11 3.0 CONFIG)
 if(NOT pybind11_FOUND)
-  # torch carries the headers: enough where there is no package index (scripts/test-gpu.sh).
+  # torch carries the headers: enough where there is no package index (scripts/gpu.sh).
   execute_process(COMMAND ${Python_EXECUTABLE} -c
                           "import importlib.util as u; print(u.find_spec('torch').submodule_search_locations[0])"
                   OUTPUT_VARIABLE torch_directory OUTPUT_STRIP_TRAILING_WHITESPACE ERROR_QUIET)

@@ -384,7 +384,9 @@ PoolBlock Communicator::allocate(Bytes bytes, std::int64_t alignment) {
 }
 
 PoolStatistics Communicator::pool() const noexcept {
-  if (impl_->context->in_its_process()) impl_->context->leases().reap();
+  // In a forked child the pool may be locked for ever, by a thread that is not there.
+  if (!impl_->context->in_its_process()) return {};
+  impl_->context->leases().reap();
   const memory::PoolUse use = impl_->context->pool().use();
   return {{use.used_bytes}, {use.committed_bytes}, {use.peak_bytes}, {use.limit_bytes}, use.blocks};
 }

@@ -41,6 +41,7 @@ class Run final : public Task {
   /// first polls never asks what time it is.
   void set_begin(std::int64_t now_ns) noexcept;
   bool poll(std::int64_t now_ns) noexcept override;
+  void look() noexcept override { group_->check(this); }
   void recycle() noexcept override;
   [[nodiscard]] bool waits_for_network() const noexcept override;
 

@@ -369,6 +369,7 @@ class SHOAL_API Communicator {
 
   /// Throws OutOfMemory that says what was asked, the limit, and how to raise it.
   [[nodiscard]] PoolBlock allocate(Bytes bytes, std::int64_t alignment = 64);
+  /// In a forked child, which cannot allocate either, all zero.
   [[nodiscard]] PoolStatistics pool() const noexcept;
   /// CUDA memory. The first call loads the CUDA module and driver, chooses the device (`device`; if
   /// that is -1: SHOAL_CUDA_DEVICE, the current context's, or local rank modulo devices), and waits

@@ -1,5 +1,6 @@
 #!/bin/bash
-# Collectives on CUDA memory, on a GPU, beside the same ones on host memory: `make test-gpu`.
+# gpu.sh test|bench: CUDA memory on a GPU (`make test-gpu`, `make bench-gpu`). Collectives beside the same ones on host
+# memory, bit for bit; or all_reduce beside gloo's and NCCL's, and over its floor.
 #
 # Needs nvcc, g++, CMake >= 3.22 and a Python with PyTorch, whose pybind11 serves, and no package or network:
 # what else is installed (UCX, GoogleTest, pybind11, OpenSSL's headers) is not looked at, so that it is the same build
@@ -8,7 +9,12 @@
 set -euo pipefail
 cd "$(dirname "$0")/.."
 python=${PYTHON:-$([ -x .venv/bin/python ] && echo "$PWD/.venv/bin/python" || command -v python3)}
-readonly python limit_s=480 package=build/gpu/python stand_in=$PWD/build/release/tests
+readonly what=${1:-} python package=build/gpu/python stand_in=$PWD/build/release/tests
+case $what in
+  test) readonly limit_s=480 ;;
+  bench) readonly limit_s=460 ;;
+  *) echo "usage: scripts/gpu.sh test|bench" >&2; exit 2 ;;
+esac
 
 build() {
   local ignored=() name
@@ -22,29 +28,33 @@ build() {
   cmake --install build/gpu --component python --prefix $package/shoal >/dev/null
 }
 
-# collectives RANKS [--quick]
-collectives() {
-  local ranks=$1
-  shift
-  PYTHONPATH=$package timeout $limit_s "$python" -m shoal.cli run -n "$ranks" "$python" tests/gpu/collectives.py "$@"
-}
+run() { PYTHONPATH=$package:$PWD timeout "$limit_s" "$python" -m "$@"; }
+collectives() { run shoal.cli run -n "$1" "$python" tests/gpu/collectives.py "${@:2}"; }   # RANKS [--quick]
 
 if nvidia-smi -L 2>/dev/null; then
   build
-  for ranks in 1 2 4; do collectives $ranks; done
+  case $what in
+    test) for ranks in 1 2 4; do collectives $ranks; done ;;
+    bench) run benchmarks.gpu ;;
+  esac
   exit
 fi
 
-command -v nvcc >/dev/null || { echo "test-gpu: skipped: no GPU (nvidia-smi finds none), and no nvcc to build with"; exit; }
+skipped="$what-gpu: skipped: no GPU (nvidia-smi finds none)"
+command -v nvcc >/dev/null || { echo "$skipped, and no nvcc to build with"; exit; }
 build
 ran="none (make test-cpp builds the stand-in driver)"
 if [[ -f $stand_in/fake_cuda/libcuda_fake.so ]]; then
   export SHOAL_CUDA_DRIVER=$stand_in/fake_cuda/libcuda_fake.so
   export FAKE_CUDA_KERNELS=$stand_in/cuda/libshoal_cuda_kernels_host.so
-  collectives 3 --quick
+  export SHOAL_CUDA_DEVICE=0   # shared by all ranks, as one GPU would be
+  case $what in
+    test) collectives 3 --quick ;;
+    bench) run benchmarks.gpu --try --ranks 1 2 >/dev/null ;;
+  esac
   programs=$(cd build/release && ctest -N -R '^cuda_' | sed -n 's/^Total Tests: //p')
-  ran="the program above, and with make test: $programs programs of ctest -R '^cuda_', tests/python/test_cuda_*.py"
+  ran="its program, once; and with make test: $programs programs of ctest -R '^cuda_', tests/python/test_cuda_*.py"
 fi
-echo "test-gpu: skipped: no GPU (nvidia-smi finds none). Built all the same, in build/gpu."
-echo "test-gpu: over the stand-in driver ran instead: $ran"
-echo "test-gpu: on a machine with a GPU: make test-gpu, or PYTHON=/path/to/python scripts/test-gpu.sh"
+echo "$skipped. Built all the same, in build/gpu."
+echo "$what-gpu: over the stand-in driver ran instead: $ran"
+echo "$what-gpu: on a machine with a GPU: make $what-gpu, or PYTHON=/path/to/python scripts/gpu.sh $what"

@@ -1,0 +1,59 @@
+"""The few calls of CUDA's driver that a benchmark needs, by ctypes: no package is asked for.
+
+SHOAL_CUDA_DRIVER names another library, as everywhere in shoal: over the stand-in (tests/fake_cuda)
+the benchmark can be tried where no GPU is. Its times say nothing then.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+from typing import Any
+
+_NON_BLOCKING = 1
+_CAPTURE_THREAD_LOCAL = 1
+
+
+class Driver:
+    """One device's primary context, current in the thread that makes this."""
+
+    def __init__(self, device: int) -> None:
+        self._library = ctypes.CDLL(os.environ.get("SHOAL_CUDA_DRIVER") or "libcuda.so.1")
+        context = ctypes.c_void_p()
+        self("cuInit", 0)
+        self("cuDevicePrimaryCtxRetain", ctypes.byref(context), device)
+        self("cuCtxPushCurrent_v2", context)
+
+    def __call__(self, name: str, *arguments: Any) -> None:
+        code = getattr(self._library, name)(*arguments)
+        if code != 0:
+            raise RuntimeError(f"{name}: CUDA error {code}")
+
+    def stream(self) -> int:
+        handle = ctypes.c_void_p()
+        self("cuStreamCreate", ctypes.byref(handle), _NON_BLOCKING)
+        assert handle.value is not None
+        return handle.value
+
+    def synchronize(self, stream: int) -> None:
+        self("cuStreamSynchronize", ctypes.c_void_p(stream))
+
+    def copy(self, target: int, source: int, count: int, stream: int) -> None:
+        self(
+            "cuMemcpyDtoDAsync_v2", ctypes.c_uint64(target), ctypes.c_uint64(source),
+            ctypes.c_size_t(count), ctypes.c_void_p(stream),
+        )  # fmt: skip
+
+    def begin_capture(self, stream: int) -> None:
+        self("cuStreamBeginCapture_v2", ctypes.c_void_p(stream), _CAPTURE_THREAD_LOCAL)
+
+    def end_capture(self, stream: int) -> ctypes.c_void_p:
+        """What was captured, ready to be launched."""
+        graph, ready = ctypes.c_void_p(), ctypes.c_void_p()
+        self("cuStreamEndCapture", ctypes.c_void_p(stream), ctypes.byref(graph))
+        self("cuGraphInstantiateWithFlags", ctypes.byref(ready), graph, ctypes.c_ulonglong(0))
+        self("cuGraphDestroy", graph)
+        return ready
+
+    def launch(self, graph: ctypes.c_void_p, stream: int) -> None:
+        self("cuGraphLaunch", graph, ctypes.c_void_p(stream))
