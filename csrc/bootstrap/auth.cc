@@ -5,8 +5,9 @@
 extern "C" {
 struct evp_md_st;
 const evp_md_st* EVP_sha256();
-unsigned char* HMAC(const evp_md_st* hash, const void* key, int key_bytes, const unsigned char* data,
-                    unsigned long data_bytes, unsigned char* digest, unsigned int* digest_bytes);
+unsigned char* HMAC(const evp_md_st* hash, const void* key, int key_bytes,
+                    const unsigned char* data, unsigned long data_bytes, unsigned char* digest,
+                    unsigned int* digest_bytes);
 int CRYPTO_memcmp(const void* a, const void* b, unsigned long bytes);
 }
 #else

@@ -153,7 +153,7 @@ void Engine::synchronised(const std::function<void()>& action) {
 
 void Engine::tick() noexcept {
   const std::unique_lock lock(turn_, std::try_to_lock);
-  if (!lock.owns_lock()) return;  // whoever has it looks at the same things
+  if (!lock.owns_lock()) return;            // whoever has it looks at the same things
   for (Task* task : active_) task->look();  // first, so that the error names what was under way
   for (Group* group : groups_) group->check(nullptr);
 }

@@ -21,7 +21,8 @@ class Task {
   /// Goes as far as it can without waiting. `now_ns` is 0 in rounds that do not look at the clock.
   /// True if anything moved.
   virtual bool poll(std::int64_t now_ns) noexcept = 0;
-  /// Ends its communicator if an error is there to be seen, which is then its error; does not go on.
+  /// Ends its communicator if an error is there to be seen, which is then its error; does not go
+  /// on.
   virtual void look() noexcept {}
   /// Back to its pool.
   virtual void recycle() noexcept = 0;

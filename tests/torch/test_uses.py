@@ -90,7 +90,7 @@ def test_forked_workers_of_a_data_loader(launch: Launcher) -> None:
                 assert total == 64 * 63 / 2, total
             assert shoal.torch.in_pool(torch.empty(10_000))
             pid = os.fork()
-            if pid == 0:  # the pool is the parent's, and one of its threads might have held its lock
+            if pid == 0:  # the pool is the parent's; one of its threads may have held its lock
                 os._exit(1 if shoal.torch.in_pool(torch.empty(10_000)) else 0)
             assert os.waitpid(pid, 0)[1] == 0
         # A child that ends with all that runs at exit; faulthandler's timer would keep it from it.
