@@ -15,6 +15,7 @@
 
 #include "bootstrap/auth.h"
 #include "bootstrap/socket.h"
+#include "core/environment.h"
 #include "core/fd.h"
 #include "shoal/error.h"
 
@@ -84,11 +85,6 @@ std::string read_fd_once(const std::string& number) {
   return kept[number] = read_all(owned.get(), "SHOAL_SECRET_FD " + number);
 }
 
-std::string value_of(const char* name) {
-  const char* value = std::getenv(name);
-  return value == nullptr ? std::string() : value;
-}
-
 // Makes the last two levels of `path`; the last one must be private.
 bool make_private_directory(const std::string& parent, const std::string& path) {
   ::mkdir(parent.c_str(), 0700);
@@ -98,9 +94,9 @@ bool make_private_directory(const std::string& parent, const std::string& path) 
 }
 
 std::optional<std::string> key_directory() {
-  std::string cache = value_of("XDG_CACHE_HOME");
-  if (cache.empty() && !value_of("HOME").empty()) cache = value_of("HOME") + "/.cache";
-  for (const std::string& parent : {cache, value_of("XDG_RUNTIME_DIR")}) {
+  std::string cache = environment("XDG_CACHE_HOME");
+  if (cache.empty() && !environment("HOME").empty()) cache = environment("HOME") + "/.cache";
+  for (const std::string& parent : {cache, environment("XDG_RUNTIME_DIR")}) {
     if (!parent.empty() && make_private_directory(parent, parent + "/shoal") &&
         ::access((parent + "/shoal").c_str(), W_OK) == 0) {
       return parent + "/shoal";
@@ -131,9 +127,9 @@ void make_key(const std::string& path) {
 }  // namespace
 
 std::string secret_from_environment() {
-  if (const std::string fd = value_of("SHOAL_SECRET_FD"); !fd.empty()) return read_fd_once(fd);
-  if (const std::string text = value_of("SHOAL_SECRET"); !text.empty()) return text;
-  if (const std::string path = value_of("SHOAL_SECRET_FILE"); !path.empty()) {
+  if (const std::string fd = environment("SHOAL_SECRET_FD"); !fd.empty()) return read_fd_once(fd);
+  if (const std::string text = environment("SHOAL_SECRET"); !text.empty()) return text;
+  if (const std::string path = environment("SHOAL_SECRET_FILE"); !path.empty()) {
     return read_private_file(path);
   }
   return {};

@@ -6,17 +6,13 @@
 #include <cstdlib>
 #include <system_error>
 
+#include "core/environment.h"
 #include "shoal/error.h"
 #include "transport/rail/wire.h"
 
 namespace shoal::comm {
 
 namespace {
-
-std::string variable(const char* name) {
-  const char* value = std::getenv(name);
-  return value == nullptr ? "" : value;
-}
 
 /// `list`: "mlx5_0:1,mlx5_1:1".
 bool is_in(const std::string& list, const std::string& name) {
@@ -39,7 +35,7 @@ std::size_t rail_limit(const std::string& text) {
 }  // namespace
 
 RailWishes rail_wishes() {
-  return {variable("SHOAL_RAILS"), variable("UCX_NET_DEVICES"), variable("UCX_TLS")};
+  return {environment("SHOAL_RAILS"), environment("UCX_NET_DEVICES"), environment("UCX_TLS")};
 }
 
 RailChoice choose_rails(const std::vector<transport::RdmaPort>& found, const RailWishes& wishes) {

@@ -81,7 +81,6 @@ struct Survey {
 
 // What libshoal_cuda.so exports; they throw Error.
 inline constexpr int kModuleAbi = 1;
-using AbiFunction = int (*)();
 using SurveyFunction = void (*)(Survey& survey);
 using CreateFunction = DeviceMemory* (*)(const MemoryOptions& options, const Interrupt& interrupt);
 

@@ -2,9 +2,10 @@
 
 #include <dlfcn.h>
 
-#include <cstdlib>
 #include <mutex>
 #include <vector>
+
+#include "core/environment.h"
 
 namespace shoal::cuda {
 namespace {
@@ -110,8 +111,8 @@ std::string version_text(int version) {
 }
 
 std::string library_name() {
-  const char* named = std::getenv("SHOAL_CUDA_DRIVER");
-  return named != nullptr && *named != '\0' ? named : "libcuda.so.1";
+  const std::string named = environment("SHOAL_CUDA_DRIVER");
+  return named.empty() ? "libcuda.so.1" : named;
 }
 
 std::string path_of(void* symbol, const std::string& otherwise) {

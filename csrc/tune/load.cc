@@ -5,6 +5,7 @@
 #include <cstring>
 #include <fstream>
 
+#include "core/environment.h"
 #include "shoal/error.h"
 #include "tune/text.h"
 
@@ -14,11 +15,6 @@ namespace {
 
 /// A table of every collective at 20 sizes and 100 shapes.
 constexpr std::streamsize kMostBytes = 1 << 20;
-
-std::string variable(const char* name) {
-  const char* value = std::getenv(name);
-  return value == nullptr ? "" : value;
-}
 
 [[noreturn]] void refuse(const std::string& path, const std::string& what) {
   throw Error(ErrorCode::kInvalidArgument,
@@ -47,10 +43,10 @@ bool read(const std::string& path, std::string& text) {
 }  // namespace
 
 std::string usual_path() {
-  if (std::string named = variable("SHOAL_TUNING_FILE"); !named.empty()) return named;
-  const std::string config = variable("XDG_CONFIG_HOME");
+  if (std::string named = environment("SHOAL_TUNING_FILE"); !named.empty()) return named;
+  const std::string config = environment("XDG_CONFIG_HOME");
   if (!config.empty()) return config + "/shoal/tuning";
-  const std::string home = variable("HOME");
+  const std::string home = environment("HOME");
   return home.empty() ? "" : home + "/.config/shoal/tuning";
 }
 
@@ -59,7 +55,7 @@ Table load(const std::string& chosen) {
   if (path.empty() || path == kNoTable) return {};
   std::string text;
   if (read(path, text)) return parse(text, path);
-  if (chosen.empty() && variable("SHOAL_TUNING_FILE").empty()) return {};
+  if (chosen.empty() && environment("SHOAL_TUNING_FILE").empty()) return {};
   refuse(path, "there is no such file");
 }
 

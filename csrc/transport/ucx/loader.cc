@@ -9,6 +9,8 @@
 #include <system_error>
 #include <utility>
 
+#include "core/environment.h"
+#include "core/module.h"
 #include "shoal/error.h"
 
 namespace shoal::transport::ucx {
@@ -37,25 +39,12 @@ class Default {
   bool ours_;
 };
 
-/// Directory of the shared object (or program) that holds `address`.
-fs::path directory_of(const void* address) {
-  Dl_info info{};
-  if (::dladdr(address, &info) == 0 || info.dli_fname == nullptr) return {};
-  std::error_code ignored;
-  return fs::weakly_canonical(info.dli_fname, ignored).parent_path();
-}
-
 fs::path our_directory() { return directory_of(reinterpret_cast<const void*>(&find_ucx)); }
 
 struct Candidate {
   fs::path directory;  ///< empty: the dynamic linker's search
   std::string why;
 };
-
-std::string variable(const char* name) {
-  const char* value = std::getenv(name);
-  return value != nullptr ? value : "";
-}
 
 /// Where the wheel may be: where the caller has found it, and beside our own library.
 std::vector<fs::path> wheel_directories(const UcxSearch& search) {
@@ -69,7 +58,7 @@ std::vector<fs::path> wheel_directories(const UcxSearch& search) {
 }
 
 std::vector<Candidate> candidates(const UcxSearch& search) {
-  if (const std::string named = variable("SHOAL_UCX_DIR"); !named.empty()) {
+  if (const std::string named = environment("SHOAL_UCX_DIR"); !named.empty()) {
     return {{named, "named by SHOAL_UCX_DIR"}};
   }
   std::vector<Candidate> list;
@@ -157,32 +146,12 @@ UcxFound load(const UcxSearch& search) {
   return {.reason = "no UCX was found (" + trouble + "): " + kHowToInstall};
 }
 
-fs::path module_path(const UcxSearch& search) {
-  if (!search.module.empty()) return search.module;
-  if (std::string named = variable("SHOAL_UCX_MODULE"); !named.empty()) return named;
-  std::error_code ignored;
-  const fs::path inside = our_directory() / "shoal" / "libshoal_ucx.so";
-  return fs::exists(inside, ignored) ? inside : our_directory() / "libshoal_ucx.so";
-}
-
 /// libshoal_ucx.so's create function. It names libucp.so.0 and libucs.so.0 as what it needs, and
 /// the dynamic linker takes those that find_ucx() has loaded.
 CreateFunction load_module(const UcxSearch& search) {
-  const std::string path = module_path(search).string();
-  void* module = ::dlopen(path.c_str(), RTLD_NOW | RTLD_LOCAL);
-  if (module == nullptr) {
-    throw Error(ErrorCode::kMissingLibrary,
-                std::string("ucx: cannot load shoal's UCX module: ") + ::dlerror() +
-                    "; it is built where UCX headers are found (SHOAL_UCX=ON); a path can be named "
-                    "in SHOAL_UCX_MODULE");
-  }
-  const auto abi = reinterpret_cast<AbiFunction>(::dlsym(module, "shoal_ucx_abi_version"));
-  const auto create = reinterpret_cast<CreateFunction>(::dlsym(module, "shoal_ucx_create"));
-  if (abi == nullptr || create == nullptr || abi() != kModuleAbi) {
-    throw Error(ErrorCode::kMissingLibrary,
-                "ucx: " + path + " is of another build of shoal; install both together");
-  }
-  return create;
+  const Module module({"ucx", "UCX", "UCX headers are found (SHOAL_UCX=ON)", kModuleAbi},
+                      search.module);
+  return module.function<CreateFunction>("shoal_ucx_create");
 }
 
 }  // namespace

@@ -46,6 +46,5 @@ inline constexpr int kModuleAbi = 6;
 /// nullptr: `error` says why.
 using CreateFunction = UcxTransport* (*)(const UcxOptions& options, char* error,
                                          std::size_t error_bytes);
-using AbiFunction = int (*)();
 
 }  // namespace shoal::transport::ucx
