@@ -99,8 +99,7 @@ std::string Connection::who() const {
   return peer_ + " by " + device_ + " over " + network_->describe();
 }
 
-// --- requests
-// --------------------------------------------------------------------------------------
+// --- requests -----------------------------------------------------------------------------------
 
 Request* Connection::take_request(int count) noexcept {
   if (unposted_ != nullptr || under_way_ >= kMaxUnderWay) return nullptr;
@@ -220,8 +219,7 @@ abi::Result Connection::test_locked(Request& request, int* done, int* bytes) noe
   return failed != nullptr ? fail(request, *failed) : look_after(request, moved);
 }
 
-// --- failures
-// --------------------------------------------------------------------------------------
+// --- failures -----------------------------------------------------------------------------------
 
 abi::Result Connection::look_after(const Request& request, bool moved) noexcept {
   const std::int64_t now = now_ns();
@@ -294,8 +292,7 @@ void Connection::end_all() noexcept {
   }
 }
 
-// --- between NCCL's calls
-// --------------------------------------------------------------------------
+// --- between NCCL's calls -----------------------------------------------------------------------
 
 /// TCP's messages are the kernel's when they are done.
 void Connection::needs_nudges() noexcept {
@@ -314,8 +311,7 @@ bool Connection::nudge() noexcept {
   return now_ns() < nudge_until_ns_;
 }
 
-// --- memory
-// ----------------------------------------------------------------------------------------
+// --- memory -------------------------------------------------------------------------------------
 
 RegisteredMemory* Connection::register_memory(void* data, std::size_t bytes, int type) {
   if (type != abi::kPointerHost) {

@@ -70,8 +70,7 @@ void Control::end(int error) noexcept {
   ended_ns_.store(now_ns(), std::memory_order_release);  // pairs with ended_ns()
 }
 
-// --- the thread
-// ------------------------------------------------------------------------------------
+// --- the thread ---------------------------------------------------------------------------------
 
 namespace {
 std::mutex watcher_mutex;  // that there is one thread

@@ -40,8 +40,7 @@ inline constexpr std::uintptr_t kCompletionIsOptional = 0x1;
 inline constexpr int kUndefined = -1;
 inline constexpr std::size_t kMaxMessageBytes = std::size_t{1} << 40;  ///< NCCL takes no more
 
-// --- properties
-// ------------------------------------------------------------------------------------
+// --- properties ---------------------------------------------------------------------------------
 
 template <int kDevices>
 struct MergedDevice {
@@ -154,8 +153,7 @@ struct CommConfig {
 struct DeviceHandle;  ///< of offload, which we do not have
 struct NetAttributes;
 
-// --- tables
-// ----------------------------------------------------------------------------------------
+// --- tables -------------------------------------------------------------------------------------
 
 using InitV6 = Result (*)(Logger);
 using InitV10 = Result (*)(Logger, Profiler);

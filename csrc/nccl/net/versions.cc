@@ -22,8 +22,7 @@ constexpr int kMaxConnections = 1 << 16;
 
 Connection& connection(void* comm) { return *static_cast<Connection*>(comm); }
 
-// --- starting
-// --------------------------------------------------------------------------------------
+// --- starting -----------------------------------------------------------------------------------
 
 Result init(Logger logger) {
   return guarded([&] { Plugin::instance().init(logger, nullptr); });
@@ -37,8 +36,7 @@ Result init_communicator(void** context, std::uint64_t, CommConfig* config, Logg
 }
 Result finalize(void*) { return kSuccess; }
 
-// --- devices
-// ---------------------------------------------------------------------------------------
+// --- devices ------------------------------------------------------------------------------------
 
 Result devices(int* count) {
   *count = Plugin::instance().devices();
@@ -96,8 +94,7 @@ Result make_v_device(int* number, Merged* merged) {
   });
 }
 
-// --- connecting
-// ------------------------------------------------------------------------------------
+// --- connecting ---------------------------------------------------------------------------------
 
 Result listen(int device, void* handle, void** listener) {
   *listener = nullptr;
@@ -136,8 +133,7 @@ Result close_listen(void* listener) {
   return guarded([&] { delete static_cast<Listener*>(listener); });
 }
 
-// --- memory
-// ----------------------------------------------------------------------------------------
+// --- memory -------------------------------------------------------------------------------------
 
 Result reg_mr(void* comm, void* data, std::size_t bytes, int type, void** memory) {
   *memory = nullptr;
@@ -156,8 +152,7 @@ Result dereg_mr(void* comm, void* memory) {
       [&] { connection(comm).deregister_memory(static_cast<RegisteredMemory*>(memory)); });
 }
 
-// --- moving
-// ----------------------------------------------------------------------------------------
+// --- moving -------------------------------------------------------------------------------------
 
 Result isend(void* comm, void* data, std::size_t bytes, int tag, void*, void** request) {
   return connection(comm).send(data, bytes, tag, request);
@@ -207,6 +202,37 @@ Result test(void* request, int* done, int* bytes) {
   return Connection::test(*static_cast<Request*>(request), done, bytes);
 }
 
+/// A version's table: what is given here is what versions differ in. What a version has not is not
+/// in its table, and NCCL finds no function where one is left out.
+template <class Table, class Properties>
+constexpr Table table(decltype(Table::init) init_, decltype(Table::listen) listen_,
+                      decltype(Table::connect) connect_, decltype(Table::accept) accept_,
+                      decltype(Table::reg_mr) register_, decltype(Table::isend) send_,
+                      decltype(Table::irecv) receive_) {
+  Table t{};
+  t.name = kName;
+  t.init = init_;
+  t.devices = devices;
+  t.get_properties = get_properties<Properties>;
+  t.listen = listen_;
+  t.connect = connect_;
+  t.accept = accept_;
+  t.reg_mr = register_;
+  t.reg_mr_dma_buf = reg_mr_dma_buf;
+  t.dereg_mr = dereg_mr;
+  t.isend = send_;
+  t.irecv = receive_;
+  t.iflush = iflush;
+  t.test = test;
+  t.close_send = t.close_recv = close_connection;
+  t.close_listen = close_listen;
+  if constexpr (requires { t.make_v_device; }) {
+    t.make_v_device = make_v_device<decltype(Properties{}.merged)>;
+  }
+  if constexpr (requires { t.finalize; }) t.finalize = finalize;
+  return t;
+}
+
 }  // namespace
 }  // namespace shoal::nccl
 
@@ -214,135 +240,17 @@ Result test(void* request, int* done, int* bytes) {
 
 using namespace shoal::nccl;  // NOLINT: the tables below are one page of names
 
-SHOAL_NCCL_EXPORT const abi::NetV6 ncclNetPlugin_v6 = {
-    .name = kName,
-    .init = init,
-    .devices = devices,
-    .get_properties = get_properties<abi::PropertiesV6>,
-    .listen = listen,
-    .connect = connect,
-    .accept = accept,
-    .reg_mr = reg_mr_v6,
-    .reg_mr_dma_buf = reg_mr_dma_buf,
-    .dereg_mr = dereg_mr,
-    .isend = isend_v6,
-    .irecv = irecv_v6,
-    .iflush = iflush,
-    .test = test,
-    .close_send = close_connection,
-    .close_recv = close_connection,
-    .close_listen = close_listen,
-};
-
-SHOAL_NCCL_EXPORT const abi::NetV7 ncclNetPlugin_v7 = {
-    .name = kName,
-    .init = init,
-    .devices = devices,
-    .get_properties = get_properties<abi::PropertiesV7>,
-    .listen = listen,
-    .connect = connect_v7,
-    .accept = accept_v7,
-    .reg_mr = reg_mr_v6,
-    .reg_mr_dma_buf = reg_mr_dma_buf,
-    .dereg_mr = dereg_mr,
-    .isend = isend_v6,
-    .irecv = irecv_v6,
-    .iflush = iflush,
-    .test = test,
-    .close_send = close_connection,
-    .close_recv = close_connection,
-    .close_listen = close_listen,
-};
-
-SHOAL_NCCL_EXPORT const abi::NetV8 ncclNetPlugin_v8 = {
-    .name = kName,
-    .init = init,
-    .devices = devices,
-    .get_properties = get_properties<abi::PropertiesV8>,
-    .listen = listen,
-    .connect = connect_v7,
-    .accept = accept_v7,
-    .reg_mr = reg_mr,
-    .reg_mr_dma_buf = reg_mr_dma_buf,
-    .dereg_mr = dereg_mr,
-    .isend = isend_v6,
-    .irecv = irecv_v6,
-    .iflush = iflush,
-    .test = test,
-    .close_send = close_connection,
-    .close_recv = close_connection,
-    .close_listen = close_listen,
-};
-
-SHOAL_NCCL_EXPORT const abi::NetV9 ncclNetPlugin_v9 = {
-    .name = kName,
-    .init = init,
-    .devices = devices,
-    .get_properties = get_properties<abi::PropertiesV9>,
-    .listen = listen,
-    .connect = connect_v7,
-    .accept = accept_v7,
-    .reg_mr = reg_mr,
-    .reg_mr_dma_buf = reg_mr_dma_buf,
-    .dereg_mr = dereg_mr,
-    .isend = isend,
-    .irecv = irecv,
-    .iflush = iflush,
-    .test = test,
-    .close_send = close_connection,
-    .close_recv = close_connection,
-    .close_listen = close_listen,
-    .make_v_device = make_v_device<abi::MergedV9>,
-};
-
-SHOAL_NCCL_EXPORT const abi::NetV10 ncclNetPlugin_v10 = {
-    .name = kName,
-    .init = init_with_profiler,
-    .devices = devices,
-    .get_properties = get_properties<abi::PropertiesV9>,
-    .listen = listen,
-    .connect = connect_v10,
-    .accept = accept_v7,
-    .reg_mr = reg_mr,
-    .reg_mr_dma_buf = reg_mr_dma_buf,
-    .dereg_mr = dereg_mr,
-    .isend = isend_v10,
-    .irecv = irecv_v10,
-    .iflush = iflush,
-    .test = test,
-    .close_send = close_connection,
-    .close_recv = close_connection,
-    .close_listen = close_listen,
-    .make_v_device = make_v_device<abi::MergedV9>,
-};
-
-/// v11 and v12 differ in their structs only.
-template <class Table, class Properties, class Merged>
-constexpr Table table_with_context() {
-  return {
-      .name = kName,
-      .init = init_communicator,
-      .devices = devices,
-      .get_properties = get_properties<Properties>,
-      .listen = listen_in,
-      .connect = connect_in,
-      .accept = accept_v7,
-      .reg_mr = reg_mr,
-      .reg_mr_dma_buf = reg_mr_dma_buf,
-      .dereg_mr = dereg_mr,
-      .isend = isend_v10,
-      .irecv = irecv_v10,
-      .iflush = iflush,
-      .test = test,
-      .close_send = close_connection,
-      .close_recv = close_connection,
-      .close_listen = close_listen,
-      .make_v_device = make_v_device<Merged>,
-      .finalize = finalize,
-  };
-}
-
-SHOAL_NCCL_EXPORT const abi::NetV11 ncclNetPlugin_v11 =
-    table_with_context<abi::NetV11, abi::PropertiesV11, abi::MergedV9>();
-SHOAL_NCCL_EXPORT const abi::NetV12 ncclNetPlugin_v12 =
-    table_with_context<abi::NetV12, abi::PropertiesV12, abi::MergedV12>();
+SHOAL_NCCL_EXPORT const abi::NetV6 ncclNetPlugin_v6 = table<abi::NetV6, abi::PropertiesV6>(
+    init, listen, connect, accept, reg_mr_v6, isend_v6, irecv_v6);
+SHOAL_NCCL_EXPORT const abi::NetV7 ncclNetPlugin_v7 = table<abi::NetV7, abi::PropertiesV7>(
+    init, listen, connect_v7, accept_v7, reg_mr_v6, isend_v6, irecv_v6);
+SHOAL_NCCL_EXPORT const abi::NetV8 ncclNetPlugin_v8 = table<abi::NetV8, abi::PropertiesV8>(
+    init, listen, connect_v7, accept_v7, reg_mr, isend_v6, irecv_v6);
+SHOAL_NCCL_EXPORT const abi::NetV9 ncclNetPlugin_v9 =
+    table<abi::NetV9, abi::PropertiesV9>(init, listen, connect_v7, accept_v7, reg_mr, isend, irecv);
+SHOAL_NCCL_EXPORT const abi::NetV10 ncclNetPlugin_v10 = table<abi::NetV10, abi::PropertiesV9>(
+    init_with_profiler, listen, connect_v10, accept_v7, reg_mr, isend_v10, irecv_v10);
+SHOAL_NCCL_EXPORT const abi::NetV11 ncclNetPlugin_v11 = table<abi::NetV11, abi::PropertiesV11>(
+    init_communicator, listen_in, connect_in, accept_v7, reg_mr, isend_v10, irecv_v10);
+SHOAL_NCCL_EXPORT const abi::NetV12 ncclNetPlugin_v12 = table<abi::NetV12, abi::PropertiesV12>(
+    init_communicator, listen_in, connect_in, accept_v7, reg_mr, isend_v10, irecv_v10);
