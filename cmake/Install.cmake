@@ -39,10 +39,10 @@ foreach(plugin shoal_ucx shoal_cuda_module shoal_nccl_plugin)
 endforeach()
 
 # NCCL's users load it by its name: in a folder of its own, where nothing finds it by chance.
-if(TARGET shoal_nccl)
-  add_dependencies(shoal_package shoal_nccl)
-  install(TARGETS shoal_nccl LIBRARY DESTINATION ${CMAKE_INSTALL_LIBDIR}/shoal)
-  install(TARGETS shoal_nccl LIBRARY DESTINATION nccl COMPONENT python EXCLUDE_FROM_ALL)
+if(TARGET shoal_nccl_drop_in)
+  add_dependencies(shoal_package shoal_nccl_drop_in)
+  install(TARGETS shoal_nccl_drop_in LIBRARY DESTINATION ${CMAKE_INSTALL_LIBDIR}/shoal)
+  install(TARGETS shoal_nccl_drop_in LIBRARY DESTINATION nccl COMPONENT python EXCLUDE_FROM_ALL)
 endif()
 
 if(TARGET shoal_python)

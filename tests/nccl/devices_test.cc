@@ -7,6 +7,7 @@
 #include <cstdlib>
 #include <cstring>
 
+#include "nccl/interfaces.h"
 #include "nccl/net/handle.h"
 #include "shoal/error.h"
 

@@ -7,13 +7,12 @@
 
 #include <algorithm>
 #include <cstddef>
-#include <cstdlib>
 #include <cstring>
 #include <memory>
-#include <numeric>
 #include <optional>
 #include <span>
 
+#include "core/environment.h"
 #include "nccl/drop_in/group.h"
 #include "nccl/drop_in/real.h"
 #include "shoal/error.h"
@@ -41,9 +40,8 @@ struct Call {
 /// The driver that this process has loaded; null where there is none, and so no CUDA memory either.
 /// SHOAL_CUDA_DRIVER, as everywhere in shoal, names another one.
 void* loaded_driver() noexcept {
-  const char* other = std::getenv("SHOAL_CUDA_DRIVER");
-  return ::dlopen(other != nullptr && *other != '\0' ? other : "libcuda.so.1",
-                  RTLD_NOW | RTLD_NOLOAD);
+  const std::string other = environment("SHOAL_CUDA_DRIVER");
+  return ::dlopen(other.empty() ? "libcuda.so.1" : other.c_str(), RTLD_NOW | RTLD_NOLOAD);
 }
 
 /// Whether the memory is a GPU's.

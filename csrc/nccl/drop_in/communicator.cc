@@ -77,7 +77,7 @@ ncclComm* join(int size, const ncclUniqueId& id, int rank) {
   options.size = size;
   options.store = place.store;
   options.secret = place.secret;
-  options.job = place.job;
+  options.job = "nccl-" + place.store;
   if (rank == 0) {
     options.store_socket = take_listener(place);
     if (options.store_socket < 0 && size > 1) {

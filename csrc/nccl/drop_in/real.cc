@@ -2,8 +2,7 @@
 
 #include <dlfcn.h>
 
-#include <cstdlib>
-
+#include "core/environment.h"
 #include "shoal/error.h"
 
 namespace shoal::nccl {
@@ -16,12 +15,12 @@ struct Library {
 };
 
 Library open_real() {
-  const char* path = std::getenv("SHOAL_REAL_NCCL");
-  if (path == nullptr || *path == '\0') {
+  const std::string path = environment("SHOAL_REAL_NCCL");
+  if (path.empty()) {
     return {nullptr, "no other NCCL is known (SHOAL_REAL_NCCL names its libnccl.so.2)"};
   }
   // DEEPBIND: its calls of its own functions must not come here, where the names are found first.
-  void* handle = ::dlopen(path, RTLD_NOW | RTLD_LOCAL | RTLD_DEEPBIND);
+  void* handle = ::dlopen(path.c_str(), RTLD_NOW | RTLD_LOCAL | RTLD_DEEPBIND);
   if (handle != nullptr) return {handle, ""};
   return {nullptr, std::string("NCCL cannot be loaded: ") + ::dlerror()};
 }

@@ -7,12 +7,11 @@
 
 namespace shoal::nccl {
 
-/// The address of a rendezvous store, the job's name, and the secret that admits to it. Whoever has
-/// the bytes may join; they are to be handed round as NCCL's are.
+/// The address of a rendezvous store, and the secret that admits to it. Whoever has the bytes may
+/// join; they are to be handed round as NCCL's are.
 struct MeetingPlace {
-  std::string store;  ///< "host:port"
-  std::string job;
-  std::string secret;  ///< hex
+  std::string store;   ///< "host:port"
+  std::string secret;  ///< random bytes
 };
 
 /// A new one. This process listens there from now on, and serves the store once rank 0, which must
@@ -20,7 +19,6 @@ struct MeetingPlace {
 ncclUniqueId make_unique_id();
 /// Throws Error(kInvalidArgument): it was not made by make_unique_id().
 MeetingPlace read_unique_id(const ncclUniqueId& id);
-bool is_unique_id(const ncclUniqueId& id) noexcept;
 /// The socket that listens at the place, handed over; -1: it is another process's, or taken.
 int take_listener(const MeetingPlace& place) noexcept;
 

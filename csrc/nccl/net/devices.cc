@@ -1,22 +1,14 @@
 #include "nccl/net/devices.h"
 
-#include <ifaddrs.h>
-#include <net/if.h>
-#include <netdb.h>
-#include <netinet/in.h>
-
 #include <algorithm>
-#include <array>
-#include <cerrno>
 #include <charconv>
-#include <cstdlib>
-#include <cstring>
 #include <filesystem>
 #include <fstream>
-#include <memory>
 #include <system_error>
 
 #include "comm/networks.h"
+#include "core/environment.h"
+#include "nccl/interfaces.h"
 #include "shoal/error.h"
 #include "transport/rail/wire.h"
 #include "transport/tcp/socket.h"
@@ -27,11 +19,6 @@ namespace {
 namespace fs = std::filesystem;
 
 constexpr int kUnknownSpeedMbps = 10'000;  // what NCCL assumes of an interface that does not say
-
-std::string variable(const char* name) {
-  const char* value = std::getenv(name);
-  return value == nullptr ? "" : value;
-}
 
 std::string line_of(const fs::path& file) {
   std::ifstream stream(file);
@@ -63,47 +50,14 @@ int speed_of(const std::string& interface) {
   return mbps > 0 ? mbps : kUnknownSpeedMbps;
 }
 
-struct Interface {
-  std::string name;
-  std::string host;
-  bool loopback = false;
-};
-
-bool is_link_local(const sockaddr& address) noexcept {
-  if (address.sa_family != AF_INET6) return false;
-  return IN6_IS_ADDR_LINKLOCAL(&reinterpret_cast<const sockaddr_in6&>(address).sin6_addr);
-}
-
-/// Those that are up and have an address, IPv4 before IPv6.
-std::vector<Interface> interfaces() {
-  ifaddrs* raw = nullptr;
-  if (::getifaddrs(&raw) != 0) {
-    throw Error(ErrorCode::kSystem, std::string("NET/shoal: getifaddrs: ") + std::strerror(errno));
-  }
-  const std::unique_ptr<ifaddrs, decltype(&::freeifaddrs)> list(raw, &::freeifaddrs);
-  std::vector<Interface> found;
-  for (const int family : {AF_INET, AF_INET6}) {
-    for (const ifaddrs* entry = list.get(); entry != nullptr; entry = entry->ifa_next) {
-      if (entry->ifa_addr == nullptr || entry->ifa_addr->sa_family != family) continue;
-      if ((entry->ifa_flags & IFF_UP) == 0 || is_link_local(*entry->ifa_addr)) continue;
-      const auto known = [&](const Interface& one) { return one.name == entry->ifa_name; };
-      if (std::ranges::any_of(found, known)) continue;
-      const socklen_t length = family == AF_INET ? sizeof(sockaddr_in) : sizeof(sockaddr_in6);
-      std::array<char, NI_MAXHOST> host{};
-      ::getnameinfo(entry->ifa_addr, length, host.data(), host.size(), nullptr, 0, NI_NUMERICHOST);
-      found.push_back({entry->ifa_name, host.data(), (entry->ifa_flags & IFF_LOOPBACK) != 0});
-    }
-  }
-  return found;
-}
-
 /// Of no use between hosts: taken only where it is named, or there is nothing else.
 bool is_last_resort(const Interface& interface) noexcept {
   return interface.loopback || interface.name.starts_with("docker");
 }
 
 std::vector<Interface> wanted_interfaces() {
-  const std::string ours = variable("SHOAL_TCP_DEVICE"), nccls = variable("NCCL_SOCKET_IFNAME");
+  const std::string ours = environment("SHOAL_TCP_DEVICE"),
+                    nccls = environment("NCCL_SOCKET_IFNAME");
   const std::string list = !ours.empty() ? "=" + ours : nccls;
   const bool named = !list.empty() && list.front() != '^';
   std::vector<Interface> all = interfaces(), wanted;
@@ -147,7 +101,7 @@ std::string host_of(const transport::RdmaPort& port, const std::vector<Interface
 
 /// Those that shoal's own jobs would use as rails, less what NCCL_IB_HCA leaves out.
 std::deque<Device> rdma_devices() {
-  const std::string list = variable("NCCL_IB_HCA"), ucx = variable("UCX_NET_DEVICES");
+  const std::string list = environment("NCCL_IB_HCA"), ucx = environment("UCX_NET_DEVICES");
   const std::vector<Interface> all = interfaces();
   std::deque<Device> devices;
   for (const transport::RdmaPort& port : transport::rdma_ports()) {
@@ -185,24 +139,6 @@ Device any_ucx_device() {
 }
 
 }  // namespace
-
-bool is_wanted(std::string_view list, std::string_view name) noexcept {
-  if (list.empty()) return true;
-  const bool unwanted = list.front() == '^';
-  if (unwanted) list.remove_prefix(1);
-  const bool whole = !list.empty() && list.front() == '=';
-  if (whole) list.remove_prefix(1);
-  const std::string_view without_port = name.substr(0, name.find(':'));
-  bool found = false;
-  while (!list.empty()) {
-    const std::string_view entry = list.substr(0, list.find(','));
-    list.remove_prefix(std::min(list.size(), entry.size() + 1));
-    if (entry.empty()) continue;
-    const bool same = entry == name || entry == without_port;
-    found = found || same || (!whole && name.starts_with(entry));
-  }
-  return found != unwanted;
-}
 
 std::deque<Device> find_devices() {
   const comm::Outlook outlook = comm::look_at_networks("", "");

@@ -9,7 +9,6 @@
 #include <cstdint>
 #include <deque>
 #include <string>
-#include <string_view>
 #include <vector>
 
 #include "transport/rdma_devices.h"
@@ -35,9 +34,5 @@ struct Device {
 
 /// A device of several RDMA ports. Throws Error(kInvalidArgument) for parts that cannot be one.
 [[nodiscard]] Device merge(const std::deque<Device>& devices, const std::vector<int>& parts);
-
-/// As NCCL reads its lists: "eth,ib0" names beginnings, "=eth0" whole names, "^docker" what is not
-/// wanted. "": everything. `name` may have a port, "mlx5_0:1"; a list may leave it out.
-[[nodiscard]] bool is_wanted(std::string_view list, std::string_view name) noexcept;
 
 }  // namespace shoal::nccl
