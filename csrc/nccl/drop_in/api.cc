@@ -6,6 +6,7 @@
 #include <dlfcn.h>
 
 #include <algorithm>
+#include <atomic>
 #include <cstddef>
 #include <cstring>
 #include <memory>
@@ -21,6 +22,36 @@ namespace shoal::nccl {
 
 namespace {
 
+/// The driver that this process has loaded; null where there is none, and so no CUDA memory either.
+/// SHOAL_CUDA_DRIVER, as everywhere in shoal, names another one.
+void* loaded_driver() noexcept {
+  const std::string other = environment("SHOAL_CUDA_DRIVER");
+  return ::dlopen(other.empty() ? "libcuda.so.1" : other.c_str(), RTLD_NOW | RTLD_NOLOAD);
+}
+
+using GetAttribute = int (*)(void* value, int attribute, std::uint64_t pointer);
+
+/// Found once the driver is loaded, which may be after the first call.
+GetAttribute get_attribute() noexcept {
+  static std::atomic<GetAttribute> known = nullptr;
+  GetAttribute get = known.load(std::memory_order_relaxed);
+  if (get != nullptr) return get;
+  void* driver = loaded_driver();
+  if (driver == nullptr) return nullptr;
+  get = reinterpret_cast<GetAttribute>(::dlsym(driver, "cuPointerGetAttribute"));
+  known.store(get, std::memory_order_relaxed);
+  return get;
+}
+
+/// Whether the memory is a GPU's.
+bool is_device_memory(const void* data) noexcept {
+  const GetAttribute get = get_attribute();
+  constexpr int kMemoryType = 2, kDevice = 2;
+  unsigned int type = 0;
+  return data != nullptr && get != nullptr &&
+         get(&type, kMemoryType, reinterpret_cast<std::uintptr_t>(data)) == 0 && type == kDevice;
+}
+
 /// What most functions are given.
 struct Call {
   const char* function;
@@ -30,6 +61,7 @@ struct Call {
   std::size_t count;
   ncclDataType_t type;
   cudaStream_t stream;
+  bool on_device = is_device_memory(input) || is_device_memory(output);  // the driver is asked once
 
   [[nodiscard]] std::int64_t bytes(std::int64_t blocks = 1) const {
     return static_cast<std::int64_t>(count) * blocks * size_of_type(type);
@@ -37,47 +69,21 @@ struct Call {
   [[nodiscard]] Count elements() const { return {static_cast<std::int64_t>(count)}; }
 };
 
-/// The driver that this process has loaded; null where there is none, and so no CUDA memory either.
-/// SHOAL_CUDA_DRIVER, as everywhere in shoal, names another one.
-void* loaded_driver() noexcept {
-  const std::string other = environment("SHOAL_CUDA_DRIVER");
-  return ::dlopen(other.empty() ? "libcuda.so.1" : other.c_str(), RTLD_NOW | RTLD_NOLOAD);
-}
-
-/// Whether the memory is a GPU's.
-bool is_device_memory(const void* data) noexcept {
-  using GetAttribute = int (*)(void* value, int attribute, std::uint64_t pointer);
-  static const auto get = [] {
-    void* driver = loaded_driver();
-    return driver == nullptr
-               ? nullptr
-               : reinterpret_cast<GetAttribute>(::dlsym(driver, "cuPointerGetAttribute"));
-  }();
-  constexpr int kMemoryType = 2, kDevice = 2;
-  unsigned int type = 0;
-  return data != nullptr && get != nullptr &&
-         get(&type, kMemoryType, reinterpret_cast<std::uintptr_t>(data)) == 0 && type == kDevice;
-}
-
-bool is_on_device(const Call& call) noexcept {
-  return is_device_memory(call.input) || is_device_memory(call.output);
-}
-
 /// Whether NCCL itself has to do it: CUDA memory is not moved between nodes here. Decided alike by
 /// all ranks: type and kind of memory are theirs all.
 bool is_for_nccl(const Call& call) {
   size_of_type(call.type);  // throws for none
-  return is_on_device(call) && call.comm->comm.nodes() > 1;
+  return call.on_device && call.comm->comm.nodes() > 1;
 }
 /// Nor is float8 reduced; and what a reduction computes besides, it does on host memory only.
 bool is_for_nccl(const Call& call, ncclRedOp_t op) {
   const bool computes = op >= ncclNumOps || (op == ncclAvg && is_integer(moved_as(call.type)));
-  return is_for_nccl(call) || !can_reduce(call.type) || (computes && is_on_device(call));
+  return is_for_nccl(call) || !can_reduce(call.type) || (computes && call.on_device);
 }
 
 CallOptions options_of(const Call& call) noexcept {
   CallOptions options;
-  options.on_stream = is_on_device(call);
+  options.on_stream = call.on_device;
   options.stream = options.on_stream ? call.stream : nullptr;
   return options;
 }
@@ -98,7 +104,7 @@ Operation collective(const Call& call, std::function<Work()> start) {
   Operation operation;
   operation.comm = call.comm;
   operation.start = std::move(start);
-  operation.ends_here = !is_on_device(call);
+  operation.ends_here = !call.on_device;
   return operation;
 }
 
@@ -280,7 +286,7 @@ ncclResult_t scatter(const Call& call, int root) {
 ncclResult_t message(const Call& call, int peer, bool sends) {
   return guarded([&] {
     checked(call.comm, call.function);
-    if (size_of_type(call.type) > 0 && is_on_device(call)) {  // shoal's messages are of host memory
+    if (size_of_type(call.type) > 0 && call.on_device) {  // shoal's messages are of host memory
       const void* data = sends ? call.input : call.output;
       return submit(elsewhere(call, data, call.count, call.type, peer));
     }
