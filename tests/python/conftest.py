@@ -30,6 +30,17 @@ import shoal
 """
 
 
+# For programs: the text of the error that a call has to raise.
+CAUGHT = """
+    def caught(call, kind):
+        try:
+            call()
+        except kind as error:
+            return str(error)
+        raise AssertionError(f"no {kind.__name__}")
+"""
+
+
 @dataclass
 class Result:
     returncode: int

@@ -11,7 +11,7 @@ import subprocess
 import sys
 
 import pytest
-from conftest import Runner
+from conftest import CAUGHT, Runner
 
 import shoal
 
@@ -28,20 +28,16 @@ pytestmark = pytest.mark.skipif(
     reason="shoal was built without cuda.h",
 )
 
-LOOK = """
+LOOK = (
+    CAUGHT
+    + """
     import ctypes
 
     def look(x, count=16):
         address = x.__cuda_array_interface__["data"][0]
         return bytes((ctypes.c_char * count).from_address(address))
-
-    def caught(call, kind):
-        try:
-            call()
-        except kind as error:
-            return str(error)
-        raise AssertionError(f"no {kind.__name__}")
 """
+)
 
 
 @pytest.fixture

@@ -3,19 +3,14 @@
 from __future__ import annotations
 
 import pytest
-from conftest import Runner, TwoHosts
+from conftest import CAUGHT, Runner, TwoHosts
 
-TOOLS = """
+TOOLS = (
+    CAUGHT
+    + """
     import gc, os, signal, sys, time
     comm = shoal.init(timeout=20)
     P, r = comm.size, comm.rank
-
-    def caught(call, kind):
-        try:
-            call()
-        except kind as error:
-            return str(error)
-        raise AssertionError(f"no {kind.__name__}")
 
     def mine(value, n=10000):
         x = comm.empty(n, "int64")
@@ -29,6 +24,7 @@ TOOLS = """
             time.sleep(0.01)
         return False
 """
+)
 
 SEES = (
     TOOLS

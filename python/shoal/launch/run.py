@@ -18,7 +18,7 @@ import secrets
 import selectors
 import socket
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from shoal.launch import nccl
@@ -82,7 +82,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def main(arguments: argparse.Namespace) -> int:
     try:
-        report = run(arguments)
+        report = run(arguments, extra=_preloads() if arguments.nccl else {})
     except UsageError as error:
         print(f"shoal run: {error}", file=sys.stderr)
         return USAGE_CODE
@@ -91,8 +91,13 @@ def main(arguments: argparse.Namespace) -> int:
     return report.code
 
 
-def run(arguments: argparse.Namespace, screen: Console | None = None) -> JobReport:
-    """Runs a job to its end. `screen`: takes the ranks' output instead of the terminal."""
+def run(
+    arguments: argparse.Namespace,
+    screen: Console | None = None,
+    extra: Mapping[str, str] | None = None,
+) -> JobReport:
+    """Runs a job to its end. `screen`: takes the ranks' output instead of the terminal.
+    `extra`: variables of every rank, where --env does not say otherwise."""
     command = _command(arguments.command)
     placed = _placed(arguments)
     if arguments.json_report and not arguments.json_report.absolute().parent.is_dir():
@@ -100,7 +105,6 @@ def run(arguments: argparse.Namespace, screen: Console | None = None) -> JobRepo
     ranks = sum(len(taken) for _, taken in placed)
     remote = any(name != LOCAL for name, _ in placed)
     address = store_address(arguments.address, arguments.interface, remote)
-    preloads = _preloads() if getattr(arguments, "nccl", False) else {}
     job = arguments.job or f"{program_name(command)[:24]}-{secrets.token_hex(4)}"
     secret = secrets.token_hex(32)
     store = make_store(address, ranks, job, secret)
@@ -112,7 +116,7 @@ def run(arguments: argparse.Namespace, screen: Console | None = None) -> JobRepo
             job=job,
             command=command,
             cwd=os.getcwd(),
-            environment={**environment, **preloads, **_settings(arguments.env)},
+            environment={**environment, **(extra or {}), **_settings(arguments.env)},
             ranks=taken,
             world_size=ranks,
             store=_endpoint(address, store.port),
