@@ -3,24 +3,15 @@ wait here, no kernel does. What a GPU makes of them is another matter: docs/gpu.
 
 from __future__ import annotations
 
-import os
-import pathlib
 import textwrap
 
 import pytest
 
-from tests.python.conftest import Result, Runner
-
-_BUILD = pathlib.Path(
-    os.environ.get("SHOAL_BUILD_DIR")
-    or pathlib.Path(__file__).resolve().parents[2] / "build" / "release"
-)
-_DRIVER = _BUILD / "tests" / "fake_cuda" / "libcuda_fake.so"
-_KERNELS = _BUILD / "tests" / "cuda" / "libshoal_cuda_kernels_host.so"
+from tests.python.conftest import CUDA_DRIVER, CUDA_KERNELS, Result, Runner
 
 pytestmark = pytest.mark.skipif(
-    not (_DRIVER.exists() and _KERNELS.exists()),
-    reason=f"no stand-in driver in {_BUILD}: build with SHOAL_TESTS=ON where cuda.h and nvcc are",
+    not (CUDA_DRIVER.exists() and CUDA_KERNELS.exists()),
+    reason=f"no {CUDA_DRIVER} or its kernels: SHOAL_TESTS=ON, where cuda.h and nvcc are",
 )
 
 _SETUP = """
@@ -56,8 +47,8 @@ r, p = comm.rank, comm.size
 
 @pytest.fixture
 def cuda_job(job: Runner, monkeypatch: pytest.MonkeyPatch) -> Runner:
-    monkeypatch.setenv("SHOAL_CUDA_DRIVER", str(_DRIVER))
-    monkeypatch.setenv("FAKE_CUDA_KERNELS", str(_KERNELS))
+    monkeypatch.setenv("SHOAL_CUDA_DRIVER", str(CUDA_DRIVER))
+    monkeypatch.setenv("FAKE_CUDA_KERNELS", str(CUDA_KERNELS))
     monkeypatch.setenv("SHOAL_CUDA_DEVICE", "0")
 
     def run(source: str, ranks: int = 2, expect: int | None = 0) -> Result:

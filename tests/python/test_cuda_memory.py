@@ -5,25 +5,18 @@ So a test can look at it by address.
 
 from __future__ import annotations
 
-import os
 import pathlib
 import subprocess
 import sys
 
 import pytest
-from conftest import CAUGHT, Runner
+from conftest import CAUGHT, CUDA_DRIVER, Runner
 
 import shoal
 
-ROOT = pathlib.Path(__file__).parents[2]
-STAND_IN = pathlib.Path(
-    os.environ.get("SHOAL_TEST_BUILD") or ROOT / "build" / "release",
-    "tests/fake_cuda/libcuda_fake.so",
-)
-
 # Where there is a stand-in there was a cuda.h, and then the package must have the module.
 pytestmark = pytest.mark.skipif(
-    not STAND_IN.exists()
+    not CUDA_DRIVER.exists()
     and not pathlib.Path(shoal.__file__).with_name("libshoal_cuda.so").exists(),
     reason="shoal was built without cuda.h",
 )
@@ -42,8 +35,8 @@ LOOK = (
 
 @pytest.fixture
 def stand_in(monkeypatch: pytest.MonkeyPatch) -> pytest.MonkeyPatch:
-    assert STAND_IN.exists(), f"{STAND_IN} is built with the C++ tests (SHOAL_TESTS=ON)"
-    monkeypatch.setenv("SHOAL_CUDA_DRIVER", str(STAND_IN))
+    assert CUDA_DRIVER.exists(), f"{CUDA_DRIVER} is built with the C++ tests (SHOAL_TESTS=ON)"
+    monkeypatch.setenv("SHOAL_CUDA_DRIVER", str(CUDA_DRIVER))
     return monkeypatch
 
 
@@ -175,7 +168,7 @@ def test_what_is_missing_is_said_and_harms_nobody(
     assert "no CUDA driver: /nowhere/libcuda.so.1" in text and "SHOAL_CUDA_DRIVER" in text, text
     caught(lambda: comm.empty(3, device="gpu"), shoal.InvalidArgument)
     assert comm.all_reduce(np.ones(2)).tolist() == [2, 2]
-    os.environ["SHOAL_CUDA_DRIVER"] = {str(STAND_IN)!r}  # found now
+    os.environ["SHOAL_CUDA_DRIVER"] = {str(CUDA_DRIVER)!r}  # found now
     text = caught(lambda: comm.empty(3, device="cuda:9"), shoal.InvalidArgument)
     assert "there is no device 9; this process sees 2" in text, text
     assert comm.empty(3, device="cuda:1").device == "cuda:1"
@@ -284,7 +277,7 @@ def test_info_says_what_there_is(stand_in: pytest.MonkeyPatch) -> None:
 
     stand_in.setenv("FAKE_CUDA_BYTES", str(3 << 30))
     text = info()
-    assert f"at {STAND_IN}" in text
+    assert f"at {CUDA_DRIVER}" in text
     assert "cuda:1: Stand-in device, 3.0 GiB, shared by file descriptors" in text
     stand_in.setenv("FAKE_CUDA_NO_EXPORT", "1")
     assert "shared by legacy IPC" in info()

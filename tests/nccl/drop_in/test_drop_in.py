@@ -13,10 +13,9 @@ from dataclasses import dataclass
 
 import pytest
 
-from tests.python.conftest import run_to_an_end
+from tests.python.conftest import CUDA_DRIVER, CUDA_KERNELS, run_to_an_end
 
 HERE = pathlib.Path(__file__).parent
-BUILD = pathlib.Path(os.environ.get("SHOAL_TEST_BUILD") or HERE.parents[2] / "build" / "release")
 LIMIT_S = 60
 
 
@@ -102,12 +101,11 @@ def test_ranks_of_one_thread(nccl: Nccl, tmp_path: pathlib.Path) -> None:
 
 # Over the stand-in for CUDA's driver.
 def test_cuda_memory_on_a_stream(nccl: Nccl, tmp_path: pathlib.Path) -> None:
-    driver = BUILD / "tests/fake_cuda/libcuda_fake.so"
-    if not driver.exists():
-        pytest.skip(f"no {driver}: it is built with the C++ tests, where cuda.h is")
+    if not CUDA_DRIVER.exists():
+        pytest.skip(f"no {CUDA_DRIVER}: it is built with the C++ tests, where cuda.h is")
     out = nccl.run(
-        tmp_path, "device", 3, SHOAL_CUDA_DRIVER=str(driver),
-        FAKE_CUDA_KERNELS=str(BUILD / "tests/cuda/libshoal_cuda_kernels_host.so"),
+        tmp_path, "device", 3, SHOAL_CUDA_DRIVER=str(CUDA_DRIVER),
+        FAKE_CUDA_KERNELS=str(CUDA_KERNELS),
     )  # fmt: skip
     assert out.count("right") == 3
 
