@@ -133,7 +133,7 @@ def _info(options: argparse.Namespace) -> int:
 
 
 def _env(options: argparse.Namespace) -> int:
-    lines = _nccl.environment()
+    lines = _nccl.plugin_settings()
     if not lines:
         print(f"shoal: this installation has no {_nccl.NAME}; build csrc/nccl", file=sys.stderr)
         return 2

@@ -21,7 +21,7 @@ import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from shoal.launch import nccl
+from shoal import _nccl
 from shoal.launch.host import LocalHost
 from shoal.launch.job import (
     LOCAL,
@@ -160,9 +160,9 @@ def make_store(address: str, ranks: int, job: str, secret: str):  # type: ignore
 
 
 def _preloads() -> dict[str, str]:
-    if not nccl.library().exists():
-        raise UsageError(f"--nccl: this shoal has no {nccl.library()}; it was built without it")
-    return nccl.environment()
+    if not _nccl.drop_in().exists():
+        raise UsageError(f"--nccl: this shoal has no {_nccl.drop_in()}; it was built without it")
+    return _nccl.preloads()
 
 
 def _command(words: Sequence[str]) -> list[str]:

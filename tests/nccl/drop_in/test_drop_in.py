@@ -83,9 +83,9 @@ def nccl(tmp_path_factory: pytest.TempPathFactory) -> Nccl:
 
 
 def library() -> pathlib.Path:
-    import shoal.launch.nccl
+    from shoal import _nccl
 
-    return shoal.launch.nccl.library()
+    return _nccl.drop_in()
 
 
 @pytest.mark.parametrize("ranks", [2, 4])
