@@ -165,9 +165,9 @@ void DeviceCalls::enter(const exec::Plan& plan, bool is_captured, std::int64_t t
   const std::int64_t timeout_ns = timeout_ms * kNsPerMs;
   if (try_enter(plan, is_captured, timeout_ns, entered)) return;
   const Deadline deadline = Deadline::after_ms(timeout_ms);
-  impl_.context->engine().drive([&] {
-    return try_enter(plan, is_captured, timeout_ns, entered) || impl_.group->ended() ||
-           deadline.passed();
+  impl_.context->engine().drive([&] {  // may be asked again when it has entered
+    return entered.sequence != 0 || try_enter(plan, is_captured, timeout_ns, entered) ||
+           impl_.group->ended() || deadline.passed();
   });
   if (entered.sequence != 0) return;
   impl_.context->engine().synchronised([&] {

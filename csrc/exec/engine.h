@@ -47,7 +47,8 @@ class Engine {
   /// From here on a detached task is polled with the others.
   void adopt(Task& task);
   /// Gives turns until `until()`, which is asked between rounds, without the lock, and after every
-  /// wake(). Stands back while others wait: they give the turns.
+  /// wake(); once more, too, when it has said yes just before a sleep. Stands back while others
+  /// wait: they give the turns.
   void drive(const std::function<bool()>& until);
   /// One round without waiting; then tells whether the task is done.
   bool test(Task& task);

@@ -121,6 +121,24 @@ TEST(DeviceCalls, NeedNobodyWhoWaits) {
   });
 }
 
+// The others wait for leave to enter, time and again, and may be given it while they fall asleep.
+TEST(DeviceCalls, ARankThatIsFarAheadEntersEachCallOnce) {
+  run_ranks(3, [](Communicator& comm) {
+    const Device device;
+    CudaBlock x = make(comm, ints(4, 1));
+    constexpr int kCalls = 600;
+    std::uint32_t wanted = 1;
+    for (int i = 0; i < kCalls; ++i) {
+      if (comm.rank() == 1) std::this_thread::sleep_for(std::chrono::microseconds(i % 7 * 20));
+      (void)sum_ints(comm, x, device.stream());
+      wanted *= 3;
+    }
+    device.synchronize();
+    EXPECT_EQ(content_of(x), ints(4, static_cast<std::int32_t>(wanted)));
+    EXPECT_EQ(comm.error(), ErrorCode::kOk);
+  });
+}
+
 TEST(DeviceCalls, MemoryOfOthersIsStaged) {
   run_ranks(2, [](Communicator& comm) {
     const Device device;
