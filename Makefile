@@ -126,11 +126,11 @@ test-asan: $(VENV)/.ready-for-test ## C++ tests with address and undefined-behav
 	$(CTEST) --preset asan -LE 'slow|install' --output-junit $(REPORTS)/asan.xml
 
 # Without UCX: it is not instrumented, so its own synchronisation would look like races. Without the
-# pure tests: they have one thread.
+# pure tests, which have one thread.
 test-tsan: $(VENV)/.ready-for-test ## C++ tests with the thread sanitizer (ranks are threads)
 	$(CONFIGURE) --preset tsan -DSHOAL_UCX=OFF
 	cmake --build build/tsan
-	$(CTEST) --preset tsan -LE 'slow|install' -E 'verify_|schedule_test' --output-junit $(REPORTS)/tsan.xml
+	$(CTEST) --preset tsan -LE 'slow|install' -E 'verify_|schedule_test|reduce_test|kernels_test' --output-junit $(REPORTS)/tsan.xml
 
 .PHONY: configure
 configure: $(VENV)/.ready-for-test

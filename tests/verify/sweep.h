@@ -12,9 +12,9 @@ namespace shoal::sweep {
 
 /// Sweeps end at fewer ranks under sanitizers, which are ten times as slow, and where
 /// SHOAL_TEST_MAX_RANKS says so.
-inline Rank max_ranks(Rank otherwise) {
+inline Rank max_ranks(Rank otherwise, [[maybe_unused]] Rank sanitized = 24) {
 #if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
-  otherwise = std::min(otherwise, 24);
+  otherwise = std::min(otherwise, sanitized);
 #endif
   const char* text = std::getenv("SHOAL_TEST_MAX_RANKS");
   return text == nullptr ? otherwise : std::min(otherwise, static_cast<Rank>(std::atoi(text)));
