@@ -43,7 +43,6 @@ bool broken(const transport::Operation& operation) noexcept {
 
 void Run::go_on(Group& group, const Call& call, std::uint64_t sequence) noexcept {
   start(group, call, sequence);
-  space(Space::kOutput) = static_cast<std::byte*>(call.output);
   stage_ = Stage::kEntering;
 }
 
@@ -58,7 +57,7 @@ void Run::start(Group& group, const Call& call, std::uint64_t sequence) noexcept
   element_bytes_ = call.plan->element_bytes;
   suspect_ = asked_ = false;
   lost_ns_ = left_ns_ = 0;
-  is_private_ = stage_input_ = stage_output_ = false;
+  buffers_.begin(call.input, call.output);
   offered_.bytes = 0;
   posts_late_ = false;
   cursor_ = 0;
@@ -108,13 +107,14 @@ bool Run::advance() noexcept {
       }
       return prepare();
     case Stage::kStaging:
-      return copy_some(space(Space::kInput), call_.input, call_.plan->input_bytes) && enter();
+      return copy_some(buffers_.at(Space::kInput), call_.input, call_.plan->input_bytes) && enter();
     case Stage::kEntering:
       return check_entries();
     case Stage::kRunning:
       return run_steps();
     case Stage::kUnstaging:
-      if (!copy_some(call_.output, space(Space::kOutput), call_.plan->output_bytes)) return false;
+      if (!copy_some(call_.output, buffers_.at(Space::kOutput), call_.plan->output_bytes))
+        return false;
       leave();
       return false;
     case Stage::kFencing:
@@ -126,61 +126,18 @@ bool Run::advance() noexcept {
 
 // --- staging and entry -------------------------------------------------------------------------
 
-/// Decides where the schedule finds its buffers.
 bool Run::prepare() noexcept {
   const Plan& plan = *call_.plan;
   const Binding& binding = group_->binding();
-  const memory::Arena& arena = binding.arena();
-  space(Space::kInput) = static_cast<std::byte*>(const_cast<void*>(call_.input));  // never written
-  space(Space::kOutput) = static_cast<std::byte*>(call_.output);
   moved_ = true;
   if (plan.form != Form::kSchedule) return enter();
-  if (plan.shares_buffers && binding.node.ranks() > 1) {
-    const auto is_outside = [&](const std::byte* data, std::int64_t bytes) {
-      return bytes > 0 && arena.offset_of(data, bytes) == memory::kNoOffset;
-    };
-    stage_input_ = is_outside(space(Space::kInput), plan.input_bytes);
-    stage_output_ = is_outside(space(Space::kOutput), plan.output_bytes);
-    if (stage_input_ || stage_output_) {
-      binding.shm->count_staged((stage_input_ ? plan.input_bytes : 0) +
-                                (stage_output_ ? plan.output_bytes : 0));
-    }
-    if (plan.takes_private_memory()) {
-      is_private_ = stage_input_ || stage_output_;
-      stage_input_ = stage_output_ = false;
-    }
-  }
-  if (!reserve_memory()) {
+  if (!buffers_.prepare(plan, binding)) {
     fail({ErrorCode::kOutOfMemory, binding.rank,
           plan.input_bytes + plan.output_bytes + plan.program.scratch_bytes});
     return false;
   }
-  if (stage_input_) space(Space::kInput) = arena.at(input_block_.offset);
-  if (stage_output_) space(Space::kOutput) = arena.at(output_block_.offset);
-  space(Space::kScratch) =
-      scratch_block_.bytes == 0 ? nullptr : arena.at(scratch_block_.offset + scratch_begin_);
-  if (!stage_input_) return enter();
+  if (!buffers_.stages_input()) return enter();
   stage_ = Stage::kStaging;
-  return true;
-}
-
-bool Run::reserve_memory() noexcept {
-  const Plan& plan = *call_.plan;
-  const std::int64_t scratch = std::max(plan.program.scratch_bytes, plan.staged.scratch_bytes);
-  return (!stage_input_ || reserve(input_block_, plan.input_bytes)) &&
-         (!stage_output_ || reserve(output_block_, plan.output_bytes)) &&
-         (scratch == 0 || reserve_scratch(scratch));
-}
-
-/// Where this rank's buffers are staged, each operation takes the part of the block behind that of
-/// the one before.
-bool Run::reserve_scratch(std::int64_t bytes) noexcept {
-  const bool has_room = is_private_ && reserve(scratch_block_, std::max(bytes, kStagingBytes));
-  if (!has_room && !reserve(scratch_block_, bytes)) return false;
-  scratch_begin_ = scratch_end_;
-  if (!is_private_ || scratch_begin_ + bytes > scratch_block_.bytes) scratch_begin_ = 0;
-  constexpr std::int64_t kLine = transport::shm::kCacheLine;
-  scratch_end_ = (scratch_begin_ + bytes + kLine - 1) / kLine * kLine;
   return true;
 }
 
@@ -196,16 +153,6 @@ bool Run::copy_some(void* to, const void* from, std::int64_t bytes) noexcept {
   return true;
 }
 
-memory::Offset Run::place_of(const std::byte* data, std::int64_t bytes) const noexcept {
-  return bytes == 0 ? memory::kNoOffset : group_->binding().arena().offset_of(data, bytes);
-}
-
-memory::Offset Run::scratch_offset() const noexcept {
-  return spaces_[static_cast<int>(Space::kScratch)] == nullptr
-             ? memory::kNoOffset
-             : scratch_block_.offset + scratch_begin_;
-}
-
 /// False: out of memory, the run has failed.
 bool Run::enter() noexcept {
   const Plan& plan = *call_.plan;
@@ -215,23 +162,22 @@ bool Run::enter() noexcept {
   transport::shm::EntryLine& line = binding.node.entry(sequence_, binding.node.self());
   line.fingerprint = plan.fingerprint;
   if (plan.form != Form::kSchedule) {
-    if (enter_at_once(*group_, plan, sequence_, space(Space::kInput), home_->pool())) return true;
+    if (enter_at_once(*group_, plan, sequence_, buffers_.at(Space::kInput), home_->pool()))
+      return true;
     fail({ErrorCode::kOutOfMemory, binding.rank, plan.slot_bytes});
     return false;
   }
-  if (is_private_ && plan.slot_bytes > 0) {
+  if (buffers_.is_private() && plan.slot_bytes > 0) {
     const memory::Offset slot =
-        put_in_slot(*group_, plan, sequence_, space(Space::kInput), home_->pool());
+        put_in_slot(*group_, plan, sequence_, buffers_.at(Space::kInput), home_->pool());
     if (slot == memory::kNoOffset) {
       fail({ErrorCode::kOutOfMemory, binding.rank, plan.slot_bytes});
       return false;
     }
-    line.places = {slot, memory::kNoOffset, scratch_offset(), transport::shm::kInSlot};
+    line.places = {slot, memory::kNoOffset, buffers_.scratch_offset(), transport::shm::kInSlot};
   } else if (binding.node.ranks() > 1) {
-    if (is_private_) stage_ahead();
-    line.places = {place_of(space(Space::kInput), plan.input_bytes),
-                   place_of(space(Space::kOutput), plan.output_bytes), scratch_offset(),
-                   is_private_ ? std::uint64_t{transport::shm::kPrivate} : 0};
+    if (buffers_.is_private()) stage_ahead();
+    line.places = buffers_.places(plan, binding.arena());
   }
   binding.node.enter(sequence_);
   binding.ring_node();
@@ -268,7 +214,7 @@ bool Run::check_entries() noexcept {
     return false;
   }
   if (is_whole_in_slots()) {
-    combine(binding, *call_.plan, sequence_, space(Space::kOutput));
+    combine(binding, *call_.plan, sequence_, buffers_.at(Space::kOutput));
     leave();
     return false;
   }
@@ -331,7 +277,7 @@ void Run::open(const Program& program) noexcept {
   if (program.steps.empty()) schedule_.begin(program.algorithm, program.shape);
   scratch_stores_ =
       schedule::is_staged(program.algorithm)
-          ? group_->distance().stores_to(space(Space::kScratch), program.scratch_bytes)
+          ? group_->distance().stores_to(buffers_.at(Space::kScratch), program.scratch_bytes)
           : reduce::Stores::kCached;
   next_steps();
 }
@@ -395,7 +341,7 @@ bool Run::run_steps() noexcept {
 
 bool Run::end_schedule() noexcept {
   SHOAL_ASSERT(active_slots_ == 0);
-  if (!stage_output_) {
+  if (!buffers_.stages_output()) {
     leave();
     return false;
   }
@@ -415,7 +361,7 @@ bool Run::start_one_sided(const schedule::Step& step, std::uint32_t& active) noe
   slot.bytes = -1;
   bool started = false;
   if (step.kind == StepKind::kOffer) {
-    offered_ = route.transport->key_to(space(Space::kScratch), program_->scratch_bytes);
+    offered_ = route.transport->key_to(buffers_.at(Space::kScratch), program_->scratch_bytes);
     started =
         route.transport->send(route.peer, match_, &offered_, sizeof(offered_), slot.operation);
   } else if (step.kind == StepKind::kAccept) {
@@ -644,9 +590,7 @@ void Run::fold_range(std::int64_t from, std::int64_t n) noexcept {
 void Run::leave() noexcept {
   stage_ = Stage::kDone;
   moved_ = true;
-  for (Block* block : {&input_block_, &output_block_, &scratch_block_}) {
-    if (block->bytes > kKeptBytes) drop(*block, false);
-  }
+  buffers_.give_back(kKeptBytes);
   group_->complete(sequence_);
   record(abi::OperationState::kDone);
   group_->binding().shm->count_bytes(call_.plan->payload_bytes());
@@ -681,19 +625,22 @@ bool Run::quiet(int node_index) const noexcept {
 
 bool Run::fence(std::int64_t now_ns) noexcept {
   const Binding& binding = group_->binding();
+  // Before its entry nobody knows where this rank's buffers are.
   bool all_quiet = true;
-  for (int i = 0; i < binding.node.ranks(); ++i) all_quiet = all_quiet && quiet(i);
+  if (binding.node.entered(sequence_, binding.node.self())) {
+    for (int i = 0; i < binding.node.ranks(); ++i) all_quiet = all_quiet && quiet(i);
+  }
   if (!all_quiet && (now_ns == 0 || now_ns < group_->failed_ns() + kFenceNs)) return false;
-  if (!all_quiet && !stage_output_ && call_.plan->output_bytes > 0 &&
-      space(Space::kOutput) != nullptr) {
+  if (!all_quiet && !buffers_.stages_output() && call_.plan->output_bytes > 0 &&
+      buffers_.at(Space::kOutput) != nullptr) {
     memory::Arena& arena = binding.arena();
-    const memory::Offset at = arena.offset_of(space(Space::kOutput), call_.plan->output_bytes);
+    const memory::Offset at =
+        arena.offset_of(buffers_.at(Space::kOutput), call_.plan->output_bytes);
     if (at != memory::kNoOffset) (void)arena.cut_off(at, call_.plan->output_bytes);
   }
   // Blocks others may still touch are never used again. A put that is under way arrives there, even
   // after its rank has given it up.
-  for (Block* block : {&input_block_, &output_block_}) drop(*block, !all_quiet);
-  drop(scratch_block_, !all_quiet || !offered_.empty());
+  buffers_.abandon(!all_quiet, !all_quiet || !offered_.empty());
   stage_ = Stage::kDone;
   group_->complete(sequence_);
   record(abi::OperationState::kFailed);
@@ -812,32 +759,6 @@ void Run::record(abi::OperationState state) noexcept {
   } else if (state == abi::OperationState::kFailed) {
     page.failed.store(page.failed.load(kRelaxed) + 1, kRelaxed);
   }
-}
-
-// --- memory ------------------------------------------------------------------------------------
-
-bool Run::reserve(Block& block, std::int64_t bytes) noexcept {
-  if (block.bytes >= bytes) return true;
-  drop(block, false);
-  const Result<memory::Offset> offset = home_->pool().allocate(bytes);
-  if (!offset.ok()) return false;
-  block = {offset.value(), bytes};
-  return true;
-}
-
-void Run::drop(Block& block, bool retire) noexcept {
-  if (block.bytes == 0) return;
-  if (retire) {
-    home_->pool().retire(block.offset);
-  } else {
-    home_->pool().free(block.offset);
-  }
-  block = {};
-}
-
-Run::~Run() {
-  SHOAL_ASSERT(done());
-  for (Block* block : {&input_block_, &output_block_, &scratch_block_}) drop(*block, false);
 }
 
 }  // namespace shoal::exec

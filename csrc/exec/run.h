@@ -4,13 +4,16 @@
 ///                            \__________\____ (error) -> fencing -> done
 ///
 /// Staging: where the ranks of a node work on one another's buffers, memory that is not in the
-/// arena is copied into pool blocks before and out of them after, unless a staged schedule takes
-/// the place of the program and does that tile by tile (Plan::staged). Entering: the entry line.
+/// arena is copied into pool blocks before and out of them after (buffers.h), unless a staged
+/// schedule takes the place of the program and does that tile by tile (Plan::staged). Entering: the
+/// entry line.
 /// Fencing: after an error, wait until nobody writes our buffers any more (abort_board.h).
 #pragma once
 
 #include <cstdint>
 
+#include "core/assert.h"
+#include "exec/buffers.h"
 #include "exec/group.h"
 #include "exec/plan.h"
 #include "exec/task.h"
@@ -30,8 +33,9 @@ struct Call {
 
 class Run final : public Task {
  public:
-  Run(TaskPool<Run>& home, int number) noexcept : home_(&home), number_(number) {}
-  ~Run() override;
+  Run(TaskPool<Run>& home, int number) noexcept
+      : home_(&home), number_(number), buffers_(home.pool()) {}
+  ~Run() override { SHOAL_ASSERT(done()); }
 
   /// Under the engine's lock. The plan and the group outlive the run.
   void start(Group& group, const Call& call, std::uint64_t sequence) noexcept;
@@ -63,20 +67,11 @@ class Run final : public Task {
     kFencing,
     kDone
   };
-  /// A pool block this run keeps from one use to the next.
-  struct Block {
-    memory::Offset offset = memory::kNoOffset;
-    std::int64_t bytes = 0;
-  };
 
   bool advance() noexcept;
   bool prepare() noexcept;
-  bool reserve_memory() noexcept;
-  bool reserve_scratch(std::int64_t bytes) noexcept;
   bool copy_some(void* to, const void* from, std::int64_t bytes) noexcept;
   bool enter() noexcept;
-  [[nodiscard]] memory::Offset place_of(const std::byte* data, std::int64_t bytes) const noexcept;
-  [[nodiscard]] memory::Offset scratch_offset() const noexcept;
   struct Flags {
     std::uint64_t all, any;
   };
@@ -113,14 +108,9 @@ class Run final : public Task {
   void watch(std::int64_t now_ns) noexcept;
   void record(abi::OperationState state) noexcept;
 
-  bool reserve(Block& block, std::int64_t bytes) noexcept;
-  void drop(Block& block, bool retire) noexcept;
   [[nodiscard]] std::byte* address(const schedule::Ref& ref, Rank rank) const noexcept;
   [[nodiscard]] std::byte* own(const schedule::Ref& ref) const noexcept {
-    return spaces_[static_cast<int>(ref.space)] + bytes(ref.offset);
-  }
-  [[nodiscard]] std::byte*& space(schedule::Space which) noexcept {
-    return spaces_[static_cast<int>(which)];
+    return buffers_.at(ref.space) + bytes(ref.offset);
   }
   [[nodiscard]] std::int64_t bytes(std::int64_t elements) const noexcept {
     return elements * element_bytes_;
@@ -133,16 +123,9 @@ class Run final : public Task {
   std::uint64_t sequence_ = 0;
   Stage stage_ = Stage::kDone;
   bool moved_ = false;
-  /// What the others should see is not in the arena: the schedule takes it as it is ...
-  bool is_private_ = false;
-  /// ... or it goes through pool blocks.
-  bool stage_input_ = false;
-  bool stage_output_ = false;
-  bool posts_late_ = false;    ///< the first post is not the entry
-  std::byte* spaces_[3] = {};  ///< by schedule::Space
+  bool posts_late_ = false;  ///< the first post is not the entry
   std::int64_t element_bytes_ = 1;
-  Block input_block_, output_block_, scratch_block_;
-  std::int64_t scratch_begin_ = 0, scratch_end_ = 0;  ///< of this operation, in its block
+  Buffers buffers_;
   reduce::Stores scratch_stores_ = reduce::Stores::kCached;
 
   const Program* program_ = nullptr;
