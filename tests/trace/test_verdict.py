@@ -209,6 +209,16 @@ def test_who_posts_and_then_drives_nothing_is_a_slow_receiver() -> None:
     assert says(verdict, "no thread of it waits", "65536 bytes have come", "load (train.py:101)")
 
 
+def test_who_posts_and_is_then_held_by_a_system_call_is_that() -> None:
+    world = World(
+        page(0, 5, operation(5, 1), 2), page(1, 5, operation(5, 0), 2, drivers=0)
+    )  # fmt: skip
+    world.after[101] = process(101, state="D", syscall=28)
+    verdict = verdict_of(world)
+    assert (verdict.rank, verdict.cause) == (1, "slow_syscall")
+    assert says(verdict, "no thread of it waits", "is asleep (state D) in madvise")
+
+
 def _two_hosts() -> World:
     world = World(page(0, 5, operation(5, 1), 2), page(1, 5, operation(5, 0), 2))
     world.links_before = {100: (link("a:1", "b:2"),), 101: (link("b:2", "a:1"),)}

@@ -156,6 +156,8 @@ def _undriven(ev: Evidence, late: Late, page: Page) -> Finding:
         evidence.append(f"{unread} bytes have come and are not read")
     if thread.cause in ("computing", "sleeping", "blocked", "unknown", "slow_syscall"):
         cause, queues = undriven_queues(ev, late, page)
+        if (cause, thread.cause) == ("slow_receiver", "slow_syscall"):
+            cause = thread.cause  # it would receive, but the kernel has not returned to it
         return Finding(cause, (*evidence, *queues, *thread.evidence), thread.missing)
     return Finding(thread.cause, (*evidence, *thread.evidence), thread.missing)
 

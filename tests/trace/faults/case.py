@@ -32,7 +32,7 @@ LIMIT_S = 6.0  # for the verdict, from the fault or the tracer's start
 HEALED_S = 1.0  # after a fault has ended, a verdict may still be about it
 LATE_MS = 100.0  # the tracer's default. A fault that made nobody wait so long has not happened
 SURE_MS = 200.0  # what is late no longer than this may be over before the tracer has looked twice
-PREEMPTED_SHARE = 0.4  # a rank that waits for a core so much of the time is late by that
+WAITED_SHARE = 0.4  # a rank that waits for a core so much of the time is late by that
 ATTEMPTS = 3  # at a seed that the machine's other work has spoilt
 
 
@@ -130,7 +130,7 @@ class Facts:
     said_at: float | None = None
     verdict: dict[str, Any] = field(default_factory=dict)
     broken: str = ""
-    preempted: float = 0  # how much of the time the accused rank was ready and had no core
+    waited: float = 0  # how much of the time the accused rank waited for cores (Waiting.share)
 
 
 def play(fault: Fault, seed: int, settings: Settings) -> Outcome:
@@ -158,7 +158,7 @@ def _play_once(fault: Fault, seed: int, settings: Settings) -> Outcome:
             with Waiting(scene.pids) as waiting:
                 facts = _disturb(fault, scene, job, outcome.attached, settings)
             if facts.said_at is not None and facts.verdict["rank"] >= 0:
-                facts.preempted = waiting.share(facts.verdict["rank"], facts.said_at)
+                facts.waited = waiting.share(facts.verdict["rank"], facts.said_at)
             outcome.variant = scene.variant
             broken = job.finish()
             facts.broken = facts.broken or ("" if fault.may_break else broken)
@@ -221,7 +221,8 @@ def _decide(fault: Fault, job: Job, facts: Facts, outcome: Outcome, after_ms: fl
 def _says_what_the_machine_did(fault: Fault, facts: Facts) -> bool:
     if fault.starves and facts.verdict.get("rank") in facts.culprits:
         return False
-    return facts.verdict.get("cause") == "preempted" and facts.preempted >= PREEMPTED_SHARE
+    for_want_of_cores = facts.verdict.get("cause") in ("preempted", "slow_syscall")
+    return for_want_of_cores and facts.waited >= WAITED_SHARE
 
 
 def watch_healthy(seed: int, seconds: float, settings: Settings) -> Outcome:
