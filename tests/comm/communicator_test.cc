@@ -556,6 +556,7 @@ TEST(Communicator, RefusesWhatIsNotDefinedOfAType) {
         EXPECT_NE(text.find(pair + " is not defined; use"), std::string::npos) << text;
       }
     EXPECT_TRUE(supports(ReduceOp::kAvg, DataType::kBfloat16));
+    EXPECT_TRUE(supports(ReduceOp::kAvg, DataType::kFloat8E5m2));
     EXPECT_FALSE(supports(ReduceOp::kBxor, DataType::kFloat16));
     EXPECT_FALSE(supports(ReduceOp::kAvg, DataType::kUint64));
   });
