@@ -382,8 +382,9 @@ struct Float16 {
 
 /// Bits of float8: sign, exponent with `kBias`, `kMantissa` bits. Magnitudes from `kSpecial` on are
 /// no numbers (infinity, if there is one, is the first of them); `kOverflow` is what a number
-/// becomes that is too large, also an infinity. By selection, without branches and without
-/// float32's subnormal numbers, which are slow and which some programs flush to zero.
+/// becomes that is too large, also an infinity. Without float32's subnormal numbers, which are slow
+/// and which some programs flush to zero. Not inlined: once a block is not often, and 8 kernels
+/// share them.
 template <int kMantissa, int kBias, int kSpecial, int kOverflow>
 struct Float8 {
   using Element = uint8_t;
@@ -397,7 +398,11 @@ struct Float8 {
     return __builtin_bit_cast(float, (127 + exponent) << 23);
   }
 
-  static void widen(float* to, const void* from, int64_t count) noexcept {
+  /// All ones if a < b, else 0. Of a comparison g++ 12 makes branches here, which only AVX-512
+  /// takes back.
+  static int32_t less(int32_t a, int32_t b) noexcept { return (a - b) >> 31; }
+
+  [[gnu::noinline]] static void widen(float* to, const void* from, int64_t count) noexcept {
     const float unit = power(1 - kBias - kMantissa);  // of subnormal numbers
     SHOAL_INDEPENDENT
     for (int64_t i = 0; i < count; ++i) {
@@ -405,14 +410,15 @@ struct Float8 {
       const int32_t magnitude = bits & 0x7f;
       const int32_t normal = (magnitude << kShift) + kRebias;
       const int32_t tiny = __builtin_bit_cast(int32_t, static_cast<float>(magnitude) * unit);
-      const int32_t number = magnitude < kNormal ? tiny : normal;
-      const int32_t special = magnitude < kSpecial ? 0 : kInfinity;
+      const int32_t is_tiny = less(magnitude, kNormal);
+      const int32_t number = (tiny & is_tiny) | (normal & ~is_tiny);
+      const int32_t special = kInfinity & ~less(magnitude, kSpecial);
       const uint32_t sign = static_cast<uint32_t>(bits & 0x80) << 24;
       to[i] = __builtin_bit_cast(float, static_cast<uint32_t>(number | special) | sign);
     }
   }
 
-  static void narrow(void* to, const float* from, int64_t count) noexcept {
+  [[gnu::noinline]] static void narrow(void* to, const float* from, int64_t count) noexcept {
     // Added to a smaller number, its last place is float8's: the sum is rounded there.
     const float rounder = power(24 - kBias - kMantissa);
     const int32_t rounder_bits = __builtin_bit_cast(int32_t, rounder);
@@ -424,9 +430,10 @@ struct Float8 {
       const int32_t normal = (magnitude - kRebias + half) >> kShift;  // carries into the exponent
       const float sum = __builtin_bit_cast(float, magnitude) + rounder;
       const int32_t tiny = __builtin_bit_cast(int32_t, sum) - rounder_bits;
-      const int32_t number = magnitude < kRebias + (kNormal << kShift) ? tiny : normal;
+      const int32_t is_tiny = less(magnitude, kRebias + (kNormal << kShift));
+      const int32_t number = (tiny & is_tiny) | (normal & ~is_tiny);
       const int32_t finite = number < kOverflow ? number : kOverflow;
-      const int32_t code = magnitude > kInfinity ? 0x7f : finite;
+      const int32_t code = finite | (0x7f & less(kInfinity, magnitude));
       store(to, i, static_cast<uint8_t>(static_cast<uint32_t>(code) | (bits >> 24 & 0x80)));
     }
   }
