@@ -51,7 +51,7 @@ bool is_on_host(const py::object& object) {
 }
 
 py::array host_view(const py::object& object) {
-  // The tensor stays its producer's: the capsule, which is not consumed, gives it back.
+  // The capsule is not consumed: the array keeps it, and with it the producer's tensor.
   const py::object capsule =
       object.attr("__dlpack__")(py::arg("max_version") = py::make_tuple(1, 0));
   const auto* managed = static_cast<const DlManagedTensorVersioned*>(
@@ -65,7 +65,7 @@ py::array host_view(const py::object& object) {
     for (int i = 0; i < tensor.ndim; ++i) strides.push_back(tensor.strides[i] * dtype.itemsize());
   }
   py::array array(dtype, shape, strides, static_cast<char*>(tensor.data) + tensor.byte_offset,
-                  object);
+                  capsule);
   if ((managed->flags & kDlReadOnly) != 0) array.attr("setflags")(py::arg("write") = false);
   return array;
 }

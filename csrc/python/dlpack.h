@@ -57,7 +57,7 @@ DlCode code_of(const py::dtype& dtype);
 /// Whether an object with __dlpack__ is CPU memory.
 bool is_on_host(const py::object& object);
 
-/// The memory of such an object, which it lives as long as. Also elements that
+/// The memory of such an object, which lives as long as the array. Also elements that
 /// numpy.from_dlpack() refuses: bfloat16, float8. Throws py::error_already_set.
 py::array host_view(const py::object& object);
 

@@ -38,10 +38,10 @@ float from_small(std::uint32_t bits, const Format& format) noexcept {
 
 /// Rounded to nearest, ties to even.
 std::uint32_t to_small(float value, const Format& format) noexcept {
-  const std::uint32_t largest = (1u << (format.bits - 1)) - 1;
-  const std::uint32_t sign = std::signbit(value) ? largest + 1 : 0;
+  const std::uint32_t ones = (1u << (format.bits - 1)) - 1;  // after the sign: a NaN
+  const std::uint32_t sign = std::signbit(value) ? ones + 1 : 0;
   const float magnitude = std::fabs(value);
-  if (std::isnan(value)) return sign | largest;
+  if (std::isnan(value)) return sign | ones;
   if (std::isinf(value)) return sign | format.overflow;
   // Units of the last place at this magnitude; below the normal ones they stay the same.
   const int least = 1 - format.bias;

@@ -20,8 +20,8 @@ INTEGERS = [
     torch.uint8, torch.uint16, torch.uint32, torch.uint64,
 ]  # fmt: skip
 COMPLEX = [torch.complex64, torch.complex128]
-# Those after the first are moved only.
-OTHERS = [torch.bool, torch.float8_e4m3fnuz, torch.float8_e5m2fnuz, torch.complex32]
+MOVED = [torch.float8_e4m3fnuz, torch.float8_e5m2fnuz]  # as bytes, and not reduced
+OTHERS = [torch.bool, torch.complex32, *MOVED]
 ALL = FLOATS + INTEGERS + COMPLEX + OTHERS
 # Nothing, one element, less and more than a slot of shared memory takes, and several chunks.
 SHAPES: list[tuple[int, ...]] = [(0,), (), (1,), (3, 5), (1000,), (70_001,)]
@@ -165,7 +165,7 @@ def check_premultiplied_sum_of_integers_is_refused() -> None:
 
 
 def check_what_is_moved_only_is_not_reduced() -> None:
-    for dtype in OTHERS[1:]:
+    for dtype in MOVED:
         x = values(RANK, (8 * SIZE,), dtype)
         y = torch.empty(8, dtype=dtype)
         checks.throws(RuntimeError, lambda x=x: dist.all_reduce(x), "cannot be reduced")
