@@ -28,7 +28,7 @@ build() {
   cmake --install build/gpu --component python --prefix $package/shoal >/dev/null
 }
 
-run() { PYTHONPATH=$package:$PWD timeout "$limit_s" "$python" -m "$@"; }
+run() { PYTHONPATH=$package:$PWD${PYTHONPATH:+:$PYTHONPATH} timeout "$limit_s" "$python" -m "$@"; }
 collectives() { run shoal.cli run -n "$1" "$python" tests/gpu/collectives.py "${@:2}"; }   # RANKS [--quick]
 
 if nvidia-smi -L 2>/dev/null; then

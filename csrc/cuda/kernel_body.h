@@ -19,6 +19,7 @@
 
 #ifdef __CUDACC__
 #include <cuda_fp16.h>
+#include <cuda_fp8.h>
 #define SHOAL_BOTH __host__ __device__ __forceinline__
 #define SHOAL_UNROLL _Pragma("unroll")
 #else
@@ -169,6 +170,50 @@ struct Float16 {
   static uint16_t narrow(float value) { return bits_of<uint16_t>(static_cast<_Float16>(value)); }
 #endif
 };
+
+/// As csrc/reduce/kernels.cc has it, which explains it.
+template <int kMantissa, int kBias, int kSpecial, int kOverflow>
+struct Float8 {
+  using Element = uint8_t;
+  using Lane = uint8_t;
+  using Value = float;
+  static constexpr int kShift = 23 - kMantissa;
+  static constexpr int32_t kRebias = (127 - kBias) << 23;
+  static constexpr int32_t kNormal = 1 << kMantissa;
+  static constexpr int32_t kInfinity = 0x7f800000;
+
+  static SHOAL_BOTH float power(int exponent) { return bits_of<float>((127 + exponent) << 23); }
+
+  static SHOAL_BOTH float widen(uint8_t value) {
+#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 890  // has instructions for it
+    constexpr auto kKind = kMantissa == 3 ? __NV_E4M3 : __NV_E5M2;
+    return __half2float(__half(__nv_cvt_fp8_to_halfraw(value, kKind)));
+#else
+    const int32_t magnitude = value & 0x7f;
+    const int32_t normal = (magnitude << kShift) + kRebias;
+    const float tiny = static_cast<float>(magnitude) * power(1 - kBias - kMantissa);
+    const int32_t number = magnitude < kNormal ? bits_of<int32_t>(tiny) : normal;
+    const int32_t special = magnitude < kSpecial ? 0 : kInfinity;
+    const uint32_t sign = static_cast<uint32_t>(value & 0x80) << 24;
+    return bits_of<float>(static_cast<uint32_t>(number | special) | sign);
+#endif
+  }
+  static SHOAL_BOTH uint8_t narrow(float value) {
+    const auto bits = bits_of<uint32_t>(value);
+    const auto magnitude = static_cast<int32_t>(bits & 0x7fffffff);
+    const int32_t half = (1 << (kShift - 1)) - 1 + ((magnitude >> kShift) & 1);
+    const int32_t normal = (magnitude - kRebias + half) >> kShift;
+    const float rounder = power(24 - kBias - kMantissa);
+    const float sum = bits_of<float>(magnitude) + rounder;
+    const int32_t tiny = bits_of<int32_t>(sum) - bits_of<int32_t>(rounder);
+    const int32_t number = magnitude < kRebias + (kNormal << kShift) ? tiny : normal;
+    const int32_t finite = number < kOverflow ? number : kOverflow;
+    const int32_t code = magnitude > kInfinity ? 0x7f : finite;
+    return static_cast<uint8_t>(static_cast<uint32_t>(code) | (bits >> 24 & 0x80));
+  }
+};
+using Float8E4m3 = Float8<3, 7, 0x7f, 0x7e>;
+using Float8E5m2 = Float8<2, 15, 0x7c, 0x7c>;
 
 // ---- operations; see csrc/reduce/kernels.cc, whose words these are
 

@@ -22,26 +22,28 @@
   X(max_##name, Format, Max)
 
 /// X(name, Format, Op), by kernel_body.h.
-#define SHOAL_CUDA_KERNELS(X)                          \
-  X(copy, Bits, Band)                                  \
-  X(band, Bits, Band)                                  \
-  X(bor, Bits, Bor)                                    \
-  X(bxor, Bits, Bxor)                                  \
-  SHOAL_CUDA_FLOAT_KERNELS(X, float32, Plain<float>)   \
-  SHOAL_CUDA_FLOAT_KERNELS(X, float64, Plain<double>)  \
-  SHOAL_CUDA_FLOAT_KERNELS(X, float16, Float16)        \
-  SHOAL_CUDA_FLOAT_KERNELS(X, bfloat16, Bfloat16)      \
-  SHOAL_CUDA_RING_KERNELS(X, uint8, Plain<uint8_t>)    \
-  SHOAL_CUDA_RING_KERNELS(X, uint16, Plain<uint16_t>)  \
-  SHOAL_CUDA_RING_KERNELS(X, uint32, Plain<uint32_t>)  \
-  SHOAL_CUDA_RING_KERNELS(X, uint64, Plain<uint64_t>)  \
-  SHOAL_CUDA_ORDER_KERNELS(X, int8, Plain<int8_t>)     \
-  SHOAL_CUDA_ORDER_KERNELS(X, int16, Plain<int16_t>)   \
-  SHOAL_CUDA_ORDER_KERNELS(X, int32, Plain<int32_t>)   \
-  SHOAL_CUDA_ORDER_KERNELS(X, int64, Plain<int64_t>)   \
-  SHOAL_CUDA_ORDER_KERNELS(X, uint8, Plain<uint8_t>)   \
-  SHOAL_CUDA_ORDER_KERNELS(X, uint16, Plain<uint16_t>) \
-  SHOAL_CUDA_ORDER_KERNELS(X, uint32, Plain<uint32_t>) \
+#define SHOAL_CUDA_KERNELS(X)                            \
+  X(copy, Bits, Band)                                    \
+  X(band, Bits, Band)                                    \
+  X(bor, Bits, Bor)                                      \
+  X(bxor, Bits, Bxor)                                    \
+  SHOAL_CUDA_FLOAT_KERNELS(X, float32, Plain<float>)     \
+  SHOAL_CUDA_FLOAT_KERNELS(X, float64, Plain<double>)    \
+  SHOAL_CUDA_FLOAT_KERNELS(X, float16, Float16)          \
+  SHOAL_CUDA_FLOAT_KERNELS(X, bfloat16, Bfloat16)        \
+  SHOAL_CUDA_FLOAT_KERNELS(X, float8_e4m3fn, Float8E4m3) \
+  SHOAL_CUDA_FLOAT_KERNELS(X, float8_e5m2, Float8E5m2)   \
+  SHOAL_CUDA_RING_KERNELS(X, uint8, Plain<uint8_t>)      \
+  SHOAL_CUDA_RING_KERNELS(X, uint16, Plain<uint16_t>)    \
+  SHOAL_CUDA_RING_KERNELS(X, uint32, Plain<uint32_t>)    \
+  SHOAL_CUDA_RING_KERNELS(X, uint64, Plain<uint64_t>)    \
+  SHOAL_CUDA_ORDER_KERNELS(X, int8, Plain<int8_t>)       \
+  SHOAL_CUDA_ORDER_KERNELS(X, int16, Plain<int16_t>)     \
+  SHOAL_CUDA_ORDER_KERNELS(X, int32, Plain<int32_t>)     \
+  SHOAL_CUDA_ORDER_KERNELS(X, int64, Plain<int64_t>)     \
+  SHOAL_CUDA_ORDER_KERNELS(X, uint8, Plain<uint8_t>)     \
+  SHOAL_CUDA_ORDER_KERNELS(X, uint16, Plain<uint16_t>)   \
+  SHOAL_CUDA_ORDER_KERNELS(X, uint32, Plain<uint32_t>)   \
   SHOAL_CUDA_ORDER_KERNELS(X, uint64, Plain<uint64_t>)
 
 namespace shoal::cuda {

@@ -178,6 +178,8 @@ bool Run::enter() noexcept {
   } else if (binding.node.ranks() > 1) {
     if (buffers_.is_private()) stage_ahead();
     line.places = buffers_.places(plan, binding.arena());
+  } else {
+    line.places.flags = 0;  // not what an earlier payload has left there
   }
   binding.node.enter(sequence_);
   binding.ring_node();

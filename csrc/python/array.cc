@@ -3,18 +3,22 @@
 #include <memory>
 #include <optional>
 
+#include "python/dlpack.h"
 #include "python/errors.h"
 #include "python/lent.h"
+#include "python/small_floats.h"
 
 namespace shoal::python {
 
 namespace {
 
 constexpr const char* kSupported =
-    "float32, float64, float16, bfloat16 (ml_dtypes), int8 to int64, uint8 to uint64 and bool";
+    "float32, float64, float16, bfloat16, float8_e4m3fn and float8_e5m2 (ml_dtypes), int8 to "
+    "int64, "
+    "uint8 to uint64 and bool";
 constexpr int kBool = 0;  // its type number
 
-/// numpy's stable type numbers; extension types (bfloat16) have larger ones and go by name.
+/// numpy's stable type numbers; extension types have larger ones.
 std::optional<DataType> data_type(const py::dtype& dtype) {
   switch (dtype.num()) {
     case kBool:
@@ -44,25 +48,29 @@ std::optional<DataType> data_type(const py::dtype& dtype) {
     case 23:
       return DataType::kFloat16;
     default:
-      break;
+      return small_float(dtype);
   }
-  if (dtype.itemsize() == 2 && py::str(dtype.attr("name")).cast<std::string>() == "bfloat16") {
-    return DataType::kBfloat16;
+}
+
+/// By numpy, which refuses types that are not its own.
+py::array by_dlpack(const py::object& object) {
+  try {
+    return py::module_::import("numpy").attr("from_dlpack")(object).cast<py::array>();
+  } catch (const py::error_already_set&) {
+    if (!is_on_host(object)) throw;
   }
-  return std::nullopt;
+  return host_view(object);
 }
 
 /// `what()` names the argument.
 template <class What>
 py::array as_numpy(const py::object& object, What&& what) {
   if (py::isinstance<py::array>(object)) return py::reinterpret_borrow<py::array>(object);
-  py::module_ numpy = py::module_::import("numpy");
   try {
     if (PyObject_CheckBuffer(object.ptr()) != 0) {
-      return numpy.attr("asarray")(py::memoryview(object)).cast<py::array>();
+      return py::module_::import("numpy").attr("asarray")(py::memoryview(object)).cast<py::array>();
     }
-    if (py::hasattr(object, "__dlpack__"))
-      return numpy.attr("from_dlpack")(object).cast<py::array>();
+    if (py::hasattr(object, "__dlpack__")) return by_dlpack(object);
   } catch (const py::error_already_set& error) {
     invalid(what() + ": numpy cannot look at this " + std::string(py::str(py::type::of(object))) +
             " without a copy: " + error.what());
@@ -84,8 +92,9 @@ Array check_array(const py::object& object, const py::array& array, std::string_
   Array result{.object = object, .array = array};
   const std::optional<DataType> dtype = data_type(array.dtype());
   if (!dtype.has_value()) {
-    invalid(what() + ": dtype " + std::string(py::str(array.dtype())) + " is not supported; " +
-            kSupported + " are");
+    invalid(what() + ": dtype " +
+            std::string(py::str(py::getattr(object, "dtype", array.dtype()))) +
+            " is not supported; " + kSupported + " are");
   }
   if (array.dtype().byteorder() == '>') {
     invalid(what() +

@@ -10,6 +10,7 @@
 #include "python/cuda_view.h"
 #include "python/errors.h"
 #include "python/lent.h"
+#include "python/small_floats.h"
 #include "python/work.h"
 
 namespace shoal::python {
@@ -457,7 +458,7 @@ py::object empty_array(Communicator& comm, const py::object& shape, const py::ob
   } else {
     extents = shape.cast<Shape>();
   }
-  const py::dtype type = py::dtype::from_args(dtype);
+  const py::dtype type = dtype_from(dtype);
   if (device == "cpu") return empty(comm, extents, type).object;
   return py::cast(empty_cuda(comm, extents, type, device));
 }

@@ -26,21 +26,6 @@ struct Exported {
   std::vector<std::int64_t> shape;
 };
 
-DlCode code_of(const py::dtype& dtype) {
-  switch (dtype.kind()) {
-    case 'i':
-      return DlCode::kInt;
-    case 'u':
-      return DlCode::kUint;
-    case 'b':
-      return DlCode::kBool;
-    case 'f':
-      return DlCode::kFloat;
-    default:
-      return DlCode::kBfloat;  // the only other one that empty() makes
-  }
-}
-
 void destroy_unused(PyObject* capsule) {
   // A consumer that has taken the tensor renames the capsule.
   if (PyCapsule_IsValid(capsule, "dltensor") == 0) return;

@@ -37,23 +37,6 @@ bool is_contiguous(const Shape& shape, const Shape& strides, py::ssize_t unit) {
   return true;
 }
 
-py::dtype dtype_of(const DlTensor& tensor) {
-  const auto bytes = std::to_string(tensor.bits / 8);
-  switch (tensor.code) {
-    case DlCode::kInt:
-      return py::dtype("i" + bytes);
-    case DlCode::kUint:
-      return py::dtype("u" + bytes);
-    case DlCode::kFloat:
-      return py::dtype("f" + bytes);
-    case DlCode::kBool:
-      return py::dtype("?");
-    case DlCode::kBfloat:
-      return py::dtype::from_args(py::module_::import("ml_dtypes").attr("bfloat16"));
-  }
-  return py::dtype("V" + bytes);  // refused where the type is looked at
-}
-
 /// The tensor stays its producer's: the capsule, which is not consumed, gives it back.
 py::array by_dlpack(const py::object& object, std::string_view call, std::string_view name,
                     void* stream) {

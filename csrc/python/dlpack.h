@@ -1,12 +1,24 @@
-/// What of dlpack.h is needed here, version 0.8: every consumer takes it, every producer gives it.
+/// What of dlpack.h is needed here. Version 0.8 for CUDA memory: every consumer takes it, every
+/// producer gives it. Version 1 for memory of the host: it says whether it may be written.
 #pragma once
 
 #include <cstdint>
 
+#include "python/module.h"
+
 namespace shoal::python {
 
+inline constexpr std::int32_t kDlCpu = 1;
 inline constexpr std::int32_t kDlCuda = 2;
-enum class DlCode : std::uint8_t { kInt = 0, kUint = 1, kFloat = 2, kBfloat = 4, kBool = 6 };
+enum class DlCode : std::uint8_t {
+  kInt = 0,
+  kUint = 1,
+  kFloat = 2,
+  kBfloat = 4,
+  kBool = 6,
+  kFloat8E4m3fn = 10,
+  kFloat8E5m2 = 12,
+};
 
 struct DlTensor {
   void* data;
@@ -26,5 +38,27 @@ struct DlManagedTensor {
   void* context;
   void (*deleter)(DlManagedTensor*);
 };
+
+struct DlManagedTensorVersioned {
+  std::uint32_t major, minor;
+  void* context;
+  void (*deleter)(DlManagedTensorVersioned*);
+  std::uint64_t flags;
+  DlTensor tensor;
+};
+inline constexpr std::uint64_t kDlReadOnly = 1;
+
+/// numpy's dtype for the elements; one that check_array() refuses, if shoal has none such.
+py::dtype dtype_of(const DlTensor& tensor);
+
+/// Of a dtype that empty() makes.
+DlCode code_of(const py::dtype& dtype);
+
+/// Whether an object with __dlpack__ is CPU memory.
+bool is_on_host(const py::object& object);
+
+/// The memory of such an object, which lives as long as the array. Also elements that
+/// numpy.from_dlpack() refuses: bfloat16, float8. Throws py::error_already_set.
+py::array host_view(const py::object& object);
 
 }  // namespace shoal::python

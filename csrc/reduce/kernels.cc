@@ -7,7 +7,7 @@
 ///
 /// A fold of k sources runs block by block. A block's partial results stay in a small array on the
 /// stack, so each source is read once, each target is written once, a target may be any one of the
-/// sources, and 16-bit floats accumulate in float32 and round once. Loads and stores go through
+/// sources, and small floats accumulate in float32 and round once. Loads and stores go through
 /// memcpy: the user's arrays need not be aligned.
 #include <stdint.h>
 #include <string.h>
@@ -336,9 +336,10 @@ void accumulate_bits(void* target, const void* source, int64_t count) noexcept {
   accumulate_wide<uint8_t, Op>(target, source, count * kSize);
 }
 
-// ---- float16 and bfloat16: widened to float32, folded there, rounded once to nearest even.
+// ---- floats smaller than float32: widened to it, folded there, rounded once to nearest even.
 
 struct Bfloat16 {
+  using Element = uint16_t;
   static void widen(float* to, const void* from, int64_t count) noexcept {
     SHOAL_INDEPENDENT
     for (int64_t i = 0; i < count; ++i)
@@ -358,6 +359,7 @@ struct Bfloat16 {
 };
 
 struct Float16 {
+  using Element = uint16_t;
   static void widen(float* to, const void* from, int64_t count) noexcept {
     int64_t i = 0;
 #ifdef __F16C__  // g++ 12 converts one at a time otherwise
@@ -378,28 +380,90 @@ struct Float16 {
   }
 };
 
-template <class Half, class Op>
-void fold_half(const FoldArguments& f) noexcept {
+/// Bits of float8: sign, exponent with `kBias`, `kMantissa` bits. Magnitudes from `kSpecial` on are
+/// no numbers (infinity, if there is one, is the first of them); `kOverflow` is what a number
+/// becomes that is too large, also an infinity. Without float32's subnormal numbers, which are slow
+/// and which some programs flush to zero. Not inlined: once a block is not often, and 8 kernels
+/// share them.
+template <int kMantissa, int kBias, int kSpecial, int kOverflow>
+struct Float8 {
+  using Element = uint8_t;
+  static constexpr int kShift = 23 - kMantissa;            // to float32's mantissa
+  static constexpr int32_t kRebias = (127 - kBias) << 23;  // to float32's exponent
+  static constexpr int32_t kNormal = 1 << kMantissa;       // the smallest normal number
+  static constexpr int32_t kInfinity = 0x7f800000;         // float32's
+
+  /// 2 to the power of `exponent`.
+  static float power(int exponent) noexcept {
+    return __builtin_bit_cast(float, (127 + exponent) << 23);
+  }
+
+  /// All ones if a < b, else 0. Of a comparison g++ 12 makes branches here, which only AVX-512
+  /// takes back.
+  static int32_t less(int32_t a, int32_t b) noexcept { return (a - b) >> 31; }
+
+  [[gnu::noinline]] static void widen(float* to, const void* from, int64_t count) noexcept {
+    const float unit = power(1 - kBias - kMantissa);  // of subnormal numbers
+    SHOAL_INDEPENDENT
+    for (int64_t i = 0; i < count; ++i) {
+      const int32_t bits = load<uint8_t>(from, i);
+      const int32_t magnitude = bits & 0x7f;
+      const int32_t normal = (magnitude << kShift) + kRebias;
+      const int32_t tiny = __builtin_bit_cast(int32_t, static_cast<float>(magnitude) * unit);
+      const int32_t is_tiny = less(magnitude, kNormal);
+      const int32_t number = (tiny & is_tiny) | (normal & ~is_tiny);
+      const int32_t special = kInfinity & ~less(magnitude, kSpecial);
+      const uint32_t sign = static_cast<uint32_t>(bits & 0x80) << 24;
+      to[i] = __builtin_bit_cast(float, static_cast<uint32_t>(number | special) | sign);
+    }
+  }
+
+  [[gnu::noinline]] static void narrow(void* to, const float* from, int64_t count) noexcept {
+    // Added to a smaller number, its last place is float8's: the sum is rounded there.
+    const float rounder = power(24 - kBias - kMantissa);
+    const int32_t rounder_bits = __builtin_bit_cast(int32_t, rounder);
+    SHOAL_INDEPENDENT
+    for (int64_t i = 0; i < count; ++i) {
+      const auto bits = __builtin_bit_cast(uint32_t, from[i]);
+      const auto magnitude = static_cast<int32_t>(bits & 0x7fffffff);
+      const int32_t half = (1 << (kShift - 1)) - 1 + ((magnitude >> kShift) & 1);
+      const int32_t normal = (magnitude - kRebias + half) >> kShift;  // carries into the exponent
+      const float sum = __builtin_bit_cast(float, magnitude) + rounder;
+      const int32_t tiny = __builtin_bit_cast(int32_t, sum) - rounder_bits;
+      const int32_t is_tiny = less(magnitude, kRebias + (kNormal << kShift));
+      const int32_t number = (tiny & is_tiny) | (normal & ~is_tiny);
+      const int32_t finite = number < kOverflow ? number : kOverflow;
+      const int32_t code = finite | (0x7f & less(kInfinity, magnitude));
+      store(to, i, static_cast<uint8_t>(static_cast<uint32_t>(code) | (bits >> 24 & 0x80)));
+    }
+  }
+};
+using Float8E4m3 = Float8<3, 7, 0x7f, 0x7e>;
+using Float8E5m2 = Float8<2, 15, 0x7c, 0x7c>;
+
+template <class Small, class Op>
+void fold_small(const FoldArguments& f) noexcept {
+  using Element = typename Small::Element;
   float sums[kBlock<float>], next[kBlock<float>];
-  alignas(kLine) uint16_t block[kBlock<float>];
+  alignas(kLine) Element block[kBlock<float>];
   const bool direct = f.target_count == 1 && !f.streams;
-  for_blocks<uint16_t, kBlock<float>>(f, [&](int64_t offset, int64_t n) noexcept {
-    Half::widen(sums, advance(f.sources[0], offset), n);
+  for_blocks<Element, kBlock<float>>(f, [&](int64_t offset, int64_t n) noexcept {
+    Small::widen(sums, advance(f.sources[0], offset), n);
     for (int64_t s = 1; s < f.source_count; ++s) {  // two loops: g++ 12 vectorises neither in one
-      Half::widen(next, advance(f.sources[s], offset), n);
+      Small::widen(next, advance(f.sources[s], offset), n);
       fold_two<float, Op>(sums, sums, next, n);
     }
     if (f.scale != 1.0) scale_all<float>(sums, sums, n, f.scale);
-    Half::narrow(direct ? advance(f.targets[0], offset) : block, sums, n);
-    if (!direct) store_block(f, offset, block, n * 2);
+    Small::narrow(direct ? advance(f.targets[0], offset) : block, sums, n);
+    if (!direct) store_block(f, offset, block, n * static_cast<int64_t>(sizeof(Element)));
   });
   if (f.streams) finish_stream();
 }
 
-template <class Half, class Op>
-void accumulate_half(void* target, const void* source, int64_t count) noexcept {
+template <class Small, class Op>
+void accumulate_small(void* target, const void* source, int64_t count) noexcept {
   const void* const sources[] = {target, source};
-  fold_half<Half, Op>({&target, 1, sources, 2, count, 1.0, false});
+  fold_small<Small, Op>({&target, 1, sources, 2, count, 1.0, false});
 }
 
 // ---- the table
@@ -408,17 +472,17 @@ template <class T, class Op>
 constexpr OpKernels kWide = {fold_wide<T, Op>, accumulate_wide<T, Op>};
 template <class T, class Op>
 constexpr OpKernels kBits = {fold_bits<sizeof(T), Op>, accumulate_bits<sizeof(T), Op>};
-template <class Half, class Op>
-constexpr OpKernels kHalf = {fold_half<Half, Op>, accumulate_half<Half, Op>};
+template <class Small, class Op>
+constexpr OpKernels kSmall = {fold_small<Small, Op>, accumulate_small<Small, Op>};
 constexpr OpKernels kNone = {nullptr, nullptr};
 
 template <class T>
 constexpr KernelRow kFloats = {{kWide<T, Sum>, kWide<T, Prod>, kWide<T, Min>, kWide<T, Max>,
                                 kWide<T, Sum>, kNone, kNone, kNone}};
 
-template <class Half>
-constexpr KernelRow kHalves = {{kHalf<Half, Sum>, kHalf<Half, Prod>, kHalf<Half, Min>,
-                                kHalf<Half, Max>, kHalf<Half, Sum>, kNone, kNone, kNone}};
+template <class Small>
+constexpr KernelRow kSmalls = {{kSmall<Small, Sum>, kSmall<Small, Prod>, kSmall<Small, Min>,
+                                kSmall<Small, Max>, kSmall<Small, Sum>, kNone, kNone, kNone}};
 
 /// Integers of either sign share sums and products; their order differs.
 template <class T, class Unsigned>
@@ -439,13 +503,15 @@ const KernelTable kTable = {
         kIntegers<int32_t, uint32_t>,
         kIntegers<int64_t, uint64_t>,
         kIntegers<uint8_t, uint8_t>,
-        kHalves<Float16>,
-        kHalves<Bfloat16>,
+        kSmalls<Float16>,
+        kSmalls<Bfloat16>,
         kIntegers<int8_t, uint8_t>,
         kIntegers<int16_t, uint16_t>,
         kIntegers<uint16_t, uint16_t>,
         kIntegers<uint32_t, uint32_t>,
         kIntegers<uint64_t, uint64_t>,
+        kSmalls<Float8E4m3>,
+        kSmalls<Float8E5m2>,
     },
 };
 

@@ -18,7 +18,7 @@ SHOAL_API const char* instruction_set() noexcept;
 enum class Stores : std::uint8_t { kCached, kStreaming };
 
 /// dst[i] = scale * (src[0][i] op src[1][i] op ...) for every dst of `targets`, folded in the order
-/// of `sources`, accumulated in float32 for float16 and bfloat16, and rounded once; min and max
+/// of `sources`, accumulated in float32 for floats of 16 and 8 bits, and rounded once; min and max
 /// propagate NaN. A target may be exactly one of the sources. `scale` is 1 but for kAvg, whose op
 /// is a sum (floating types only). Integers wrap around. Streaming stores are complete on return.
 void fold(DataType dtype, ReduceOp op, std::span<void* const> targets,

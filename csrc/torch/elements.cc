@@ -18,6 +18,10 @@ std::optional<DataType> known(at::ScalarType type) {
       return DataType::kFloat16;
     case at::kBFloat16:
       return DataType::kBfloat16;
+    case at::kFloat8_e4m3fn:
+      return DataType::kFloat8E4m3;
+    case at::kFloat8_e5m2:
+      return DataType::kFloat8E5m2;
     case at::kChar:
       return DataType::kInt8;
     case at::kShort:
@@ -114,10 +118,13 @@ at::Tensor prescaled(const at::Tensor& tensor, const c10d::ReduceOp& op) {
               "PREMUL_SUM is for floating types; the tensor is ", tensor.scalar_type());
   const auto* factor = static_cast<c10d::PreMulSumSupplement*>(op.supplement_.get());
   TORCH_CHECK(factor != nullptr, "PREMUL_SUM without its factor: use _make_nccl_premul_sum");
-  const at::Tensor scaled = factor->tensor_factor.defined()
-                                ? at::mul(tensor, factor->tensor_factor.to(tensor.device()))
-                                : at::mul(tensor, factor->double_factor);
-  return scaled.to(tensor.scalar_type());
+  const auto type = tensor.scalar_type();
+  const bool is_float8 = type == at::kFloat8_e4m3fn || type == at::kFloat8_e5m2;
+  const at::Tensor x = is_float8 ? tensor.to(at::kFloat) : tensor;  // torch multiplies no float8
+  if (!factor->tensor_factor.defined()) return at::mul(x, factor->double_factor).to(type);
+  at::Tensor by = factor->tensor_factor.to(tensor.device());
+  if (is_float8) by = by.to(at::kFloat);
+  return at::mul(x, by).to(type);
 }
 
 }  // namespace shoal::torch

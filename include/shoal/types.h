@@ -40,8 +40,10 @@ enum class DataType : std::uint8_t {
   kUint16,
   kUint32,
   kUint64,
+  kFloat8E4m3,  ///< OCP's "e4m3fn": no infinities; what is too large is the largest number, 448
+  kFloat8E5m2,  ///< with infinities, as IEEE 754 would have it: the upper half of a float16
 };
-inline constexpr int kDataTypes = 12;
+inline constexpr int kDataTypes = 14;
 
 /// kAvg is a sum divided once by the number of ranks; integers do not have it. kBand, kBor and
 /// kBxor are bitwise, of integers only: see supports().
@@ -62,13 +64,14 @@ enum class Collective : std::uint8_t {
 inline constexpr int kCollectives = 9;
 
 constexpr std::int64_t size_of(DataType dtype) noexcept {
-  constexpr std::int64_t kSizes[kDataTypes] = {4, 8, 4, 8, 1, 2, 2, 1, 2, 2, 4, 8};
+  constexpr std::int64_t kSizes[kDataTypes] = {4, 8, 4, 8, 1, 2, 2, 1, 2, 2, 4, 8, 1, 1};
   return kSizes[static_cast<int>(dtype)];
 }
 
 constexpr bool is_integer(DataType dtype) noexcept {
   return dtype != DataType::kFloat32 && dtype != DataType::kFloat64 &&
-         dtype != DataType::kFloat16 && dtype != DataType::kBfloat16;
+         dtype != DataType::kFloat16 && dtype != DataType::kBfloat16 &&
+         dtype != DataType::kFloat8E4m3 && dtype != DataType::kFloat8E5m2;
 }
 
 /// What is defined: sum, prod, min and max of everything; avg of floating types; band, bor and bxor
@@ -78,9 +81,9 @@ constexpr bool supports(ReduceOp op, DataType dtype) noexcept {
 }
 
 constexpr std::string_view name_of(DataType dtype) noexcept {
-  constexpr std::string_view kNames[kDataTypes] = {"float32", "float64", "int32",    "int64",
-                                                   "uint8",   "float16", "bfloat16", "int8",
-                                                   "int16",   "uint16",  "uint32",   "uint64"};
+  constexpr std::string_view kNames[kDataTypes] = {
+      "float32", "float64", "int32",  "int64",  "uint8",  "float16",       "bfloat16",
+      "int8",    "int16",   "uint16", "uint32", "uint64", "float8_e4m3fn", "float8_e5m2"};
   return kNames[static_cast<int>(dtype)];
 }
 

@@ -7,9 +7,9 @@
     x[:] = comm.rank
     comm.all_reduce(x)                       # in place; any other array works too
 
-Arrays are numpy arrays, or anything numpy can look at without a copy. Dtypes: float32, float64,
-float16, bfloat16 (ml_dtypes), int8 to int64, uint8 to uint64, bool. Ops: sum, prod, min, max; avg
-of floats; band, bor, bxor of integers and bool.
+Arrays are numpy arrays, or anything with the buffer protocol or DLPack. Dtypes: float32, float64,
+float16, bfloat16, float8_e4m3fn and float8_e5m2 (ml_dtypes), int8 to int64, uint8 to uint64, bool.
+Ops: sum, prod, min, max; avg of floats; band, bor, bxor of integers and bool.
 """
 
 from __future__ import annotations

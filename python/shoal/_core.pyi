@@ -1,9 +1,10 @@
 """shoal's C++ core (csrc/python), as type checkers and readers see it.
 
 Arrays    numpy, buffer protocol or DLPack on the CPU; C-contiguous; of dtype float32, float64,
-          float16, bfloat16 (ml_dtypes), int8, int16, int32, int64, uint8, uint16, uint32, uint64
-          or bool (which travels as uint8: to another rank they are the same). `comm.empty()` gives
-          pool memory, which is moved without a copy; any other array works too.
+          float16, bfloat16, float8_e4m3fn, float8_e5m2 (these three are ml_dtypes'), int8, int16,
+          int32, int64, uint8, uint16, uint32, uint64 or bool (which travels as uint8: to another
+          rank they are the same). `comm.empty()` gives pool memory, which is moved without a copy;
+          any other array works too.
 Result    the array that was written: `out` if given, else as each call says.
 Units     `timeout` is seconds; None: the communicator's.
 async_op  True: returns a Work at once. Leave the arrays alone until it is done.
@@ -228,9 +229,10 @@ class Communicator:
         Ops     sum, prod, min and max of all dtypes; avg of floating ones; band, bor and bxor,
                 which are bitwise, of integers; of bool sum, max and bor are "or", prod, min and
                 band are "and". Any other pair is an InvalidArgument.
-        Dtypes  float16 and bfloat16 accumulate in float32; NaN propagates in min and max; integers
-                wrap around. `deterministic`: the same bits for any split of sizes, algorithm and
-                order of arrival.
+        Dtypes  floats of 16 and 8 bits accumulate in float32; NaN propagates in min and max; what
+                is too large becomes infinity, of float8_e4m3fn, which has none, 448 (as torch has
+                it); integers wrap around. `deterministic`: the same bits for any split of sizes,
+                algorithm and order of arrival.
         CUDA    x and out may be CUDA memory (CudaArray, DLPack, the CUDA array interface), here and
                 in the other collectives: a result is then ready for what follows on `stream`, and
                 the call returns at once (`async_op`: with a Work to wait for). Without `stream` the

@@ -43,9 +43,9 @@ COLLECTIVES = (
 )  # fmt: skip
 DTYPES = (
     "float32", "float64", "int32", "int64", "uint8", "float16", "bfloat16", "int8", "int16",
-    "uint16", "uint32", "uint64",
+    "uint16", "uint32", "uint64", "float8_e4m3fn", "float8_e5m2",
 )  # fmt: skip
-_DTYPE_BYTES = (4, 8, 4, 8, 1, 2, 2, 1, 2, 2, 4, 8)
+_DTYPE_BYTES = (4, 8, 4, 8, 1, 2, 2, 1, 2, 2, 4, 8, 1, 1)
 # Collectives whose `count` is the number of elements of one rank's block, not of the whole buffer.
 _IN_BLOCKS = frozenset({"all_gather", "reduce_scatter", "all_to_all", "gather", "scatter"})
 

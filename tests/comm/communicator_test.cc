@@ -556,8 +556,27 @@ TEST(Communicator, RefusesWhatIsNotDefinedOfAType) {
         EXPECT_NE(text.find(pair + " is not defined; use"), std::string::npos) << text;
       }
     EXPECT_TRUE(supports(ReduceOp::kAvg, DataType::kBfloat16));
+    EXPECT_TRUE(supports(ReduceOp::kAvg, DataType::kFloat8E5m2));
     EXPECT_FALSE(supports(ReduceOp::kBxor, DataType::kFloat16));
     EXPECT_FALSE(supports(ReduceOp::kAvg, DataType::kUint64));
+  });
+}
+
+// An entry line holds a payload or places: what an earlier payload has left in it is no place.
+TEST(Communicator, OneRankTakesNoPayloadForPlaces) {
+  run_ranks(1, [](Communicator& comm) {
+    Values small(6, -1), large(125);  // 48 bytes, all ones; too many for a line
+    for (int round = 0; round < 3; ++round) {
+      for (int i = 0; i < 100; ++i) {
+        comm.all_reduce(in(small), out(small), {6}, DataType::kInt64, ReduceOp::kSum).wait();
+      }
+      for (int i = 0; i < 100; ++i) {
+        std::iota(large.begin(), large.end(), i);
+        const Values wanted = large;
+        comm.all_reduce(in(large), out(large), {125}, DataType::kInt64, ReduceOp::kSum).wait();
+        ASSERT_EQ(large, wanted) << i;
+      }
+    }
   });
 }
 

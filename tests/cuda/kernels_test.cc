@@ -81,6 +81,8 @@ void make_tame(DataType dtype, unsigned char* data, std::int64_t count) {
     if (dtype == DataType::kFloat64 || dtype == DataType::kFloat32) *top = (*top & 0x81) | 0x3e;
     if (dtype == DataType::kFloat16) *top = (*top & 0x83) | 0x38;
     if (dtype == DataType::kBfloat16) *top = (*top & 0x81) | 0x3e;
+    if (dtype == DataType::kFloat8E4m3) *top = (*top & 0x8f) | 0x30;
+    if (dtype == DataType::kFloat8E5m2) *top = (*top & 0x87) | 0x38;
   }
 }
 
@@ -95,6 +97,10 @@ bool is_nan(DataType dtype, const unsigned char* at) {
     case DataType::kBfloat16:
       std::memcpy(&half, at, 2);
       return (half & 0x7fff) > 0x7f80;
+    case DataType::kFloat8E4m3:
+      return (*at & 0x7f) == 0x7f;
+    case DataType::kFloat8E5m2:
+      return (*at & 0x7f) > 0x7c;
     case DataType::kFloat32:
       std::memcpy(&single, at, 4);
       return single != single;

@@ -11,7 +11,8 @@ EVERY_DTYPE = """
     P, r = comm.size, comm.rank
     EVERY = {"sum": np.add, "prod": np.multiply, "min": np.minimum, "max": np.maximum}
     BITS = EVERY | {"band": np.bitwise_and, "bor": np.bitwise_or, "bxor": np.bitwise_xor}
-    FLOATS = ("float32", "float64", "float16", ml_dtypes.bfloat16)
+    FLOAT8 = (ml_dtypes.float8_e4m3fn, ml_dtypes.float8_e5m2)
+    FLOATS = ("float32", "float64", "float16", ml_dtypes.bfloat16, *FLOAT8)
     INTEGERS = [f"{sign}int{bits}" for sign in ("", "u") for bits in (8, 16, 32, 64)]
 
     def array(values):
@@ -20,6 +21,8 @@ EVERY_DTYPE = """
         return x
 
     def data(q, n, dtype):  # of integers all bits, so that they wrap around
+        if dtype in FLOAT8:  # has few whole numbers: sums of four ranks are among them
+            return ((np.arange(n) + q) % 2 + 1).astype(dtype)
         if dtype in FLOATS:
             return ((np.arange(n) + q) % 3 + 1).astype(dtype)
         if dtype == "bool":

@@ -69,7 +69,7 @@ def test_arrays_go_to_the_device_and_back(job: Runner, stand_in: pytest.MonkeyPa
         LOOK
         + """
     comm = shoal.init(timeout=20)
-    for dtype in ("float32", "float64", "int8", "uint16", "int64", "float16", "bool"):
+    for dtype in ("float32", "float64", "int8", "uint16", "int64", "float8_e5m2", "bool"):
         x = comm.empty((3, 5), dtype, device="cuda")
         a = (np.arange(15) % 2 + comm.rank).reshape(3, 5).astype(dtype)
         x.copy_from_host(a)
@@ -102,7 +102,10 @@ def test_other_libraries_see_the_same_memory(job: Runner, stand_in: pytest.Monke
     get.restype, get.argtypes = ctypes.c_void_p, [ctypes.py_object, ctypes.c_char_p]
 
     comm = shoal.init(timeout=20)
-    for dtype, code in (("int32", 0), ("uint8", 1), ("float16", 2), ("bool", 6)):
+    for dtype, code in (
+        ("int32", 0), ("uint8", 1), ("float16", 2), ("bfloat16", 4), ("bool", 6),
+        ("float8_e4m3fn", 10), ("float8_e5m2", 12),
+    ):
         x = comm.empty((4, 7), dtype, device="cuda")
         face = x.__cuda_array_interface__
         assert face["shape"] == (4, 7) and face["typestr"] == np.dtype(dtype).str

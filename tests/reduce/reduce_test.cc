@@ -4,11 +4,13 @@
 
 #include <gtest/gtest.h>
 
+#include <bit>
 #include <cmath>
 #include <cstring>
 #include <limits>
 #include <random>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "reduce/kernel_table.h"
@@ -52,45 +54,54 @@ struct Format {
   int mantissa;      // bits stored
   int min_exponent;  // of the smallest normal number
   int bits;
+  double largest = 0;  // if there is no infinity
 };
 
 constexpr Format kBinary16{10, -14, 16};
 constexpr Format kBrain16{7, -126, 16};
 constexpr Format kBinary32{23, -126, 32};
+constexpr Format kE4m3{3, -6, 8, 448};
+constexpr Format kE5m2{2, -14, 8};
 
-/// x on the format's grid, to nearest even; past the largest number: infinity.
+/// x on the format's grid, to nearest even; past the largest number: infinity, or the largest.
 double rounded(double x, Format f) {
-  if (!std::isfinite(x) || x == 0) return x;
+  if (std::isnan(x) || x == 0) return x;
+  if (std::isinf(x)) return f.largest > 0 ? std::copysign(f.largest, x) : x;
   const int exponent = std::max(std::ilogb(x), f.min_exponent);
   const double r =
       std::ldexp(std::nearbyint(std::ldexp(x, f.mantissa - exponent)), exponent - f.mantissa);
+  if (f.largest > 0) return std::copysign(std::min(std::fabs(r), f.largest), r);
   const double limit = std::ldexp(1.0, 2 - f.min_exponent);  // 2^(largest exponent + 1)
   return std::fabs(r) >= limit ? std::copysign(HUGE_VAL, r) : r;
 }
 
-double decode16(std::uint16_t bits, Format f) {
+double decode(int bits, Format f) {
   const int mantissa = bits & ((1 << f.mantissa) - 1);
-  const int exponent = (bits & 0x7fff) >> f.mantissa;
-  const double sign = bits >> 15 ? -1.0 : 1.0;
-  if (exponent == (0x7fff >> f.mantissa)) return mantissa ? std::nan("") : sign * HUGE_VAL;
+  const int all = (1 << (f.bits - 1)) - 1;
+  const int exponent = (bits & all) >> f.mantissa;
+  const double sign = bits > all ? -1.0 : 1.0;
+  if (f.largest > 0) {
+    if ((bits & all) == all) return std::nan("");
+  } else if (exponent == all >> f.mantissa) {
+    return mantissa ? std::nan("") : sign * HUGE_VAL;
+  }
   if (exponent == 0) return sign * std::ldexp(mantissa, f.min_exponent - f.mantissa);
   return sign *
          std::ldexp(mantissa + (1 << f.mantissa), exponent - 1 + f.min_exponent - f.mantissa);
 }
 
 /// x must be on the grid.
-std::uint16_t encode16(double x, Format f) {
-  const int sign = std::signbit(x) ? 0x8000 : 0;
-  const int infinity = (0x7fff >> f.mantissa) << f.mantissa;
-  if (std::isnan(x)) return static_cast<std::uint16_t>(sign | infinity | 1 << (f.mantissa - 1));
-  if (std::isinf(x)) return static_cast<std::uint16_t>(sign | infinity);
+int encode(double x, Format f) {
+  const int all = (1 << (f.bits - 1)) - 1;
+  const int sign = std::signbit(x) ? all + 1 : 0;
+  if (std::isnan(x)) return sign | all;
+  if (std::isinf(x)) return sign | (all >> f.mantissa) << f.mantissa;
   const double a = std::fabs(x);
   if (a < std::ldexp(1.0, f.min_exponent))
-    return static_cast<std::uint16_t>(sign | int(std::ldexp(a, f.mantissa - f.min_exponent)));
+    return sign | int(std::ldexp(a, f.mantissa - f.min_exponent));
   const int exponent = std::ilogb(a);
   const int mantissa = int(std::ldexp(a, f.mantissa - exponent)) - (1 << f.mantissa);
-  return static_cast<std::uint16_t>(sign | (exponent - f.min_exponent + 1) << f.mantissa |
-                                    mantissa);
+  return sign | (exponent - f.min_exponent + 1) << f.mantissa | mantissa;
 }
 
 template <class T>
@@ -112,9 +123,13 @@ double get_float(DataType dtype, const Array& a, std::size_t i) {
     case DataType::kFloat64:
       return element<double>(a, i);
     case DataType::kFloat16:
-      return decode16(element<std::uint16_t>(a, i), kBinary16);
+      return decode(element<std::uint16_t>(a, i), kBinary16);
+    case DataType::kFloat8E4m3:
+      return decode(element<std::uint8_t>(a, i), kE4m3);
+    case DataType::kFloat8E5m2:
+      return decode(element<std::uint8_t>(a, i), kE5m2);
     default:
-      return decode16(element<std::uint16_t>(a, i), kBrain16);
+      return decode(element<std::uint16_t>(a, i), kBrain16);
   }
 }
 
@@ -125,9 +140,13 @@ void put_float(DataType dtype, Array& a, std::size_t i, double x) {
     case DataType::kFloat64:
       return put(a, i, x);
     case DataType::kFloat16:
-      return put(a, i, encode16(rounded(x, kBinary16), kBinary16));
+      return put(a, i, static_cast<std::uint16_t>(encode(rounded(x, kBinary16), kBinary16)));
+    case DataType::kFloat8E4m3:
+      return put(a, i, static_cast<std::uint8_t>(encode(rounded(x, kE4m3), kE4m3)));
+    case DataType::kFloat8E5m2:
+      return put(a, i, static_cast<std::uint8_t>(encode(rounded(x, kE5m2), kE5m2)));
     default:
-      return put(a, i, encode16(rounded(x, kBrain16), kBrain16));
+      return put(a, i, static_cast<std::uint16_t>(encode(rounded(x, kBrain16), kBrain16)));
   }
 }
 
@@ -327,7 +346,7 @@ TEST_P(Kernels, AreThereForEverySupportedPair) {
       EXPECT_EQ(kernels.accumulate != nullptr, supports(op, dtype)) << name_of(op);
       pairs += supports(op, dtype);
     }
-  EXPECT_EQ(pairs, 4 * 5 + 8 * 7) << "4 floating types with avg, 8 integers with band, bor, bxor";
+  EXPECT_EQ(pairs, 6 * 5 + 8 * 7) << "6 floating types with avg, 8 integers with band, bor, bxor";
 }
 
 // The blocks' borders (512 elements, 2 KiB of narrow ones), vector tails and the special cases of
@@ -463,13 +482,26 @@ TEST_P(Kernels, UnalignedArrays) {
       }
 }
 
+/// The largest number, and a subnormal one.
+std::pair<double, double> limits(DataType dtype) {
+  switch (dtype) {
+    case DataType::kFloat8E4m3:
+      return {448, 0x1p-9};
+    case DataType::kFloat8E5m2:
+      return {57344, 0x1p-16};
+    case DataType::kFloat16:
+      return {65504, 0x1p-24};
+    case DataType::kFloat64:
+      return {std::numeric_limits<double>::max(), 0x1p-130};
+    default:
+      return {0x1.fep127, 0x1p-130};
+  }
+}
+
 // All pairs and triples of NaN, infinities, zeros of both signs, subnormals, the largest numbers.
 TEST_P(Kernels, SpecialValues) {
   for (DataType dtype : floats()) {
-    const double largest = dtype == DataType::kFloat16   ? 65504
-                           : dtype == DataType::kFloat64 ? std::numeric_limits<double>::max()
-                                                         : 0x1.fep127;
-    const double tiny = dtype == DataType::kFloat16 ? 0x1p-24 : 0x1p-130;
+    const auto [largest, tiny] = limits(dtype);
     const double values[] = {std::nan(""), HUGE_VAL, -HUGE_VAL, 0.0,   -0.0,
                              largest,      -largest, tiny,      -tiny, 1.0};
     constexpr std::size_t kValues = std::size(values), kCount = kValues * kValues * kValues;
@@ -506,9 +538,50 @@ TEST_P(Kernels, EveryHalfSurvives) {
   }
 }
 
+// Every pair of float8 numbers, NaNs and infinities among them.
+TEST_P(Kernels, EveryPairOfFloat8) {
+  for (DataType dtype : {DataType::kFloat8E4m3, DataType::kFloat8E5m2}) {
+    constexpr std::size_t kAll = 65536;
+    std::vector<Array> sources(2, Array(kAll));
+    for (std::size_t i = 0; i < kAll; ++i) {
+      put(sources[0], i, static_cast<std::uint8_t>(i));
+      put(sources[1], i, static_cast<std::uint8_t>(i >> 8));
+    }
+    for (ReduceOp op : ops_of(dtype)) {
+      Array got(kAll);
+      run(table(), dtype, op, got.data(), pointers(sources), kAll);
+      ASSERT_TRUE(equal(dtype, got, reference(dtype, op, sources, kAll), kAll)) << name_of(op);
+    }
+  }
+}
+
+// 1.0, scaled: the one way to have a float32 of one's choice rounded. Every float16, which are all
+// numbers half way between two of float8 and their neighbours; and any float32.
+TEST_P(Kernels, EveryFloat16IsRoundedToFloat8) {
+  std::mt19937 random(8);
+  for (DataType dtype : {DataType::kFloat8E4m3, DataType::kFloat8E5m2}) {
+    constexpr std::size_t kCount = 17;  // a vector and one more
+    std::vector<Array> ones(1, Array(kCount));
+    for (std::size_t i = 0; i < kCount; ++i) put_float(dtype, ones[0], i, 1);
+    const auto expect_rounded = [&](double x) {
+      Array got(kCount);
+      run(table(), dtype, ReduceOp::kSum, got.data(), pointers(ones), kCount, x);
+      ASSERT_TRUE(equal(dtype, got, reference(dtype, ReduceOp::kSum, ones, kCount, x), kCount))
+          << x;
+    };
+    for (int bits = 0; bits < 65536; ++bits) {
+      expect_rounded(decode(bits, kBinary16));
+      expect_rounded(std::bit_cast<float>(static_cast<std::uint32_t>(random())));
+    }
+  }
+}
+
 // 2048 + 1 + 1 is 2048 in float16 and 256 + 1 + 1 is 256 in bfloat16 if every step rounds.
-TEST_P(Kernels, HalvesAccumulateInFloat32) {
-  for (auto [dtype, big] : {std::pair{DataType::kFloat16, 2048.0}, {DataType::kBfloat16, 256.0}}) {
+TEST_P(Kernels, SmallFloatsAccumulateInFloat32) {
+  for (auto [dtype, big] : {std::pair{DataType::kFloat16, 2048.0},
+                            {DataType::kBfloat16, 256.0},
+                            {DataType::kFloat8E4m3, 16.0},
+                            {DataType::kFloat8E5m2, 8.0}}) {
     std::vector<Array> sources(3, Array(2));
     put_float(dtype, sources[0], 0, big);
     put_float(dtype, sources[1], 0, 1);

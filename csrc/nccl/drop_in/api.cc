@@ -64,7 +64,7 @@ struct Call {
   bool on_device = is_device_memory(input) || is_device_memory(output);  // the driver is asked once
 
   [[nodiscard]] std::int64_t bytes(std::int64_t blocks = 1) const {
-    return static_cast<std::int64_t>(count) * blocks * size_of_type(type);
+    return static_cast<std::int64_t>(count) * blocks * size_of(type_of(type));
   }
   [[nodiscard]] Count elements() const { return {static_cast<std::int64_t>(count)}; }
 };
@@ -72,13 +72,13 @@ struct Call {
 /// Whether NCCL itself has to do it: CUDA memory is not moved between nodes here. Decided alike by
 /// all ranks: type and kind of memory are theirs all.
 bool is_for_nccl(const Call& call) {
-  size_of_type(call.type);  // throws for none
+  type_of(call.type);  // throws for none
   return call.on_device && call.comm->comm.nodes() > 1;
 }
-/// Nor is float8 reduced; and what a reduction computes besides, it does on host memory only.
+/// And what a reduction computes besides, shoal does on host memory only.
 bool is_for_nccl(const Call& call, ncclRedOp_t op) {
-  const bool computes = op >= ncclNumOps || (op == ncclAvg && is_integer(moved_as(call.type)));
-  return is_for_nccl(call) || !can_reduce(call.type) || (computes && call.on_device);
+  const bool computes = op >= ncclNumOps || (op == ncclAvg && is_integer(type_of(call.type)));
+  return is_for_nccl(call) || (computes && call.on_device);
 }
 
 CallOptions options_of(const Call& call) noexcept {
@@ -128,7 +128,7 @@ Reduction reduction_of(const Call& call, ncclRedOp_t op) {
     case ncclMin:
       return {ReduceOp::kMin, {}, false};
     case ncclAvg:
-      if (is_integer(moved_as(call.type))) return {ReduceOp::kSum, {}, true};
+      if (is_integer(type_of(call.type))) return {ReduceOp::kSum, {}, true};
       return {ReduceOp::kAvg, {}, false};
     default:
       break;
@@ -174,7 +174,7 @@ ncclResult_t all_reduce(const Call& call, ncclRedOp_t op) {
     }
     submit(reduction(call, op, 1, 1, [=](const void* input, ReduceOp by) mutable {
       return comm.all_reduce({input, {call.bytes()}}, {call.output, {call.bytes()}},
-                             call.elements(), moved_as(call.type), by, options_of(call));
+                             call.elements(), type_of(call.type), by, options_of(call));
     }));
   });
 }
@@ -188,7 +188,7 @@ ncclResult_t reduce(const Call& call, ncclRedOp_t op, int root) {
     const bool at_root = comm.rank() == root;
     const Buffer output = at_root ? Buffer{call.output, {call.bytes()}} : Buffer{};
     submit(reduction(call, op, 1, at_root ? 1 : 0, [=](const void* input, ReduceOp by) mutable {
-      return comm.reduce({input, {call.bytes()}}, output, call.elements(), moved_as(call.type), by,
+      return comm.reduce({input, {call.bytes()}}, output, call.elements(), type_of(call.type), by,
                          root, options_of(call));
     }));
   });
@@ -203,7 +203,7 @@ ncclResult_t reduce_scatter(const Call& call, ncclRedOp_t op) {
     const int ranks = comm.size();
     submit(reduction(call, op, ranks, 1, [=](const void* input, ReduceOp by) mutable {
       return comm.reduce_scatter({input, {call.bytes(ranks)}}, {call.output, {call.bytes()}},
-                                 call.elements(), moved_as(call.type), by, options_of(call));
+                                 call.elements(), type_of(call.type), by, options_of(call));
     }));
   });
 }
@@ -220,7 +220,7 @@ ncclResult_t broadcast(const Call& call, int root) {
         comm.rank() == root ? ConstBuffer{call.input, {call.bytes()}} : ConstBuffer{};
     submit(collective(call, [=]() mutable {
       return comm.broadcast(input, {call.output, {call.bytes()}}, call.elements(),
-                            moved_as(call.type), root, options_of(call));
+                            type_of(call.type), root, options_of(call));
     }));
   });
 }
@@ -233,7 +233,7 @@ ncclResult_t all_gather(const Call& call) {
     }
     submit(collective(call, [=]() mutable {
       return comm.all_gather({call.input, {call.bytes()}}, {call.output, {call.bytes(comm.size())}},
-                             call.elements(), moved_as(call.type), options_of(call));
+                             call.elements(), type_of(call.type), options_of(call));
     }));
   });
 }
@@ -247,7 +247,7 @@ ncclResult_t all_to_all(const Call& call) {
     submit(collective(call, [=]() mutable {
       const Bytes all{call.bytes(comm.size())};
       return comm.all_to_all({call.input, all}, {call.output, all}, call.elements(),
-                             moved_as(call.type), options_of(call));
+                             type_of(call.type), options_of(call));
     }));
   });
 }
@@ -261,7 +261,7 @@ ncclResult_t gather(const Call& call, int root) {
     const Buffer output =
         comm.rank() == root ? Buffer{call.output, {call.bytes(comm.size())}} : Buffer{};
     submit(collective(call, [=]() mutable {
-      return comm.gather({call.input, {call.bytes()}}, output, call.elements(), moved_as(call.type),
+      return comm.gather({call.input, {call.bytes()}}, output, call.elements(), type_of(call.type),
                          root, options_of(call));
     }));
   });
@@ -276,8 +276,8 @@ ncclResult_t scatter(const Call& call, int root) {
     const ConstBuffer input =
         comm.rank() == root ? ConstBuffer{call.input, {call.bytes(comm.size())}} : ConstBuffer{};
     submit(collective(call, [=]() mutable {
-      return comm.scatter(input, {call.output, {call.bytes()}}, call.elements(),
-                          moved_as(call.type), root, options_of(call));
+      return comm.scatter(input, {call.output, {call.bytes()}}, call.elements(), type_of(call.type),
+                          root, options_of(call));
     }));
   });
 }
@@ -286,14 +286,15 @@ ncclResult_t scatter(const Call& call, int root) {
 ncclResult_t message(const Call& call, int peer, bool sends) {
   return guarded([&] {
     checked(call.comm, call.function);
-    if (size_of_type(call.type) > 0 && call.on_device) {  // shoal's messages are of host memory
+    const DataType type = type_of(call.type);
+    if (call.on_device) {  // shoal's messages are of host memory
       const void* data = sends ? call.input : call.output;
       return submit(elsewhere(call, data, call.count, call.type, peer));
     }
     Message message;
     message.peer = peer;
     message.sends = sends;
-    message.dtype = moved_as(call.type);
+    message.dtype = type;
     if (sends) {
       message.source = {call.input, {call.bytes()}};
     } else {

@@ -1,5 +1,6 @@
 #include "nccl/drop_in/elements.h"
 
+#include <algorithm>
 #include <array>
 #include <bit>
 #include <cmath>
@@ -13,30 +14,42 @@ namespace shoal::nccl {
 
 namespace {
 
+/// A float of less than 32 bits. Magnitudes from `special` on are no numbers; infinity, if there is
+/// one, is the first of them. `overflow` is what becomes of numbers that are too large.
+struct Format {
+  int bits, mantissa, bias;
+  std::uint32_t special, overflow;
+};
+constexpr Format kHalf = {16, 10, 15, 0x7c00, 0x7c00};
+constexpr Format kFloat8E4m3 = {8, 3, 7, 0x7f, 0x7e};
+constexpr Format kFloat8E5m2 = {8, 2, 15, 0x7c, 0x7c};
+
 /// Widened to float; exact.
-float from_half(std::uint16_t bits) noexcept {
-  const std::uint32_t sign = (bits & 0x8000u) << 16;
-  const std::uint32_t exponent = bits >> 10 & 31, mantissa = bits & 0x3ff;
-  if (exponent == 31) return std::bit_cast<float>(sign | 0x7f800000u | mantissa << 13);
-  const float value = exponent == 0 ? std::ldexp(static_cast<float>(mantissa), -24)
-                                    : std::ldexp(static_cast<float>(mantissa | 0x400),
-                                                 static_cast<int>(exponent) - 25);
-  return sign == 0 ? value : -value;
+float from_small(std::uint32_t bits, const Format& format) noexcept {
+  const std::uint32_t sign = 1u << (format.bits - 1), magnitude = bits & (sign - 1);
+  const std::uint32_t hidden = 1u << format.mantissa, mantissa = magnitude & (hidden - 1);
+  const int exponent = static_cast<int>(magnitude >> format.mantissa);
+  float value = exponent == 0 ? std::ldexp(static_cast<float>(mantissa), 1)
+                              : std::ldexp(static_cast<float>(mantissa | hidden), exponent);
+  value = std::ldexp(value, -format.bias - format.mantissa);
+  if (magnitude >= format.special) value = mantissa == 0 ? HUGE_VALF : std::nanf("");
+  return (bits & sign) == 0 ? value : -value;
 }
 
 /// Rounded to nearest, ties to even.
-std::uint16_t to_half(float value) noexcept {
-  const auto bits = std::bit_cast<std::uint32_t>(value);
-  const auto sign = static_cast<std::uint16_t>(bits >> 16 & 0x8000);
+std::uint32_t to_small(float value, const Format& format) noexcept {
+  const std::uint32_t ones = (1u << (format.bits - 1)) - 1;  // after the sign: a NaN
+  const std::uint32_t sign = std::signbit(value) ? ones + 1 : 0;
   const float magnitude = std::fabs(value);
-  if (std::isnan(value)) return sign | 0x7e00;
-  if (magnitude >= 65520.0f) return sign | 0x7c00;
+  if (std::isnan(value)) return sign | ones;
+  if (std::isinf(value)) return sign | format.overflow;
   // Units of the last place at this magnitude; below the normal ones they stay the same.
-  const int exponent = magnitude < 0x1p-14f ? -24 : std::ilogb(magnitude) - 10;
-  const auto units = static_cast<std::uint32_t>(std::nearbyint(std::ldexp(magnitude, -exponent)));
+  const int least = 1 - format.bias;
+  const int exponent = magnitude < std::ldexp(1.0f, least) ? least : std::ilogb(magnitude);
+  const float units = std::nearbyint(std::ldexp(magnitude, format.mantissa - exponent));
   // A carry out of the mantissa is the next exponent's zero, so the sum is right as it stands.
-  const std::uint32_t below = magnitude < 0x1p-14f ? 0 : (exponent + 24) << 10;
-  return static_cast<std::uint16_t>(sign | (below + units));
+  const std::uint32_t below = static_cast<std::uint32_t>(exponent - least) << format.mantissa;
+  return sign | std::min(below + static_cast<std::uint32_t>(units), format.overflow);
 }
 
 float from_bfloat(std::uint16_t bits) noexcept {
@@ -49,35 +62,52 @@ std::uint16_t to_bfloat(float value) noexcept {
   return static_cast<std::uint16_t>((bits + 0x7fff + (bits >> 16 & 1)) >> 16);
 }
 
-struct Known {
-  DataType type;
-  bool reduces;
+constexpr std::array<DataType, ncclNumTypes> kTypes = {
+    DataType::kInt8,    DataType::kUint8,    DataType::kInt32,      DataType::kUint32,
+    DataType::kInt64,   DataType::kUint64,   DataType::kFloat16,    DataType::kFloat32,
+    DataType::kFloat64, DataType::kBfloat16, DataType::kFloat8E4m3, DataType::kFloat8E5m2,
 };
-constexpr std::array<Known, ncclNumTypes> kTypes = {{
-    {DataType::kInt8, true},
-    {DataType::kUint8, true},
-    {DataType::kInt32, true},
-    {DataType::kUint32, true},
-    {DataType::kInt64, true},
-    {DataType::kUint64, true},
-    {DataType::kFloat16, true},
-    {DataType::kFloat32, true},
-    {DataType::kFloat64, true},
-    {DataType::kBfloat16, true},
-    {DataType::kUint8, false},
-    {DataType::kUint8, false},
-}};
 
-const Known& known(ncclDataType_t type) {
-  if (type < 0 || type >= ncclNumTypes) {
-    throw Error(ErrorCode::kInvalidArgument,
-                "data type " + std::to_string(static_cast<int>(type)) + " is not one of NCCL's");
+/// Bits of a float that C++ has no type for.
+template <class T>
+struct Small {
+  T bits;
+};
+
+template <class T>
+float from_small(Small<T> small, ncclDataType_t type) noexcept {
+  switch (type) {
+    case ncclFloat8e4m3:
+      return from_small(small.bits, kFloat8E4m3);
+    case ncclFloat8e5m2:
+      return from_small(small.bits, kFloat8E5m2);
+    case ncclFloat16:
+      return from_small(small.bits, kHalf);
+    default:
+      return from_bfloat(small.bits);
   }
-  return kTypes[type];
 }
 
-/// Calls visit(T{}) with an element's C++ type; of half types their bits, std::uint16_t, which no
-/// integer type of NCCL's is.
+template <class T>
+Small<T> to_small(float value, ncclDataType_t type) noexcept {
+  switch (type) {
+    case ncclFloat8e4m3:
+      return {static_cast<T>(to_small(value, kFloat8E4m3))};
+    case ncclFloat8e5m2:
+      return {static_cast<T>(to_small(value, kFloat8E5m2))};
+    case ncclFloat16:
+      return {static_cast<T>(to_small(value, kHalf))};
+    default:
+      return {static_cast<T>(to_bfloat(value))};
+  }
+}
+
+[[noreturn]] void throw_unknown(ncclDataType_t type) {
+  throw Error(ErrorCode::kInvalidArgument,
+              "data type " + std::to_string(static_cast<int>(type)) + " is not one of NCCL's");
+}
+
+/// Calls visit(T{}) with an element's C++ type.
 template <class Visit>
 void with_type(ncclDataType_t type, Visit visit) {
   switch (type) {
@@ -95,22 +125,25 @@ void with_type(ncclDataType_t type, Visit visit) {
       return visit(std::uint64_t{});
     case ncclFloat16:
     case ncclBfloat16:
-      return visit(std::uint16_t{});
+      return visit(Small<std::uint16_t>{});
+    case ncclFloat8e4m3:
+    case ncclFloat8e5m2:
+      return visit(Small<std::uint8_t>{});
     case ncclFloat32:
       return visit(float{});
     case ncclFloat64:
       return visit(double{});
-    default:
-      throw Error(ErrorCode::kInvalidArgument, "float8 cannot be reduced by shoal");
+    case ncclNumTypes:
+      break;
   }
+  throw_unknown(type);
 }
 
 }  // namespace
 
-std::int64_t size_of_type(ncclDataType_t type) { return size_of(known(type).type); }
-DataType moved_as(ncclDataType_t type) { return known(type).type; }
-bool can_reduce(ncclDataType_t type) noexcept {
-  return type >= 0 && type < ncclNumTypes && kTypes[type].reduces;
+DataType type_of(ncclDataType_t type) {
+  if (type < 0 || type >= ncclNumTypes) throw_unknown(type);
+  return kTypes[type];
 }
 
 Factor read_factor(const void* scalar, ncclDataType_t type) {
@@ -120,11 +153,11 @@ Factor read_factor(const void* scalar, ncclDataType_t type) {
     std::memcpy(&element, scalar, sizeof element);
     if constexpr (std::is_floating_point_v<T>) {
       factor.real = element;
-    } else if constexpr (std::is_same_v<T, std::uint16_t>) {
-      factor.real = type == ncclFloat16 ? from_half(element) : from_bfloat(element);
-    } else {
+    } else if constexpr (std::is_integral_v<T>) {
       // NOLINTNEXTLINE(bugprone-signed-char-misuse): it is a number
       factor.integer = static_cast<std::int64_t>(element);
+    } else {
+      factor.real = from_small(element, type);
     }
   });
   return factor;
@@ -139,13 +172,12 @@ void multiply(const void* input, void* output, std::int64_t count, ncclDataType_
     for (std::int64_t i = 0; i < count; ++i) {
       if constexpr (std::is_floating_point_v<T>) {
         to[i] = from[i] * static_cast<T>(factor.real);
-      } else if constexpr (std::is_same_v<T, std::uint16_t>) {
-        const auto by = static_cast<float>(factor.real);
-        to[i] = type == ncclFloat16 ? to_half(from_half(from[i]) * by)
-                                    : to_bfloat(from_bfloat(from[i]) * by);
-      } else {  // unsigned: integers wrap around
+      } else if constexpr (std::is_integral_v<T>) {  // unsigned: integers wrap around
         to[i] = static_cast<T>(static_cast<std::uint64_t>(from[i]) *
                                static_cast<std::uint64_t>(factor.integer));
+      } else {
+        const float product = from_small(from[i], type) * static_cast<float>(factor.real);
+        to[i] = to_small<decltype(element.bits)>(product, type);
       }
     }
   });
@@ -155,7 +187,7 @@ void divide(void* data, std::int64_t count, ncclDataType_t type, int divisor) {
   with_type(type, [&](auto element) {
     using T = decltype(element);
     auto* at = static_cast<T*>(data);
-    if constexpr (std::is_integral_v<T> && !std::is_same_v<T, std::uint16_t>) {  // those are halves
+    if constexpr (std::is_integral_v<T>) {
       for (std::int64_t i = 0; i < count; ++i)
         at[i] = static_cast<T>(at[i] / static_cast<T>(divisor));
     }

@@ -8,19 +8,15 @@
 
 namespace shoal::nccl {
 
-/// Bytes of an element; throws Error(kInvalidArgument) for no data type.
-std::int64_t size_of_type(ncclDataType_t type);
-/// To be moved only: float8 goes as bytes.
-DataType moved_as(ncclDataType_t type);
-/// Whether shoal can reduce it; float8 it cannot.
-bool can_reduce(ncclDataType_t type) noexcept;
+/// Throws Error(kInvalidArgument) for no data type.
+DataType type_of(ncclDataType_t type);
 
 /// One factor, of the type of what it multiplies.
 struct Factor {
   double real = 1;           ///< of floating types
   std::int64_t integer = 1;  ///< of integers (its bits, of unsigned ones)
 };
-/// Throws Error(kInvalidArgument) for a type that cannot be reduced.
+/// Throws Error(kInvalidArgument) for no data type.
 Factor read_factor(const void* scalar, ncclDataType_t type);
 
 /// output[i] = input[i] * factor, rounded once; input may be output.

@@ -99,26 +99,31 @@ def test_ranks_of_one_thread(nccl: Nccl, tmp_path: pathlib.Path) -> None:
     assert nccl.run(tmp_path, "thread", 1) == "right\n"
 
 
-# Over the stand-in for CUDA's driver.
-def test_cuda_memory_on_a_stream(nccl: Nccl, tmp_path: pathlib.Path) -> None:
+@pytest.fixture
+def stand_in(monkeypatch: pytest.MonkeyPatch) -> None:
+    """For CUDA's driver."""
     if not CUDA_DRIVER.exists():
         pytest.skip(f"no {CUDA_DRIVER}: it is built with the C++ tests, where cuda.h is")
-    out = nccl.run(
-        tmp_path, "device", 3, SHOAL_CUDA_DRIVER=str(CUDA_DRIVER),
-        FAKE_CUDA_KERNELS=str(CUDA_KERNELS),
-    )  # fmt: skip
-    assert out.count("right") == 3
+    monkeypatch.setenv("SHOAL_CUDA_DRIVER", str(CUDA_DRIVER))
+    monkeypatch.setenv("FAKE_CUDA_KERNELS", str(CUDA_KERNELS))
+
+
+@pytest.mark.usefixtures("stand_in")
+def test_cuda_memory_on_a_stream(nccl: Nccl, tmp_path: pathlib.Path) -> None:
+    assert nccl.run(tmp_path, "device", 3).count("right") == 3
 
 
 def test_a_killed_rank_is_named(nccl: Nccl, tmp_path: pathlib.Path) -> None:
     assert nccl.run(tmp_path, "killed", 3, expect=137).count("told") == 2
 
 
+@pytest.mark.usefixtures("stand_in")
 def test_what_shoal_does_not_do_goes_to_nccl(nccl: Nccl, tmp_path: pathlib.Path) -> None:
     out = nccl.run(tmp_path, "other", 2, SHOAL_REAL_NCCL=str(nccl.real))
     assert out.count("by NCCL") == 2 and out.count("right") == 2
 
 
+@pytest.mark.usefixtures("stand_in")
 def test_or_fails_with_its_name(nccl: Nccl, tmp_path: pathlib.Path) -> None:
     assert nccl.run(tmp_path, "other", 2).count("refused") == 2
 

@@ -13,13 +13,15 @@ import torch.distributed as dist
 from checks import RANK, SIZE
 from torch.distributed import ReduceOp
 
-FLOATS = [torch.float32, torch.float64, torch.float16, torch.bfloat16]
+FLOAT8 = [torch.float8_e4m3fn, torch.float8_e5m2]
+FLOATS = [torch.float32, torch.float64, torch.float16, torch.bfloat16, *FLOAT8]
 INTEGERS = [
     torch.int8, torch.int16, torch.int32, torch.int64,
     torch.uint8, torch.uint16, torch.uint32, torch.uint64,
 ]  # fmt: skip
 COMPLEX = [torch.complex64, torch.complex128]
-OTHERS = [torch.bool, torch.float8_e4m3fn, torch.float8_e5m2, torch.complex32]
+MOVED = [torch.float8_e4m3fnuz, torch.float8_e5m2fnuz]  # as bytes, and not reduced
+OTHERS = [torch.bool, torch.complex32, *MOVED]
 ALL = FLOATS + INTEGERS + COMPLEX + OTHERS
 # Nothing, one element, less and more than a slot of shared memory takes, and several chunks.
 SHAPES: list[tuple[int, ...]] = [(0,), (), (1,), (3, 5), (1000,), (70_001,)]
@@ -67,7 +69,7 @@ def folded(
 ) -> torch.Tensor:
     """In a type that torch can calculate with: its CPU kernels know few of unsigned ones."""
     dtype = tensors[0].dtype
-    wide = dtype
+    wide = torch.float32 if dtype in FLOAT8 else dtype
     if dtype in (torch.uint16, torch.uint32, torch.uint64):
         wide = torch.int64
     return functools.reduce(combine, [tensor.to(wide) for tensor in tensors]).to(dtype)
@@ -119,7 +121,11 @@ def check_all_reduce_average() -> None:
             inputs = of_all(shape, dtype)
             x = inputs[RANK].clone()
             dist.all_reduce(x, ReduceOp.AVG)
-            torch.testing.assert_close(x, (total([i.double() for i in inputs]) / SIZE).to(dtype))
+            wanted = (total([i.double() for i in inputs]) / SIZE).to(dtype)
+            if dtype in FLOAT8:
+                same(x, wanted, (dtype, shape))
+            else:
+                torch.testing.assert_close(x, wanted)
     checks.throws(
         RuntimeError,
         lambda: dist.all_reduce(torch.ones(3, dtype=torch.int32), ReduceOp.AVG),
@@ -130,7 +136,7 @@ def check_all_reduce_average() -> None:
 def check_all_reduce_premultiplied_sum() -> None:
     for dtype in FLOATS:
         inputs = of_all((1000,), dtype)
-        wanted = total(inputs) * 0.5
+        wanted = (total(inputs).double() * 0.5).to(dtype)
         x = inputs[RANK].clone()
         dist.all_reduce(x, dist._make_nccl_premul_sum(0.5))
         same(x, wanted, dtype)
@@ -156,6 +162,18 @@ def check_premultiplied_sum_of_integers_is_refused() -> None:
     checks.throws(RuntimeError, lambda: dist.reduce(x, 0, factor), "PREMUL_SUM")
     checks.throws(RuntimeError, lambda: dist.reduce_scatter_tensor(y, x, factor), "PREMUL_SUM")
     assert (x == 4).all() and (y == 0).all()
+
+
+def check_what_is_moved_only_is_not_reduced() -> None:
+    for dtype in MOVED:
+        x = values(RANK, (8 * SIZE,), dtype)
+        y = torch.empty(8, dtype=dtype)
+        checks.throws(RuntimeError, lambda x=x: dist.all_reduce(x), "cannot be reduced")
+        checks.throws(RuntimeError, lambda x=x: dist.reduce(x, 0), "cannot be reduced")
+        checks.throws(
+            RuntimeError, lambda x=x, y=y: dist.reduce_scatter_tensor(y, x), "cannot be reduced"
+        )
+        same(x, values(RANK, (8 * SIZE,), dtype), dtype)
 
 
 def check_all_reduce_of_bools() -> None:
