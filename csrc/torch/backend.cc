@@ -10,6 +10,7 @@
 #include "torch/call.h"
 #include "torch/elements.h"
 #include "torch/pool.h"
+#include "torch/stream_work.h"
 
 namespace shoal::torch {
 
@@ -18,6 +19,9 @@ using Tensors = ShoalBackend::Tensors;
 using WorkPtr = ShoalBackend::WorkPtr;
 
 namespace {
+
+/// Why such calls take no stream.
+constexpr const char* kByMessages = "messages, and what is made of them, take host memory only";
 
 const at::Tensor& only(const char* call, const Tensors& tensors) {
   TORCH_CHECK(tensors.size() == 1, call, ": needs one tensor a rank, got ", tensors.size());
@@ -93,6 +97,8 @@ void ShoalBackend::startCoalescing() {
   coalescing_ = c10::make_intrusive<BackendWork>(getRank(), OpType::COALESCED, "shoal:coalesced",
                                                  Tensors{}, next_sequence(OpType::COALESCED));
   coalescing_->set_open(true);
+  coalesced_on_.reset();
+  coalesced_on_host_ = false;
 }
 
 WorkPtr ShoalBackend::endCoalescing() {
@@ -100,7 +106,16 @@ WorkPtr ShoalBackend::endCoalescing() {
   auto work = std::exchange(coalescing_, nullptr);
   work->set_open(false);
   job_->progress.add(work);
-  return work;
+  if (!coalesced_on_) return work;
+  return c10::make_intrusive<StreamWork>(
+      StreamWork::What{work, *coalesced_on_, {}, {}, coalesced_on_host_});
+}
+
+void ShoalBackend::tell_of_host(const char* call, const std::string& why) {
+  std::call_once(told_of_host_, [&] {
+    TORCH_WARN("shoal: ", call, ": CUDA tensors go through host memory: ", why,
+               ". shoal.torch.statistics() counts them; this is said once a group.");
+  });
 }
 
 // --- one tensor --------------------------------------------------------------------------------
@@ -437,7 +452,10 @@ WorkPtr ShoalBackend::alltoall_base(at::Tensor& output, at::Tensor& input,
                                     std::vector<std::int64_t>& input_splits,
                                     const c10d::AllToAllOptions& opts) {
   return guarded([&] {
-    Call call(*this, {OpType::ALLTOALL_BASE, "shoal:all_to_all", opts.timeout, opts.asyncOp},
+    const bool is_uneven = !input_splits.empty() || !output_splits.empty();
+    Call call(*this,
+              {OpType::ALLTOALL_BASE, "shoal:all_to_all", opts.timeout, opts.asyncOp,
+               is_uneven ? kByMessages : nullptr},
               {input});
     require_same_type(call.name(), input, output);
     at::Tensor x = call.in(input);
@@ -446,7 +464,7 @@ WorkPtr ShoalBackend::alltoall_base(at::Tensor& output, at::Tensor& input,
     const Parts inputs = cut(call.name(), x, input_splits, getSize());
     const Parts outputs = cut(call.name(), y, output_splits, getSize());
     const Elements elements = moved(x);
-    if (!input_splits.empty() || !output_splits.empty()) {
+    if (is_uneven) {
       exchange_parts(call, getRank(), inputs, outputs, elements.dtype, next_exchange_tag());
     } else {
       TORCH_CHECK(x.numel() == y.numel(), call.name(), ": input has ", x.numel(),
@@ -462,7 +480,9 @@ WorkPtr ShoalBackend::alltoall_base(at::Tensor& output, at::Tensor& input,
 WorkPtr ShoalBackend::alltoall(Tensors& outputs, Tensors& inputs,
                                const c10d::AllToAllOptions& opts) {
   return guarded([&] {
-    Call call(*this, {OpType::ALLTOALL, "shoal:all_to_all", opts.timeout, opts.asyncOp}, inputs);
+    Call call(*this,
+              {OpType::ALLTOALL, "shoal:all_to_all", opts.timeout, opts.asyncOp, kByMessages},
+              inputs);
     const auto size = static_cast<std::size_t>(getSize());
     TORCH_CHECK(inputs.size() == size && outputs.size() == size, call.name(), ": needs ", size,
                 " tensors in both lists, one for each rank; got ", inputs.size(), " and ",
@@ -487,7 +507,7 @@ WorkPtr ShoalBackend::message(Tensors& tensors, int peer, int tag, OpType op) {
     const char* title = sends                ? "shoal:send"
                         : peer == kAnySource ? "shoal:recvAnySource"
                                              : "shoal:recv";
-    Call call(*this, {op, title}, tensors);
+    Call call(*this, {op, title, c10d::kUnsetTimeout, true, kByMessages}, tensors);
     TORCH_CHECK(tag >= 0 && tag < kTags, call.name(), ": tag ", tag, " is not in [0, ", kTags, ")");
     const at::Tensor& user = only(call.name(), tensors);
     const at::Tensor x = sends ? call.in(user) : call.out(user);
@@ -521,6 +541,8 @@ WorkPtr ShoalBackend::recvAnysource(Tensors& tensors, int tag) {
 WorkPtr ShoalBackend::barrier(const c10d::BarrierOptions& opts) {
   return guarded([&] {
     Call call(*this, {OpType::BARRIER, "shoal:barrier", opts.timeout, opts.asyncOp}, {});
+    // torch does not say which device it is for: that of the group's tensors, as under NCCL.
+    if (const auto device = streams_.device()) call.come_after_stream(*device);
     call.add(call.communicator().barrier(call.options()));
     return call.launch();
   });
@@ -697,7 +719,14 @@ c10d::ErrorType ShoalBackend::getError() {
 bool ShoalBackend::supportsTensorAlloc(c10::DeviceIndex /*device*/) { return true; }
 
 at::Tensor ShoalBackend::allocateTensor(long size, at::TensorOptions options) {
-  return pool_empty(job_, {size}, c10::typeMetaToScalarType(options.dtype()));
+  const at::ScalarType type = c10::typeMetaToScalarType(options.dtype());
+  if (options.device().is_cpu()) return pool_empty(job_, {size}, type);
+  return translated([&] {
+    const c10::Device device = current_stream(options.device()).device();
+    const std::string why = streams_.why_through_host(communicator(), device);
+    TORCH_CHECK(why.empty(), "allocate_tensor: no pool memory on ", device, ": ", why);
+    return cuda_pool_empty(job_, {size}, type, device);
+  });
 }
 
 c10::intrusive_ptr<ShoalBackend> make_backend(

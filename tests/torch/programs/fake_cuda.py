@@ -1,0 +1,34 @@
+"""A CUDA device for programs, where there is none: tests/torch/fake_cuda, over the stand-in driver."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import Iterator
+
+import torch
+
+torch.ops.load_library(os.environ["TORCH_FAKE_CUDA"])
+
+# torch asks whether it may have float8.
+torch.cuda.get_device_capability = lambda device=None: (9, 0)
+
+DEVICE = torch.device("cuda:0")
+# What torch.cuda has, for the current stream: delay(ms), is_idle(), synchronize().
+delay = torch.ops.fake_cuda.delay
+is_idle = torch.ops.fake_cuda.is_idle
+synchronize = torch.ops.fake_cuda.synchronize
+
+
+def on_device(x: torch.Tensor) -> torch.Tensor:
+    return torch.ops.fake_cuda.to_device(x)
+
+
+@contextlib.contextmanager
+def other_stream() -> Iterator[None]:
+    """Inside, another stream is the current one. It is not ordered after anything."""
+    before = torch.ops.fake_cuda.set_stream(torch.ops.fake_cuda.new_stream())
+    try:
+        yield
+    finally:
+        torch.ops.fake_cuda.set_stream(before)
