@@ -107,8 +107,8 @@ WorkPtr ShoalBackend::endCoalescing() {
   work->set_open(false);
   job_->progress.add(work);
   if (!coalesced_on_) return work;
-  return c10::make_intrusive<StreamWork>(
-      StreamWork::What{work, *coalesced_on_, {}, {}, coalesced_on_host_});
+  return c10::make_intrusive<StreamWork>(StreamWork::What{
+      .operation = work, .stream = *coalesced_on_, .waits_on_host = coalesced_on_host_});
 }
 
 void ShoalBackend::tell_of_host(const char* call, const std::string& why) {

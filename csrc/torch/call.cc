@@ -248,8 +248,8 @@ c10::intrusive_ptr<c10d::Work> Call::launch_on_stream(Tensors outputs) {
   backend_.job_->progress.add(work_);
   // What is freed on the stream where it was used needs nobody to hold it.
   if (!what_.async) mine.held.clear();
-  return c10::make_intrusive<StreamWork>(
-      StreamWork::What{work_, mine.stream, std::move(mine.held), std::move(outputs)});
+  return c10::make_intrusive<StreamWork>(StreamWork::What{
+      work_, mine.stream, std::move(mine.held), std::move(outputs), /*is_current=*/!what_.async});
 }
 
 }  // namespace shoal::torch

@@ -13,7 +13,7 @@ StreamWork::StreamWork(What what)
     : Work(-1, what.operation->retrieveOpType()),
       what_(std::move(what)),
       end_(what_.stream.device_type()) {
-  end_.record(what_.stream);
+  if (!what_.is_current) end_.record(what_.stream);
 }
 
 /// Nobody has waited: torch's allocator is told who uses the memory that it may now get back.
@@ -34,9 +34,12 @@ bool StreamWork::wait(std::chrono::milliseconds timeout) {
 
 void StreamWork::order_current_stream() {
   const c10::Stream current = current_stream(what_.stream.device());
-  if (current != what_.stream) end_.block(current);
   Tensors done_with;  // outlives the lock
   const std::lock_guard lock(mutex_);
+  if (current != what_.stream) {
+    end_.recordOnce(what_.stream);
+    end_.block(current);
+  }
   done_with = std::move(what_.held);
   what_.held.clear();
 }

@@ -27,6 +27,8 @@ class StreamWork final : public c10d::Work {
     /// again by what comes after on it. Else it is kept until somebody waits.
     Tensors held{};
     Tensors outputs{};
+    /// It is (or was, when it was enqueued) the current one: events are for those that are not.
+    bool is_current = false;
     /// Some of it is no stream's: wait() is the host's, always.
     bool waits_on_host = false;
   };

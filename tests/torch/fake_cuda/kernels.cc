@@ -108,6 +108,21 @@ TORCH_LIBRARY(fake_cuda, library) {
   });
   library.def("is_idle() -> bool", [] { return current_stream(0).query(); });
   library.def("synchronize() -> ()", [] { current_stream(0).synchronize(); });
+  library.def("begin_capture() -> ()", [] {
+    CALL_CUDA(cuStreamBeginCapture, handle_of(current_stream(0)), CU_STREAM_CAPTURE_MODE_RELAXED);
+  });
+  // A graph, for launch().
+  library.def("end_capture() -> int", [] {
+    CUgraph graph = nullptr;
+    CUgraphExec runnable = nullptr;
+    CALL_CUDA(cuStreamEndCapture, handle_of(current_stream(0)), &graph);
+    CALL_CUDA(cuGraphInstantiate, &runnable, graph, 0);
+    CALL_CUDA(cuGraphDestroy, graph);
+    return reinterpret_cast<std::int64_t>(runnable);
+  });
+  library.def("launch(int graph) -> ()", [](std::int64_t graph) {
+    CALL_CUDA(cuGraphLaunch, reinterpret_cast<CUgraphExec>(graph), handle_of(current_stream(0)));
+  });
   library.def("new_stream() -> int", [] { return stream_of_pool(0).id(); });
   // Returns the one that was current.
   library.def("set_stream(int stream) -> int",

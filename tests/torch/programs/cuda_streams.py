@@ -192,6 +192,20 @@ def check_memory_of_the_pool() -> None:
     assert copied() == before
 
 
+def check_calls_of_a_graph() -> None:
+    """They have to be on the pool's memory; a replay needs no host."""
+    x = shoal.torch.backend().allocate_tensor(100, dtype=torch.float32, device=fake_cuda.DEVICE)
+    with fake_cuda.other_stream():
+        torch.ops.fake_cuda.begin_capture()
+        dist.all_reduce(x)
+        dist.all_reduce(x, async_op=True).wait()
+        graph = torch.ops.fake_cuda.end_capture()
+        for factor in (1, 2, 3):
+            x.copy_(mine(100, factor))
+            torch.ops.fake_cuda.launch(graph)
+            assert is_sum(x, SIZE * factor)
+
+
 def check_coalesced_calls() -> None:
     tensors = [mine(50 * (i + 1)) for i in range(3)]
     with _coalescing_manager(async_ops=True) as manager:

@@ -1,4 +1,4 @@
-"""A CUDA device for programs, where there is none: tests/torch/fake_cuda, over the stand-in driver."""
+"""A CUDA device for programs, over the stand-in for CUDA's driver (tests/torch/fake_cuda)."""
 
 from __future__ import annotations
 
