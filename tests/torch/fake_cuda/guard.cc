@@ -1,3 +1,4 @@
+#include <ATen/detail/CUDAHooksInterface.h>
 #include <c10/core/impl/DeviceGuardImplInterface.h>
 #include <c10/util/Exception.h>
 #include <dlfcn.h>
@@ -6,6 +7,7 @@
 #include <cstdlib>
 #include <memory>
 #include <mutex>
+#include <torch/csrc/distributed/c10d/reducer_timer.hpp>
 #include <vector>
 
 #include "driver.h"
@@ -117,6 +119,30 @@ class Guard final : public c10::impl::DeviceGuardImplInterface {
 };
 
 const c10::impl::DeviceGuardImplRegistrar registered(c10::kCUDA, new Guard);
+
+using at::CUDAHooksRegistry;
+using at::RegistererCUDAHooksRegistry;
+using c10d::RegistererTimerRegistry;
+using c10d::TimerRegistry;
+
+/// For autograd, which works on a device only where torch has an accelerator. Found by its name.
+struct CUDAHooks final : at::CUDAHooksInterface {
+  explicit CUDAHooks(at::CUDAHooksArgs) {}
+  bool hasCUDA() const override { return true; }
+  bool isBuilt() const override { return true; }
+  bool isAvailable() const override { return true; }
+  void init() const override {}
+  bool hasPrimaryContext(c10::DeviceIndex) const override { return true; }
+  c10::DeviceIndex deviceCount() const override { return kDevices; }
+};
+REGISTER_CUDA_HOOKS(CUDAHooks)
+
+/// DistributedDataParallel wants one for its log.
+struct Timer final : c10d::Timer {
+  explicit Timer(c10::Device) {}
+  std::optional<std::int64_t> measureDifference(Event, Event) override { return std::nullopt; }
+};
+C10_REGISTER_TYPED_CLASS(TimerRegistry, c10::kCUDA, Timer)
 
 }  // namespace
 

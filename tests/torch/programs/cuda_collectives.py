@@ -12,9 +12,10 @@ import sys
 from collections.abc import Callable
 from typing import Any
 
+import fake_cuda  # isort: skip  (before torch)
+
 import checks
 import collectives
-import fake_cuda
 import torch
 import torch.distributed as dist
 

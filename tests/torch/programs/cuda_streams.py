@@ -5,18 +5,21 @@ A delay that is queued on a stream in front of a call shows who waits: the strea
 
 from __future__ import annotations
 
+import copy
 import sys
 import time
 from collections.abc import Callable
 from datetime import timedelta
 
+import fake_cuda  # isort: skip  (before torch)
+
 import checks
-import fake_cuda
 import torch
 import torch.distributed as dist
 from checks import RANK, SIZE
 from fake_cuda import on_device
 from torch.distributed.distributed_c10d import _coalescing_manager
+from torch.nn.parallel import DistributedDataParallel
 
 import shoal.torch
 
@@ -139,6 +142,26 @@ def check_a_work_that_is_dropped() -> None:
     assert is_sum(x)
 
 
+def check_copies_are_of_the_operations_stream() -> None:
+    """Rank 1's stream is late: a result that was copied on another one would not be there yet."""
+    outputs = [on_device(torch.zeros(1000)) for _ in range(SIZE)]
+    x, transposed = mine(1000), on_device(torch.full((30, 40), RANK + 1.0)).t()
+
+    def start() -> list[dist.Work]:
+        fake_cuda.delay(100 if RANK == 1 else 0)
+        return [
+            dist.all_gather(outputs, x, async_op=True),
+            dist.all_reduce(transposed, async_op=True),
+        ]
+
+    works = at_once(start)
+    assert isinstance(works, list)
+    for work in works:
+        work.wait()
+    assert all((y.cpu() == rank + 1).all() for rank, y in enumerate(outputs))
+    assert is_sum(transposed)
+
+
 def check_many_calls_in_flight() -> None:
     tensors = [mine(100, i + 1) for i in range(100)]
     works = [dist.all_reduce(x, async_op=i % 3 > 0) for i, x in enumerate(tensors)]
@@ -204,6 +227,25 @@ def check_calls_of_a_graph() -> None:
             x.copy_(mine(100, factor))
             torch.ops.fake_cuda.launch(graph)
             assert is_sum(x, SIZE * factor)
+
+
+def check_ddp() -> None:
+    """Gradients are averaged in buckets, asynchronously, in the hooks of autograd's threads."""
+    torch.manual_seed(7)
+    alone = torch.nn.Sequential(torch.nn.Linear(20, 30), torch.nn.ReLU(), torch.nn.Linear(30, 5))
+    together = copy.deepcopy(alone)._apply(on_device)
+    ddp = DistributedDataParallel(together, bucket_cap_mb=0.001)
+    for step in range(3):
+        before = copied()[1]
+        inputs = [torch.randn(8, 20) for _ in range(SIZE)]
+        for x in inputs:
+            (alone(x).square().mean() / SIZE).backward()
+        ddp(on_device(inputs[RANK])).square().mean().backward()
+        for one, other in zip(alone.parameters(), together.parameters(), strict=True):
+            assert one.grad is not None and other.grad is not None and other.grad.is_cuda
+            torch.testing.assert_close(other.grad.cpu(), one.grad, msg=f"step {step}")
+            one.grad = other.grad = None
+        assert copied()[1] == before
 
 
 def check_coalesced_calls() -> None:

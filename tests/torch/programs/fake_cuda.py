@@ -3,12 +3,19 @@
 from __future__ import annotations
 
 import contextlib
+import ctypes
+import importlib.util
 import os
+import pathlib
 from collections.abc import Iterator
 
-import torch
+# Autograd works on the device if this comes before torch, which asks once whether there is one.
+_torch = importlib.util.find_spec("torch")
+assert _torch is not None and _torch.origin is not None
+ctypes.CDLL(str(pathlib.Path(_torch.origin).parent / "lib" / "libtorch_cpu.so"), ctypes.RTLD_GLOBAL)
+ctypes.CDLL(os.environ["TORCH_FAKE_CUDA"])
 
-torch.ops.load_library(os.environ["TORCH_FAKE_CUDA"])
+import torch  # noqa: E402
 
 # torch asks whether it may have float8.
 torch.cuda.get_device_capability = lambda device=None: (9, 0)
