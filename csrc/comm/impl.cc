@@ -50,6 +50,7 @@ CommunicatorImpl::CommunicatorImpl(std::shared_ptr<comm::Context> owner, std::ui
 CommunicatorImpl::~CommunicatorImpl() {
   if (!context->in_its_process()) return;
   device_calls_.reset();
+  host_calls_.reset();
   context->detach(group->binding().communicator);
   context->engine().remove_group(*group);
   std::vector<memory::Offset> blocks = std::move(kept_blocks_);
@@ -143,7 +144,21 @@ comm::Choice CommunicatorImpl::choose(const exec::PlanKey& key) const noexcept {
                       context->has_put());
 }
 
-comm::DeviceCalls& CommunicatorImpl::device_calls() {
+bool CommunicatorImpl::has_kernels() const noexcept {
+  const exec::Binding& binding = group->binding();
+  return binding.one_node() && binding.ranks <= cuda::kMaxKernelRanks;
+}
+
+comm::HostCalls& CommunicatorImpl::host_calls() {
+  std::call_once(host_calls_made_, [this] {
+    auto made = std::make_unique<comm::HostCalls>(*this);
+    context->engine().synchronised([&] { host_calls_ = std::move(made); });
+  });
+  return *host_calls_;
+}
+
+comm::StreamCalls& CommunicatorImpl::stream_calls() {
+  if (!has_kernels()) return host_calls();
   std::call_once(device_calls_made_, [this] {
     auto made = std::make_unique<comm::DeviceCalls>(*this);
     context->engine().synchronised([&] { device_calls_ = std::move(made); });
@@ -197,6 +212,13 @@ exec::GroupEvents CommunicatorImpl::events() {
   return events;
 }
 
+/// What streams are about, where no run tells. Engine's lock.
+std::string CommunicatorImpl::describe_current() const {
+  std::string text = device_calls_ == nullptr ? "" : device_calls_->describe_current();
+  if (text.empty() && host_calls_ != nullptr) text = host_calls_->describe_current();
+  return text;
+}
+
 /// Engine's lock.
 std::string CommunicatorImpl::explain(const exec::Run* run, Status status) {
   const exec::Binding& binding = group->binding();
@@ -204,8 +226,8 @@ std::string CommunicatorImpl::explain(const exec::Run* run, Status status) {
   if (run != nullptr) {
     during = " during " + std::string(name_of(run->plan().key.collective)) + " #" +
              std::to_string(run->sequence());
-  } else if (device_calls_ != nullptr) {
-    during = device_calls_->describe_current();
+  } else {
+    during = describe_current();
   }
   const std::string who = status.rank >= 0 && status.rank < binding.ranks
                               ? context->name(status.rank, members[status.rank])
@@ -245,7 +267,7 @@ std::string CommunicatorImpl::explain_mismatch(std::uint64_t sequence, Status st
 }
 
 /// What is known of a rank that is waited for.
-std::string CommunicatorImpl::standing(std::uint64_t sequence, Rank of) {
+std::string CommunicatorImpl::standing(const exec::PlanKey& key, std::uint64_t sequence, Rank of) {
   const exec::Binding& binding = group->binding();
   const exec::Route& route = binding.routes[of];
   const std::int64_t now = now_ns();
@@ -261,7 +283,12 @@ std::string CommunicatorImpl::standing(std::uint64_t sequence, Rank of) {
   if (silent_ms > 1000) {
     return "is stopped or hung: no heartbeat for " + comm::describe_ms(silent_ms);
   }
-  if (!binding.node.entered(sequence, route.node_index)) return "has not called it yet";
+  if (!binding.node.entered(sequence, route.node_index)) {
+    return key.device && !has_kernels()
+               ? "has not come to it: it has not called it yet, or its stream is busy with what was "
+                 "enqueued before"
+               : "has not called it yet";
+  }
   if (device_calls_ != nullptr && !device_calls_->is_reached(sequence, of)) {
     return "has not come to it: it has called it, its stream is busy with what was enqueued before";
   }
@@ -278,7 +305,7 @@ std::string CommunicatorImpl::explain_timeout(const exec::PlanKey& key, std::uin
   int named = 0;
   for (Rank r = 0; r < binding.ranks; ++r) {
     if (r == rank) continue;
-    const std::string state = standing(sequence, r);
+    const std::string state = standing(key, sequence, r);
     const bool suspicious = r == status.rank || state.starts_with("is stopped") ||
                             state.starts_with("does not answer") || state.starts_with("has not");
     if (!suspicious || ++named > 8) continue;
