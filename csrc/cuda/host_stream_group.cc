@@ -146,14 +146,16 @@ void HostStreamGroup::wait(const std::uint32_t& word, std::uint32_t value) {
   operations_.push_back(operation);
 }
 
-void HostStreamGroup::flush(CUstream stream) {
-  if (operations_.empty()) return;
+Outcome HostStreamGroup::try_flush(CUstream stream) noexcept {
+  if (operations_.empty()) return {};
   const auto count = static_cast<unsigned>(operations_.size());
   const CUresult result =
       arena_->context().driver().stream_batch_mem_op(stream, count, operations_.data(), 0);
   operations_.clear();
-  check({"cuStreamBatchMemOp", result});
+  return {"cuStreamBatchMemOp", result};
 }
+
+void HostStreamGroup::flush(CUstream stream) { check(try_flush(stream)); }
 
 /// In order: only one operation is between its host function and its last word.
 void HostStreamGroup::note_reached(void* self) noexcept {
@@ -163,22 +165,26 @@ void HostStreamGroup::note_reached(void* self) noexcept {
   if (!group.detached_ && group.options_.on_reached) group.options_.on_reached();
 }
 
-void HostStreamGroup::copy_out(const HostCopy& copy, std::uint32_t number, Output& output,
-                               CUstream stream) {
-  const auto kernel = kernel_for(Collective::kBroadcast, DataType::kUint8, ReduceOp::kSum);
+void HostStreamGroup::fill(Output& output, const HostCopy& copy, std::uint32_t number) noexcept {
+  output.record = {number, number, 0, 0, static_cast<std::int64_t>(device_address(copy.host)),
+                   static_cast<std::int64_t>(copy.device)};
+  store(output.closed, 1);
+}
+
+void HostStreamGroup::copy_out(const Output& output, std::int64_t bytes, CUstream stream) {
+  const KernelChoice kernel =
+      kernel_for(Collective::kBroadcast, DataType::kUint8, ReduceOp::kSum);
   KernelParameters p;
   p.records = reinterpret_cast<const Record*>(on_device(output.record));
   p.record_stride = sizeof(Record);
   p.bases = reinterpret_cast<const std::uint64_t*>(on_device(words_->base));
   p.abort = reinterpret_cast<const std::uint32_t*>(on_device(output.closed));
   p.complaint = reinterpret_cast<std::uint64_t*>(on_device(words_->complaint));
-  p.sequence = p.fingerprint = number;
-  p.count = copy.bytes / kernel.element_bytes;
+  p.sequence = output.record.sequence;
+  p.fingerprint = output.record.fingerprint;
+  p.count = bytes / kernel.element_bytes;
   p.collective = static_cast<int>(Collective::kBroadcast);
-  output.record = {number, number, 0, 0, static_cast<std::int64_t>(device_address(copy.host)),
-                   static_cast<std::int64_t>(copy.device)};
-  store(output.closed, 1);
-  const auto blocks = std::min(copy.bytes / kBytesPerBlock + 1, kMostBlocks);
+  const auto blocks = std::min(bytes / kBytesPerBlock + 1, kMostBlocks);
   check(arena_->kernels().launch(kernel.number, p, static_cast<int>(blocks), false, stream));
 }
 
@@ -191,12 +197,32 @@ void HostStreamGroup::note_use(const HostCopy& copy, CUstream stream) {
 void HostStreamGroup::submit(void* handle, std::span<const HostCopy> inputs,
                              std::span<const HostCopy> outputs) {
   const ContextGuard guard(arena_->context());
-  const Driver& driver = arena_->context().driver();
   CUstream const stream = as_stream(handle);
-  const std::uint32_t before = issued(), number = before + 1;
-  const std::uint32_t first = outputs_of_[before % kMaxOperations].end;
-  outputs_of_[number % kMaxOperations] = {first, first + static_cast<std::uint32_t>(outputs.size())};
+  const std::uint32_t number = issued() + 1;
+  const std::uint32_t first = outputs_of_[(number - 1) % kMaxOperations].end;
+  outputs_of_[number % kMaxOperations] = {first,
+                                          first + static_cast<std::uint32_t>(outputs.size())};
+  // Before anything is enqueued: the host may be done with an operation before this has returned.
+  for (std::size_t i = 0; i < outputs.size(); ++i) {
+    fill(words_->outputs[(first + i) % kMaxOutputs], outputs[i], number);
+  }
   issued_.store(number, std::memory_order_release);  // pairs with the acquire in issued()
+  try {
+    enqueue(number, inputs, outputs, stream);
+  } catch (const Error&) {
+    operations_.clear();
+    write(words_->passed, number);  // so that it is known when the stream has passed the rest
+    (void)try_flush(stream);
+    throw;
+  }
+  for (const HostCopy& input : inputs) note_use(input, stream);
+  for (const HostCopy& output : outputs) note_use(output, stream);
+}
+
+void HostStreamGroup::enqueue(std::uint32_t number, std::span<const HostCopy> inputs,
+                              std::span<const HostCopy> outputs, CUstream stream) {
+  const Driver& driver = arena_->context().driver();
+  const std::uint32_t before = number - 1;
   if (before != 0 && stream != last_stream_) wait(words_->passed, before);
   last_stream_ = stream;
   flush(stream);
@@ -208,13 +234,12 @@ void HostStreamGroup::submit(void* handle, std::span<const HostCopy> inputs,
   check({"cuLaunchHostFunc", driver.launch_host_func(stream, note_reached, this)});
   wait(words_->released, number);
   if (!outputs.empty()) flush(stream);
+  const std::uint32_t first = outputs_of_[number % kMaxOperations].begin;
   for (std::size_t i = 0; i < outputs.size(); ++i) {
-    copy_out(outputs[i], number, words_->outputs[(first + i) % kMaxOutputs], stream);
+    copy_out(words_->outputs[(first + i) % kMaxOutputs], outputs[i].bytes, stream);
   }
   write(words_->passed, number);
   flush(stream);
-  for (const HostCopy& input : inputs) note_use(input, stream);
-  for (const HostCopy& output : outputs) note_use(output, stream);
 }
 
 bool HostStreamGroup::is_reached(std::uint32_t number) const noexcept {

@@ -87,7 +87,11 @@ class HostStreamGroup final : public HostGroup {
   void write(const std::uint32_t& word, std::uint32_t value);
   void wait(const std::uint32_t& word, std::uint32_t value);
   void flush(CUstream stream);
-  void copy_out(const HostCopy& copy, std::uint32_t number, Output& output, CUstream stream);
+  Outcome try_flush(CUstream stream) noexcept;
+  void fill(Output& output, const HostCopy& copy, std::uint32_t number) noexcept;
+  void copy_out(const Output& output, std::int64_t bytes, CUstream stream);
+  void enqueue(std::uint32_t number, std::span<const HostCopy> inputs,
+               std::span<const HostCopy> outputs, CUstream stream);
   void note_use(const HostCopy& copy, CUstream stream);
   void check(const Outcome& outcome) const;
 

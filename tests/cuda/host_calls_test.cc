@@ -86,7 +86,8 @@ Work start(Communicator& comm, const Case& c, ConstBuffer in, Buffer out,
     case Collective::kReduce:
       return comm.reduce(in, out, n, c.dtype, ReduceOp::kSum, c.root, options);
     case Collective::kAllReduce:
-      return comm.all_reduce(in, out, n, c.dtype, ReduceOp::kAvg, options);
+      return comm.all_reduce(in, out, n, c.dtype,
+                             is_integer(c.dtype) ? ReduceOp::kMin : ReduceOp::kAvg, options);
     case Collective::kAllGather:
       return comm.all_gather(in, out, n, c.dtype, options);
     case Collective::kReduceScatter:
