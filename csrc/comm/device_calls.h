@@ -1,5 +1,5 @@
-/// Collectives on CUDA memory in one node: between the communicator, which numbers, compares and ends, and the
-/// streams, which do the work (cuda/stream_group.h).
+/// Collectives on CUDA memory in one node: between the communicator, which numbers, compares and
+/// ends, and the streams, which do the work (cuda/stream_group.h).
 ///
 /// A call takes a number and shows its line like any other, so that the ranks can compare what they
 /// have called, and has then ended as far as the engine's window is concerned: the stream goes on

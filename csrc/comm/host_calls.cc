@@ -200,10 +200,10 @@ void HostCalls::batch(std::span<const exec::TransferCall> calls, void* stream,
     if (!call.sends) ++received;
   }
   if (received > cuda::HostGroup::kMaxOutputs) {
-    throw Error(ErrorCode::kInvalidArgument,
-                "batch: " + std::to_string(received) + " receives on a stream are more than the " +
-                    std::to_string(cuda::HostGroup::kMaxOutputs) +
-                    " that one batch can have; make it two");
+    throw Error(ErrorCode::kInvalidArgument, "batch: " + std::to_string(received) +
+                                                 " receives on a stream are more than the " +
+                                                 std::to_string(cuda::HostGroup::kMaxOutputs) +
+                                                 " that one batch can have; make it two");
   }
   drive_until(deadline, [&] { return group_->has_room(received); });
   std::byte* const block = reserve("send or recv", places.bytes(), deadline);

@@ -13,8 +13,8 @@
 /// Operations of a communicator run one after the other, in the order of the calls. So one block,
 /// as large as the largest of them, serves all.
 ///
-/// After an error: all streams are let go, and no output is copied to the device any more. The error
-/// is raised when the streams have passed what had been enqueued, or after kFenceNs.
+/// After an error: all streams are let go, and no output is copied to the device any more. The
+/// error is raised when the streams have passed what had been enqueued, or after kFenceNs.
 #pragma once
 
 #include <atomic>

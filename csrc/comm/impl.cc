@@ -284,10 +284,10 @@ std::string CommunicatorImpl::standing(const exec::PlanKey& key, std::uint64_t s
     return "is stopped or hung: no heartbeat for " + comm::describe_ms(silent_ms);
   }
   if (!binding.node.entered(sequence, route.node_index)) {
-    return key.device && !has_kernels()
-               ? "has not come to it: it has not called it yet, or its stream is busy with what was "
-                 "enqueued before"
-               : "has not called it yet";
+    return key.device && !has_kernels() ? "has not come to it: it has not called it yet, or its "
+                                          "stream is busy with what was "
+                                          "enqueued before"
+                                        : "has not called it yet";
   }
   if (device_calls_ != nullptr && !device_calls_->is_reached(sequence, of)) {
     return "has not come to it: it has called it, its stream is busy with what was enqueued before";

@@ -45,7 +45,8 @@ struct CommunicatorImpl final : comm::ControlReceiver {
   [[nodiscard]] bool has_kernels() const noexcept;
   /// Collectives on CUDA memory; what they need is set up by the first call. Throws Error.
   [[nodiscard]] comm::StreamCalls& stream_calls();
-  /// What the host does with CUDA memory: messages, and collectives without has_kernels(). Likewise.
+  /// What the host does with CUDA memory: messages, and collectives without has_kernels().
+  /// Likewise.
   [[nodiscard]] comm::HostCalls& host_calls();
   /// "all_reduce(...) #5 has not finished after 2 s: rank 1 ...". `status`: the rank that is waited
   /// for, and nanoseconds. Engine's lock.

@@ -166,14 +166,17 @@ void HostStreamGroup::note_reached(void* self) noexcept {
 }
 
 void HostStreamGroup::fill(Output& output, const HostCopy& copy, std::uint32_t number) noexcept {
-  output.record = {number, number, 0, 0, static_cast<std::int64_t>(device_address(copy.host)),
+  output.record = {number,
+                   number,
+                   0,
+                   0,
+                   static_cast<std::int64_t>(device_address(copy.host)),
                    static_cast<std::int64_t>(copy.device)};
   store(output.closed, 1);
 }
 
 void HostStreamGroup::copy_out(const Output& output, std::int64_t bytes, CUstream stream) {
-  const KernelChoice kernel =
-      kernel_for(Collective::kBroadcast, DataType::kUint8, ReduceOp::kSum);
+  const KernelChoice kernel = kernel_for(Collective::kBroadcast, DataType::kUint8, ReduceOp::kSum);
   KernelParameters p;
   p.records = reinterpret_cast<const Record*>(on_device(output.record));
   p.record_stride = sizeof(Record);
@@ -228,8 +231,8 @@ void HostStreamGroup::enqueue(std::uint32_t number, std::span<const HostCopy> in
   flush(stream);
   for (const HostCopy& input : inputs) {
     check({"cuMemcpyDtoHAsync",
-           driver.memcpy_dtoh_async(input.host, input.device,
-                                    static_cast<std::size_t>(input.bytes), stream)});
+           driver.memcpy_dtoh_async(input.host, input.device, static_cast<std::size_t>(input.bytes),
+                                    stream)});
   }
   check({"cuLaunchHostFunc", driver.launch_host_func(stream, note_reached, this)});
   wait(words_->released, number);

@@ -150,7 +150,8 @@ TEST_F(HostCalls, EveryCollectiveHasTheBitsOfTheHost) {
                             collective == Collective::kBroadcast;
           compare(comm, device, {collective, dtype, count, 2, false, false});
           if (same) compare(comm, device, {collective, dtype, count, 1, true, false});
-          if (reduces(collective)) compare(comm, device, {collective, dtype, count, 0, false, true});
+          if (reduces(collective))
+            compare(comm, device, {collective, dtype, count, 0, false, true});
         }
       }
     }
