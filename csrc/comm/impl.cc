@@ -48,7 +48,12 @@ CommunicatorImpl::CommunicatorImpl(std::shared_ptr<comm::Context> owner, std::ui
 }
 
 CommunicatorImpl::~CommunicatorImpl() {
-  if (!context->in_its_process()) return;
+  if (!context->in_its_process()) {
+    // A forked child, in which no driver of CUDA may be called.
+    (void)device_calls_.release();
+    (void)host_calls_.release();
+    return;
+  }
   device_calls_.reset();
   host_calls_.reset();
   context->detach(group->binding().communicator);

@@ -9,6 +9,7 @@
 
 #include "comm/two_nodes.h"
 #include "core/clock.h"
+#include "cuda/kernel_parameters.h"
 #include "cuda/rank_device.h"
 
 namespace shoal {
@@ -384,6 +385,17 @@ TEST_F(HostCalls, MemoryOfOthersAtAnyAddress) {
     };
     EXPECT_EQ(outcome(call, &text), ErrorCode::kInvalidArgument);
     EXPECT_NE(text.find("all_reduce: input is not CUDA memory"), std::string::npos) << text;
+  });
+}
+
+// One node, and more of them than a kernel combines.
+TEST(HostCallsInOneNode, MoreRanksThanKernelsTake) {
+  run_ranks(cuda::kMaxKernelRanks + 1, [](Communicator& comm) {
+    const Device device;
+    CudaBlock x = make(comm, ints(5000, 1));
+    (void)sum_ints(comm, x, device.stream());
+    device.synchronize();
+    EXPECT_EQ(content_of(x), ints(5000, cuda::kMaxKernelRanks + 1));
   });
 }
 

@@ -1,5 +1,5 @@
-"""CUDA memory between nodes, and messages, over the stand-in driver (tests/fake_cuda). The nodes are
-network namespaces."""
+"""CUDA memory between nodes, and messages, over the stand-in driver (tests/fake_cuda). The nodes
+are network namespaces."""
 
 from __future__ import annotations
 
@@ -100,6 +100,13 @@ def test_calls_return_at_once_and_keep_their_order(cuda_job: Runner) -> None:
         assert comm.all_reduce(x, op="max").copy_to_host()[0] == 4**11
         # Host calls of the same communicator come between.
         assert comm.all_reduce(np.ones(3))[0] == 4
+        # A forked child leaves all of it to the parent.
+        import sys
+        child = os.fork()
+        if child == 0:
+            sys.exit(0)
+        assert os.waitpid(child, 0)[1] == 0
+        assert comm.all_reduce(x, op="max").copy_to_host()[0] == 4**11
         """
     )
 
