@@ -335,7 +335,7 @@ std::vector<Work> Communicator::batch(std::span<const Message> messages,
   if (options.on_stream) {
     if (calls.empty()) return works;
     std::vector<exec::Task*> tasks(calls.size());
-    impl_->host_calls().batch(calls, options.stream, comm::timeout_ms(*impl_, options), tasks);
+    impl_->stream_messages().batch(calls, options.stream, comm::timeout_ms(*impl_, options), tasks);
     for (exec::Task* task : tasks) works.emplace_back(impl_, *task);
     return works;
   }

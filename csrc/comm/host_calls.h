@@ -10,8 +10,9 @@
 /// So long as anything is under way this is a task of the engine: whoever waits drives it, and
 /// where nobody does, a thread of the context (HostDriver).
 ///
-/// Operations of a communicator run one after the other, in the order of the calls. So one block,
-/// as large as the largest of them, serves all.
+/// A communicator has one for its collectives and one for its messages. In each, operations run one
+/// after the other, in the order of the calls: so one block, as large as the largest of them,
+/// serves all.
 ///
 /// After an error: all streams are let go, and no output is copied to the device any more. The
 /// error is raised when the streams have passed what had been enqueued, or after kFenceNs.
@@ -69,7 +70,8 @@ class HostTask final : public exec::Task {
   bool held_ = false;  ///< by a Work
 };
 
-/// Of one communicator. call() and batch() any thread; the rest under the engine's lock.
+/// Of one communicator: call() for its collectives, or batch() for its messages; both any thread,
+/// the rest under the engine's lock.
 class HostCalls final : public StreamCalls, private exec::Task {
  public:
   /// Throws Error: MissingLibrary, OutOfMemory, DeviceError.

@@ -52,10 +52,12 @@ CommunicatorImpl::~CommunicatorImpl() {
     // A forked child, in which no driver of CUDA may be called.
     (void)device_calls_.release();
     (void)host_calls_.release();
+    (void)stream_messages_.release();
     return;
   }
   device_calls_.reset();
   host_calls_.reset();
+  stream_messages_.reset();
   context->detach(group->binding().communicator);
   context->engine().remove_group(*group);
   std::vector<memory::Offset> blocks = std::move(kept_blocks_);
@@ -154,21 +156,26 @@ bool CommunicatorImpl::has_kernels() const noexcept {
   return binding.one_node() && binding.ranks <= cuda::kMaxKernelRanks;
 }
 
-comm::HostCalls& CommunicatorImpl::host_calls() {
-  std::call_once(host_calls_made_, [this] {
-    auto made = std::make_unique<comm::HostCalls>(*this);
-    context->engine().synchronised([&] { host_calls_ = std::move(made); });
+template <class Calls>
+void CommunicatorImpl::set_up(std::once_flag& made, std::unique_ptr<Calls>& calls) {
+  std::call_once(made, [&] {
+    auto new_calls = std::make_unique<Calls>(*this);
+    context->engine().synchronised([&] { calls = std::move(new_calls); });
   });
-  return *host_calls_;
 }
 
 comm::StreamCalls& CommunicatorImpl::stream_calls() {
-  if (!has_kernels()) return host_calls();
-  std::call_once(device_calls_made_, [this] {
-    auto made = std::make_unique<comm::DeviceCalls>(*this);
-    context->engine().synchronised([&] { device_calls_ = std::move(made); });
-  });
-  return *device_calls_;
+  if (has_kernels()) {
+    set_up(stream_calls_made_, device_calls_);
+    return *device_calls_;
+  }
+  set_up(stream_calls_made_, host_calls_);
+  return *host_calls_;
+}
+
+comm::HostCalls& CommunicatorImpl::stream_messages() {
+  set_up(stream_messages_made_, stream_messages_);
+  return *stream_messages_;
 }
 
 void CommunicatorImpl::require_own_process() const {
@@ -219,9 +226,13 @@ exec::GroupEvents CommunicatorImpl::events() {
 
 /// What streams are about, where no run tells. Engine's lock.
 std::string CommunicatorImpl::describe_current() const {
-  std::string text = device_calls_ == nullptr ? "" : device_calls_->describe_current();
-  if (text.empty() && host_calls_ != nullptr) text = host_calls_->describe_current();
-  return text;
+  const std::array<const comm::StreamCalls*, 3> all{device_calls_.get(), host_calls_.get(),
+                                                    stream_messages_.get()};
+  for (const comm::StreamCalls* calls : all) {
+    std::string text = calls == nullptr ? "" : calls->describe_current();
+    if (!text.empty()) return text;
+  }
+  return {};
 }
 
 /// Engine's lock.

@@ -2,6 +2,7 @@
 // process, in two network namespaces where there are to be two nodes; the driver is the stand-in.
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <chrono>
 #include <cstring>
 #include <thread>
@@ -112,8 +113,8 @@ void compare(Communicator& comm, const Device& device, const Case& c) {
   const Array input = noise(static_cast<std::size_t>(in_bytes), unsigned(comm.rank()) + 1);
   const Array before = c.in_place ? input : noise(static_cast<std::size_t>(out_bytes), 99);
   PoolBlock host_in = comm.allocate({in_bytes}), host_out = comm.allocate({out_bytes});
-  std::memcpy(host_in.data(), input.data(), input.size());
-  std::memcpy(host_out.data(), before.data(), before.size());
+  std::ranges::copy(input, static_cast<unsigned char*>(host_in.data()));
+  std::ranges::copy(before, static_cast<unsigned char*>(host_out.data()));
   CudaBlock cuda_in = make(comm, input), cuda_out = make(comm, before);
   CallOptions on_host, on_stream = on(device.stream());
   on_host.deterministic = on_stream.deterministic = c.deterministic;
@@ -197,6 +198,29 @@ TEST_F(HostCalls, TheCallReturnsBeforeItsStreamHasComeToIt) {
     barrier.open();
     work.wait();
     EXPECT_EQ(content_of(x), ints(10, 10));
+  });
+}
+
+// Rank 0 has called the collective first, rank 1 the message, which is too large to go ahead.
+TEST_F(HostCalls, CollectivesDoNotHoldUpMessages) {
+  nodes().run(1, [](Communicator& comm) {
+    const Device device;
+    CudaBlock x = make(comm, ints(10, 1)), large = make(comm, ints(1 << 20, comm.rank()));
+    Message message;
+    message.peer = 1 - comm.rank();
+    message.sends = comm.rank() == 1;
+    message.source = {large.data(), large.bytes()};
+    message.target = {large.data(), large.bytes()};
+    if (comm.rank() == 0) {
+      (void)sum_ints(comm, x, device.stream());
+      (void)comm.batch({&message, 1}, on(device.other()));
+    } else {
+      comm.batch({&message, 1}, on(device.other()))[0].wait();
+      (void)sum_ints(comm, x, device.stream());
+    }
+    device.synchronize();
+    EXPECT_EQ(content_of(x), ints(10, 2));
+    EXPECT_EQ(content_of(large), ints(1 << 20, 1));
   });
 }
 
