@@ -180,7 +180,7 @@ exec::Task* HostCalls::call(const exec::Plan& plan, const void* input, void* out
   operation.timeout_ns = timeout_ms * kNsPerMs;
   operation.collective = {&plan, block + in, block + out, operation.timeout_ns};
   exec::Task* task = nullptr;
-  enqueue(operation, stream, {&task, 1});
+  enqueue(describe(plan.key), operation, stream, {&task, 1});
   return task;
 }
 
@@ -223,7 +223,7 @@ void HostCalls::batch(std::span<const exec::TransferCall> calls, void* stream,
     }
     operation.messages.push_back(call);
   }
-  enqueue(operation, stream, tasks);
+  enqueue("send or recv", operation, stream, tasks);
 }
 
 HostCalls::Operation& HostCalls::new_operation() {
@@ -285,7 +285,8 @@ void HostCalls::show(Operation& operation, std::span<exec::Task*> tasks) {
   impl_.context->host_driver().begin();
 }
 
-void HostCalls::enqueue(Operation& operation, void* stream, std::span<exec::Task*> tasks) {
+void HostCalls::enqueue(const std::string& call, Operation& operation, void* stream,
+                        std::span<exec::Task*> tasks) {
   exec::Engine& engine = impl_.context->engine();
   bool has_ended = false;
   engine.synchronised([&] {
@@ -303,9 +304,10 @@ void HostCalls::enqueue(Operation& operation, void* stream, std::span<exec::Task
   } catch (const Error& error) {
     // The others count on this rank: all learn of it, and the error is raised by the task.
     engine.synchronised([&] {
-      impl_.group->fail({error.code(), impl_.rank, 0}, nullptr,
-                        std::string("an operation on a stream: ") + error.what(), true);
+      impl_.group->fail({error.code(), impl_.rank, 0}, nullptr, call + ": " + error.what(), true);
+      group_->abort();
     });
+    group_->give_up();
     engine.wake();
   }
 }

@@ -119,7 +119,8 @@ class HostCalls final : public StreamCalls, private exec::Task {
   void copy_out(void* device, std::byte* host, std::int64_t bytes);
   Operation& new_operation();
   HostTask& new_task();
-  void enqueue(Operation& operation, void* stream, std::span<exec::Task*> tasks);
+  void enqueue(const std::string& call, Operation& operation, void* stream,
+               std::span<exec::Task*> tasks);
   void show(Operation& operation, std::span<exec::Task*> tasks);
 
   bool poll(std::int64_t now_ns) noexcept override;

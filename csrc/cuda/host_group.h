@@ -45,9 +45,11 @@ class HostGroup {
   [[nodiscard]] virtual bool has_room(int outputs) const noexcept = 0;
   /// Enqueues an operation; there is room. The stream copies the inputs to the host, waits for
   /// release(), and copies the outputs to the device that allow() has been called for. Throws
-  /// Error: the streams may wait for what is missing now, so abort() is due.
+  /// Error: abort() is due, and then give_up().
   virtual void submit(void* stream, std::span<const HostCopy> inputs,
                       std::span<const HostCopy> outputs) = 0;
+  /// What has been enqueued of the last operation was all of it: is_over() behind that.
+  virtual void give_up() noexcept = 0;
 
   // --- any thread
 

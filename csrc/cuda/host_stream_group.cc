@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <cstdlib>
 #include <new>
+#include <utility>
 
 #include "core/assert.h"
 #include "cuda/control_block.h"
@@ -210,24 +211,24 @@ void HostStreamGroup::submit(void* handle, std::span<const HostCopy> inputs,
     fill(words_->outputs[(first + i) % kMaxOutputs], outputs[i], number);
   }
   issued_.store(number, std::memory_order_release);  // pairs with the acquire in issued()
-  try {
-    enqueue(number, inputs, outputs, stream);
-  } catch (const Error&) {
-    operations_.clear();
-    write(words_->passed, number);  // so that it is known when the stream has passed the rest
-    (void)try_flush(stream);
-    throw;
-  }
+  enqueue(number, inputs, outputs, stream);
   for (const HostCopy& input : inputs) note_use(input, stream);
   for (const HostCopy& output : outputs) note_use(output, stream);
+}
+
+void HostStreamGroup::give_up() noexcept {
+  const ContextGuard guard(arena_->context());
+  operations_.clear();
+  write(words_->passed, issued());
+  (void)try_flush(last_stream_);
 }
 
 void HostStreamGroup::enqueue(std::uint32_t number, std::span<const HostCopy> inputs,
                               std::span<const HostCopy> outputs, CUstream stream) {
   const Driver& driver = arena_->context().driver();
   const std::uint32_t before = number - 1;
-  if (before != 0 && stream != last_stream_) wait(words_->passed, before);
-  last_stream_ = stream;
+  const CUstream before_stream = std::exchange(last_stream_, stream);
+  if (before != 0 && stream != before_stream) wait(words_->passed, before);
   flush(stream);
   for (const HostCopy& input : inputs) {
     check({"cuMemcpyDtoHAsync",

@@ -44,6 +44,7 @@ class HostStreamGroup final : public HostGroup {
   [[nodiscard]] bool has_room(int outputs) const noexcept override;
   void submit(void* stream, std::span<const HostCopy> inputs,
               std::span<const HostCopy> outputs) override;
+  void give_up() noexcept override;
 
   [[nodiscard]] std::uint32_t issued() const noexcept override {
     return issued_.load(std::memory_order_acquire);  // pairs with the release in submit()

@@ -357,25 +357,32 @@ TEST_F(HostCalls, AnAbortEndsAllWaitsWithin100MsAndNothingIsWritten) {
   });
 }
 
+// Whatever of an operation it fails at: the rest of the stream is let go, nothing is written.
 TEST_F(HostCalls, AFailingDriverEndsTheCommunicatorOnAllRanks) {
-  nodes().run(1, [](Communicator& comm) {
-    const Device device;
-    CudaBlock x = make(comm, ints(100, 1));
-    sum_ints(comm, x, device.stream()).wait();
-    comm.barrier().wait();
-    std::string text;
-    if (comm.rank() == 0) {
-      pause_ms(100);  // until rank 1 has seen that the barrier is over
-      const cuda::testing::Failing failing("cuLaunchHostFunc:1:1");
-      EXPECT_EQ(outcome([&] { sum_ints(comm, x, device.stream()).wait(); }, &text),
-                ErrorCode::kDevice);
-    } else {
-      while (comm.error() == ErrorCode::kOk) pause_ms(1);
-      EXPECT_EQ(outcome([&] { sum_ints(comm, x, device.stream()).wait(); }, &text),
-                ErrorCode::kDevice);
-    }
-    EXPECT_NE(text.find("cuLaunchHostFunc"), std::string::npos) << text;
-  });
+  for (const std::string call :
+       {"cuMemcpyDtoHAsync", "cuLaunchHostFunc", "cuStreamBatchMemOp", "cuLaunchKernel"}) {
+    nodes().run(1, [&](Communicator& comm) {
+      const Device device;
+      CudaBlock x = make(comm, ints(100, 1));
+      sum_ints(comm, x, device.stream()).wait();
+      comm.barrier().wait();
+      std::string text;
+      if (comm.rank() == 0) {
+        pause_ms(100);  // until rank 1 has seen that the barrier is over
+        const cuda::testing::Failing failing((call + ":1:1").c_str());
+        EXPECT_EQ(outcome([&] { sum_ints(comm, x, device.stream()).wait(); }, &text),
+                  ErrorCode::kDevice);
+      } else {
+        while (comm.error() == ErrorCode::kOk) pause_ms(1);
+        EXPECT_EQ(outcome([&] { sum_ints(comm, x, device.stream()).wait(); }, &text),
+                  ErrorCode::kDevice);
+      }
+      EXPECT_NE(text.find("all_reduce(count 100, int32, sum, CUDA): " + call), std::string::npos)
+          << text;
+      device.synchronize();
+      EXPECT_EQ(content_of(x), ints(100, 2));
+    });
+  }
 }
 
 // Where views of other libraries begin, and where they end.
