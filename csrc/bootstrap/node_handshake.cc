@@ -49,7 +49,7 @@ Card own_card() {
   Card card;
   card.host = host_name();
   card.boot_id = first_line("/proc/sys/kernel/random/boot_id");
-  card.network = link_target("/proc/self/ns/net");
+  card.network = link_target("/proc/thread-self/ns/net");  // where this thread makes its sockets
   card.pids = link_target("/proc/self/ns/pid");
   card.user = std::to_string(::geteuid()) + " in " + link_target("/proc/self/ns/user");
   card.socket_name = "shoal-" + to_hex(random_bytes(16));

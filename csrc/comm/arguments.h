@@ -57,7 +57,8 @@ inline exec::PlanKey make_key(const CommunicatorImpl& impl, Collective collectiv
   key.collective = collective;
   key.dtype = dtype;
   key.op = reduces(collective) ? op : ReduceOp::kSum;
-  key.deterministic = deterministic && reduces(collective) && !device;  // it always is there
+  // Kernels always are.
+  key.deterministic = deterministic && reduces(collective) && !(device && impl.has_kernels());
   key.device = device;
   key.root = static_cast<std::uint16_t>(root);
   key.count = count.value;

@@ -226,7 +226,7 @@ Work Communicator::collective(Collective collective, ConstBuffer input, Buffer o
   comm::check_buffer(*impl_, key, "output", output.data, output.bytes.value, plan.output_bytes);
   comm::check_overlap(*impl_, plan, input.data, output.data);
   if (options.on_stream) {
-    exec::Task* task = impl_->device_calls().call(plan, input.data, output.data, options.stream,
+    exec::Task* task = impl_->stream_calls().call(plan, input.data, output.data, options.stream,
                                                   comm::timeout_ms(*impl_, options));
     return task == nullptr ? Work() : Work(impl_, *task);
   }
@@ -316,7 +316,7 @@ std::vector<Work> Communicator::batch(std::span<const Message> messages,
       throw Error(ErrorCode::kInvalidArgument,
                   std::string(what) + ": the buffer is null" + impl_->describe_self());
     }
-    if (!message.sends && impl_->context->has_views()) {
+    if (!message.sends && !options.on_stream && impl_->context->has_views()) {
       comm::check_writable(*impl_, "recv", "the buffer", data, bytes);
     }
     exec::TransferCall call;
@@ -330,9 +330,16 @@ std::vector<Work> Communicator::batch(std::span<const Message> messages,
     call.deadline_ns = deadline_ns;
     calls.push_back(call);
   }
-  std::vector<exec::Transfer*> transfers(calls.size());
   std::vector<Work> works;
   works.reserve(calls.size());
+  if (options.on_stream) {
+    if (calls.empty()) return works;
+    std::vector<exec::Task*> tasks(calls.size());
+    impl_->stream_messages().batch(calls, options.stream, comm::timeout_ms(*impl_, options), tasks);
+    for (exec::Task* task : tasks) works.emplace_back(impl_, *task);
+    return works;
+  }
+  std::vector<exec::Transfer*> transfers(calls.size());
   impl_->context->engine().start(*impl_->group, calls, transfers);
   for (exec::Transfer* transfer : transfers) works.emplace_back(impl_, *transfer);
   return works;

@@ -159,6 +159,7 @@ Context::~Context() {
   if (!in_its_process()) {
     // A forked child: everything belongs to the parent; only memory is left to the kernel.
     (void)device_watch_.release();
+    (void)host_driver_.release();
     (void)cuda_.release();
     (void)session_.release();
     (void)engine_.release();
@@ -169,6 +170,7 @@ Context::~Context() {
   }
   leave();
   device_watch_.reset();
+  host_driver_.reset();
   cuda_.reset();
   engine_.reset();
   if (network_ != nullptr) pool_->set_registrar(nullptr);
@@ -305,6 +307,11 @@ DeviceWatch& Context::device_watch() {
   std::call_once(device_watch_made_,
                  [this] { device_watch_ = std::make_unique<DeviceWatch>(*this); });
   return *device_watch_;
+}
+
+HostDriver& Context::host_driver() {
+  std::call_once(host_driver_made_, [this] { host_driver_ = std::make_unique<HostDriver>(*this); });
+  return *host_driver_;
 }
 
 exec::Route Context::route(Rank world) noexcept {

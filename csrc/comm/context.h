@@ -11,6 +11,7 @@
 #include "bootstrap/session.h"
 #include "comm/control.h"
 #include "comm/device_calls.h"
+#include "comm/host_calls.h"
 #include "comm/leases.h"
 #include "comm/networks.h"
 #include "core/fork.h"
@@ -99,6 +100,8 @@ class Context {
   void leave() noexcept;
   /// Looks at what collectives on CUDA memory are doing; begun by the first call.
   [[nodiscard]] DeviceWatch& device_watch();
+  /// Carries out what is the host's of them, where nobody waits; begun likewise.
+  [[nodiscard]] HostDriver& host_driver();
   /// True in the process that made it; a forked child may only read pool memory.
   [[nodiscard]] bool in_its_process() const noexcept { return fork_generation() == generation_; }
 
@@ -142,6 +145,8 @@ class Context {
   };
   std::once_flag device_watch_made_;
   std::unique_ptr<DeviceWatch> device_watch_;
+  std::once_flag host_driver_made_;
+  std::unique_ptr<HostDriver> host_driver_;
   std::mutex cuda_mutex_;
   std::unique_ptr<cuda::DeviceMemory> cuda_;
   std::mutex departed_mutex_;

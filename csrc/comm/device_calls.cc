@@ -68,14 +68,6 @@ void DeviceTask::recycle() noexcept {
 
 DeviceCalls::DeviceCalls(CommunicatorImpl& impl) : impl_(impl) {
   const exec::Binding& binding = impl.group->binding();
-  if (!binding.one_node() || binding.ranks > cuda::kMaxKernelRanks) {
-    throw Error(ErrorCode::kInvalidArgument,
-                "collectives on CUDA memory need all ranks of the communicator on one node, and no "
-                "more than " +
-                    std::to_string(cuda::kMaxKernelRanks) +
-                    "; split() it by node, or copy to host memory between nodes" +
-                    impl.describe_self());
-  }
   cuda::DeviceMemory& memory = impl.context->cuda();
   cuda::GroupOptions options;
   options.self = binding.rank;

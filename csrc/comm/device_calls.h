@@ -1,5 +1,5 @@
-/// Collectives on CUDA memory: between the communicator, which numbers, compares and ends, and the
-/// streams, which do the work (cuda/stream_group.h).
+/// Collectives on CUDA memory in one node: between the communicator, which numbers, compares and
+/// ends, and the streams, which do the work (cuda/stream_group.h).
 ///
 /// A call takes a number and shows its line like any other, so that the ranks can compare what they
 /// have called, and has then ended as far as the engine's window is concerned: the stream goes on
@@ -20,6 +20,7 @@
 #include <thread>
 #include <vector>
 
+#include "comm/stream_calls.h"
 #include "cuda/device_group.h"
 #include "exec/plan.h"
 #include "exec/task.h"
@@ -59,25 +60,23 @@ class DeviceTask final : public exec::Task {
 };
 
 /// Of one communicator. call() any thread; the rest under the engine's lock.
-class DeviceCalls {
+class DeviceCalls final : public StreamCalls {
  public:
-  /// Throws Error: MissingLibrary, InvalidArgument (several nodes), OutOfMemory, DeviceError.
+  /// Throws Error: MissingLibrary, OutOfMemory, DeviceError.
   explicit DeviceCalls(CommunicatorImpl& impl);
   /// Waits until the streams have passed all operations, as long as one may take.
-  ~DeviceCalls();
+  ~DeviceCalls() override;
   DeviceCalls(const DeviceCalls&) = delete;
   DeviceCalls& operator=(const DeviceCalls&) = delete;
 
-  /// Throws Error if nothing has been enqueued. nullptr: it was captured.
   exec::Task* call(const exec::Plan& plan, const void* input, void* output, void* stream,
-                   std::int64_t timeout_ms);
+                   std::int64_t timeout_ms) override;
 
   /// What has changed on the streams. True: look again soon.
   bool watch(std::int64_t now_ns) noexcept;
   /// Operations that have ended since this was last asked.
   bool take_ended() noexcept { return std::exchange(ended_some_, false); }
-  /// " during all_reduce #5": the oldest operation that is not over; else "".
-  [[nodiscard]] std::string describe_current() const;
+  [[nodiscard]] std::string describe_current() const override;
   /// The stream of a rank has come to an operation that is not over here.
   [[nodiscard]] bool is_reached(std::uint64_t sequence, int rank) const noexcept;
 

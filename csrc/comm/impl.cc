@@ -48,8 +48,16 @@ CommunicatorImpl::CommunicatorImpl(std::shared_ptr<comm::Context> owner, std::ui
 }
 
 CommunicatorImpl::~CommunicatorImpl() {
-  if (!context->in_its_process()) return;
+  if (!context->in_its_process()) {
+    // A forked child, in which no driver of CUDA may be called.
+    (void)device_calls_.release();
+    (void)host_calls_.release();
+    (void)stream_messages_.release();
+    return;
+  }
   device_calls_.reset();
+  host_calls_.reset();
+  stream_messages_.reset();
   context->detach(group->binding().communicator);
   context->engine().remove_group(*group);
   std::vector<memory::Offset> blocks = std::move(kept_blocks_);
@@ -143,12 +151,31 @@ comm::Choice CommunicatorImpl::choose(const exec::PlanKey& key) const noexcept {
                       context->has_put());
 }
 
-comm::DeviceCalls& CommunicatorImpl::device_calls() {
-  std::call_once(device_calls_made_, [this] {
-    auto made = std::make_unique<comm::DeviceCalls>(*this);
-    context->engine().synchronised([&] { device_calls_ = std::move(made); });
+bool CommunicatorImpl::has_kernels() const noexcept {
+  const exec::Binding& binding = group->binding();
+  return binding.one_node() && binding.ranks <= cuda::kMaxKernelRanks;
+}
+
+template <class Calls>
+void CommunicatorImpl::set_up(std::once_flag& made, std::unique_ptr<Calls>& calls) {
+  std::call_once(made, [&] {
+    auto new_calls = std::make_unique<Calls>(*this);
+    context->engine().synchronised([&] { calls = std::move(new_calls); });
   });
-  return *device_calls_;
+}
+
+comm::StreamCalls& CommunicatorImpl::stream_calls() {
+  if (has_kernels()) {
+    set_up(stream_calls_made_, device_calls_);
+    return *device_calls_;
+  }
+  set_up(stream_calls_made_, host_calls_);
+  return *host_calls_;
+}
+
+comm::HostCalls& CommunicatorImpl::stream_messages() {
+  set_up(stream_messages_made_, stream_messages_);
+  return *stream_messages_;
 }
 
 void CommunicatorImpl::require_own_process() const {
@@ -197,6 +224,17 @@ exec::GroupEvents CommunicatorImpl::events() {
   return events;
 }
 
+/// What streams are about, where no run tells. Engine's lock.
+std::string CommunicatorImpl::describe_current() const {
+  const std::array<const comm::StreamCalls*, 3> all{device_calls_.get(), host_calls_.get(),
+                                                    stream_messages_.get()};
+  for (const comm::StreamCalls* calls : all) {
+    std::string text = calls == nullptr ? "" : calls->describe_current();
+    if (!text.empty()) return text;
+  }
+  return {};
+}
+
 /// Engine's lock.
 std::string CommunicatorImpl::explain(const exec::Run* run, Status status) {
   const exec::Binding& binding = group->binding();
@@ -204,8 +242,8 @@ std::string CommunicatorImpl::explain(const exec::Run* run, Status status) {
   if (run != nullptr) {
     during = " during " + std::string(name_of(run->plan().key.collective)) + " #" +
              std::to_string(run->sequence());
-  } else if (device_calls_ != nullptr) {
-    during = device_calls_->describe_current();
+  } else {
+    during = describe_current();
   }
   const std::string who = status.rank >= 0 && status.rank < binding.ranks
                               ? context->name(status.rank, members[status.rank])
@@ -245,7 +283,7 @@ std::string CommunicatorImpl::explain_mismatch(std::uint64_t sequence, Status st
 }
 
 /// What is known of a rank that is waited for.
-std::string CommunicatorImpl::standing(std::uint64_t sequence, Rank of) {
+std::string CommunicatorImpl::standing(const exec::PlanKey& key, std::uint64_t sequence, Rank of) {
   const exec::Binding& binding = group->binding();
   const exec::Route& route = binding.routes[of];
   const std::int64_t now = now_ns();
@@ -261,7 +299,12 @@ std::string CommunicatorImpl::standing(std::uint64_t sequence, Rank of) {
   if (silent_ms > 1000) {
     return "is stopped or hung: no heartbeat for " + comm::describe_ms(silent_ms);
   }
-  if (!binding.node.entered(sequence, route.node_index)) return "has not called it yet";
+  if (!binding.node.entered(sequence, route.node_index)) {
+    return key.device && !has_kernels() ? "has not come to it: it has not called it yet, or its "
+                                          "stream is busy with what was "
+                                          "enqueued before"
+                                        : "has not called it yet";
+  }
   if (device_calls_ != nullptr && !device_calls_->is_reached(sequence, of)) {
     return "has not come to it: it has called it, its stream is busy with what was enqueued before";
   }
@@ -278,7 +321,7 @@ std::string CommunicatorImpl::explain_timeout(const exec::PlanKey& key, std::uin
   int named = 0;
   for (Rank r = 0; r < binding.ranks; ++r) {
     if (r == rank) continue;
-    const std::string state = standing(sequence, r);
+    const std::string state = standing(key, sequence, r);
     const bool suspicious = r == status.rank || state.starts_with("is stopped") ||
                             state.starts_with("does not answer") || state.starts_with("has not");
     if (!suspicious || ++named > 8) continue;

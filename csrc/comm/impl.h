@@ -11,6 +11,7 @@
 
 #include "comm/context.h"
 #include "comm/device_calls.h"
+#include "comm/host_calls.h"
 #include "comm/selector.h"
 #include "exec/plan.h"
 #include "shoal/communicator.h"
@@ -40,8 +41,12 @@ struct CommunicatorImpl final : comm::ControlReceiver {
     if (!context->in_its_process() || group->ended()) refuse_to_run();
   }
   void require_own_process() const;
-  /// Of CUDA memory; what they need is set up by the first call. Throws Error.
-  [[nodiscard]] comm::DeviceCalls& device_calls();
+  /// The GPUs carry out collectives on CUDA memory; else the host does. The same on all ranks.
+  [[nodiscard]] bool has_kernels() const noexcept;
+  /// Collectives on CUDA memory, and messages; what they need is set up by the first call. Throw
+  /// Error. Each is a line of its own: a collective may have to wait for what a message brings.
+  [[nodiscard]] comm::StreamCalls& stream_calls();
+  [[nodiscard]] comm::HostCalls& stream_messages();
   /// "all_reduce(...) #5 has not finished after 2 s: rank 1 ...". `status`: the rank that is waited
   /// for, and nanoseconds. Engine's lock.
   std::string explain_timeout(const exec::PlanKey& key, std::uint64_t sequence, Status status);
@@ -79,7 +84,10 @@ struct CommunicatorImpl final : comm::ControlReceiver {
   exec::GroupEvents events();
   std::string explain(const exec::Run* run, Status status);
   std::string explain_mismatch(std::uint64_t sequence, Status status) const;
-  std::string standing(std::uint64_t sequence, Rank rank);
+  template <class Calls>
+  void set_up(std::once_flag& made, std::unique_ptr<Calls>& calls);
+  std::string standing(const exec::PlanKey& key, std::uint64_t sequence, Rank rank);
+  [[nodiscard]] std::string describe_current() const;
   void ask(const exec::Run& run);
   void answer(Rank from_world, const comm::ControlHead& query);
 
@@ -102,8 +110,11 @@ struct CommunicatorImpl final : comm::ControlReceiver {
   };
   std::vector<Heard> heard_;
   std::int64_t asked_ns_ = 0;
-  std::once_flag device_calls_made_;
-  std::unique_ptr<comm::DeviceCalls> device_calls_;  // engine's lock, to set it
+  // To set one, the engine's lock.
+  std::once_flag stream_calls_made_, stream_messages_made_;
+  std::unique_ptr<comm::DeviceCalls> device_calls_;  ///< the collectives, with has_kernels() ...
+  std::unique_ptr<comm::HostCalls> host_calls_;      ///< ... and without
+  std::unique_ptr<comm::HostCalls> stream_messages_;
   std::vector<memory::Offset> kept_blocks_;
 };
 

@@ -34,18 +34,6 @@ void ArenaGroup::check(const Outcome& outcome) const {
   require(arena_->context().driver(), outcome);
 }
 
-void ArenaGroup::require_device_memory(const char* which, std::uint64_t address) const {
-  const ContextGuard guard(arena_->context());
-  CUmemorytype type = CU_MEMORYTYPE_HOST;
-  const CUresult result = arena_->context().driver().pointer_get_attribute(
-      &type, CU_POINTER_ATTRIBUTE_MEMORY_TYPE, address);
-  if (ok(result) && type == CU_MEMORYTYPE_DEVICE) return;
-  throw Error(ErrorCode::kInvalidArgument,
-              std::string(which) +
-                  " is not CUDA memory; a call on a stream takes CUDA arrays, one on host memory "
-                  "takes no stream");
-}
-
 /// A block that no operation uses any more, or a new one.
 std::size_t ArenaGroup::take_block(std::int64_t bytes) {
   for (std::size_t i = 0; i < blocks_.size(); ++i) {
@@ -66,7 +54,7 @@ ArenaGroup::Buffer ArenaGroup::find(const GroupCall& call, const char* which, st
   if (place.has_value()) {
     buffer.is_own = place->local_rank == self_;
   } else {
-    require_device_memory(which, address);
+    arena_->require_device_memory(which, address);
     if (way_ == Way::kCaptured) {
       throw Error(ErrorCode::kInvalidArgument,
                   std::string(name_of(call.collective)) + ": " + which +

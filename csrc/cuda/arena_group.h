@@ -58,7 +58,6 @@ class ArenaGroup final : public DeviceGroup {
   static constexpr std::size_t kNone = ~std::size_t{0};
 
   Buffer find(const GroupCall& call, const char* which, std::uint64_t address, std::int64_t bytes);
-  void require_device_memory(const char* which, std::uint64_t address) const;
   std::size_t take_block(std::int64_t bytes);
   void copy(std::uint64_t to, std::uint64_t from, std::int64_t bytes);
   void check(const Outcome& outcome) const;

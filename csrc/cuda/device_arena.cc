@@ -13,6 +13,7 @@
 #include "core/assert.h"
 #include "core/log.h"
 #include "cuda/arena_group.h"
+#include "cuda/host_stream_group.h"
 
 namespace shoal::cuda {
 namespace {
@@ -176,6 +177,22 @@ void DeviceArena::publish(int local_rank, const Slice& slice) noexcept {
 
 std::unique_ptr<DeviceGroup> DeviceArena::make_group(const GroupOptions& options) {
   return std::make_unique<ArenaGroup>(*this, options);
+}
+
+std::unique_ptr<HostGroup> DeviceArena::make_host_group(const HostGroupOptions& options) {
+  return std::make_unique<HostStreamGroup>(*this, options);
+}
+
+void DeviceArena::require_device_memory(const std::string& what, std::uint64_t address) const {
+  const ContextGuard guard(context_);
+  CUmemorytype type = CU_MEMORYTYPE_HOST;
+  const CUresult result =
+      driver_.pointer_get_attribute(&type, CU_POINTER_ATTRIBUTE_MEMORY_TYPE, address);
+  if (ok(result) && type == CU_MEMORYTYPE_DEVICE) return;
+  throw Error(ErrorCode::kInvalidArgument,
+              what +
+                  " is not CUDA memory; a call on a stream takes CUDA arrays, one on host memory "
+                  "takes no stream");
 }
 
 const Kernels& DeviceArena::kernels() {

@@ -60,6 +60,9 @@ class DeviceArena final : public DeviceMemory {
   [[nodiscard]] std::optional<Place> offset_of(std::uint64_t address,
                                                std::int64_t bytes) const noexcept;
 
+  /// Throws InvalidArgument: `what` is not CUDA memory, of whatever pool or library.
+  void require_device_memory(const std::string& what, std::uint64_t address) const;
+
   std::uint64_t allocate(std::int64_t bytes, const Interrupt& interrupt = {}) override;
   void free(std::uint64_t block, bool shared = false) noexcept override;
   void used(std::uint64_t block, void* stream) override;
@@ -67,6 +70,7 @@ class DeviceArena final : public DeviceMemory {
   void copy_to_host(void* to, std::uint64_t from, std::int64_t bytes) override;
   void copy_from_host(std::uint64_t to, const void* from, std::int64_t bytes) override;
   std::unique_ptr<DeviceGroup> make_group(const GroupOptions& options) override;
+  std::unique_ptr<HostGroup> make_host_group(const HostGroupOptions& options) override;
   [[nodiscard]] int device() const noexcept override { return context_.device(); }
   [[nodiscard]] MemoryUse use() const noexcept override;
   [[nodiscard]] ExportKind export_kind() const noexcept { return ability_.kind; }

@@ -9,6 +9,7 @@
 #include <vector>
 
 #include "cuda/device_group.h"
+#include "cuda/host_group.h"
 
 namespace shoal::cuda {
 
@@ -59,6 +60,8 @@ class DeviceMemory {
 
   /// The collectives of one communicator. This memory outlives them.
   virtual std::unique_ptr<DeviceGroup> make_group(const GroupOptions& options) = 0;
+  /// What the host carries out of them, and its messages. Likewise.
+  virtual std::unique_ptr<HostGroup> make_host_group(const HostGroupOptions& options) = 0;
 
   [[nodiscard]] virtual int device() const noexcept = 0;
   [[nodiscard]] virtual MemoryUse use() const noexcept = 0;
@@ -80,7 +83,7 @@ struct Survey {
 };
 
 // What libshoal_cuda.so exports; they throw Error.
-inline constexpr int kModuleAbi = 1;
+inline constexpr int kModuleAbi = 2;
 using SurveyFunction = void (*)(Survey& survey);
 using CreateFunction = DeviceMemory* (*)(const MemoryOptions& options, const Interrupt& interrupt);
 

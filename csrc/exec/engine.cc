@@ -19,6 +19,8 @@ namespace {
 constexpr std::int64_t kMixedSleepNs = 1 * kNsPerMs;
 /// Every sleep ends, to look at the clock and at signals.
 constexpr std::int64_t kLongSleepNs = 20 * kNsPerMs;
+/// Where something is awaited that rings no bell.
+constexpr std::int64_t kSilentSleepNs = 100 * 1000;
 
 /// Polls of a new run before start() returns, a microsecond at most: the others are often as far,
 /// and then nothing more has to be set up.
@@ -106,6 +108,11 @@ Run* Engine::start(Group& group, const Call& call) {
 void Engine::start(Group& group, std::span<const TransferCall> calls,
                    std::span<Transfer*> transfers) {
   const std::lock_guard lock(turn_);
+  begin(group, calls, transfers);
+}
+
+void Engine::begin(Group& group, std::span<const TransferCall> calls,
+                   std::span<Transfer*> transfers) {
   active_.reserve(active_.size() + calls.size());
   // By what has come from all of them, or whoever is a message ahead would be served for long.
   const bool looks_around =
@@ -122,6 +129,16 @@ void Engine::start(Group& group, std::span<const TransferCall> calls,
     node_->name_caller();
   }
 }
+
+Run& Engine::begin(Group& group, const Call& call, std::uint64_t sequence) {
+  Run& run = runs_.acquire();
+  run.start(group, call, sequence);
+  run.set_begin(now_ns());
+  active_.push_back(&run);
+  return run;
+}
+
+void Engine::begin(Task& task) { active_.push_back(&task); }
 
 std::uint64_t Engine::enter(Group& group, const Plan& plan) noexcept {
   if (group.ended() || !group.may_enter(group.issued() + 1)) return 0;
@@ -158,7 +175,8 @@ void Engine::tick() noexcept {
   for (Group* group : groups_) group->check(nullptr);
 }
 
-/// Every transport and every task once, in the order in which they were started.
+/// Every transport and every task once, in the order in which they were started; also those that a
+/// task begins meanwhile.
 bool Engine::round(std::int64_t now_ns) noexcept {
   bool moved = false;
   for (transport::Transport* transport : transports_) moved = transport->progress() || moved;
@@ -217,19 +235,29 @@ void Engine::rest(WaitPolicy& policy, const Awaited& awaited) {
   }
 }
 
+/// Streams ring the doorbell: where one is awaited, and the network is not, it counts.
+bool Engine::sleeps_on_network(const Task* task) const noexcept {
+  const auto of_network = [](const Task* t) { return t->waits_for_network(); };
+  if (task == nullptr) {
+    return std::ranges::none_of(active_, &Task::is_detached) ||
+           std::ranges::any_of(active_, of_network);
+  }
+  const bool network_only = node_->ranks() == 1 && !task->is_detached();
+  return network_only || of_network(task);
+}
+
 /// Announces that it will sleep, looks once more, sleeps.
 void Engine::sleep(const Awaited& awaited) {
   const std::uint32_t token = node_->prepare_sleep();
   int fd = -2;
-  bool moved = false;
+  bool moved = false, silent = false;
   {
     const std::lock_guard lock(turn_);
     moved = round(now_ns());
     if (!moved && network_ != nullptr) fd = network_->arm();
     moved = moved || fd == -1;
-    const bool network_only = node_->ranks() == 1;
-    const Task* task = awaited.task;
-    if (fd >= 0 && task != nullptr && !network_only && !task->waits_for_network()) fd = -2;
+    silent = std::ranges::any_of(active_, &Task::is_silent);
+    if (fd >= 0 && (silent || !sleeps_on_network(awaited.task))) fd = -2;
   }
   moved = awaited.is_there() || moved;
   if (moved) {
@@ -237,7 +265,8 @@ void Engine::sleep(const Awaited& awaited) {
     return;
   }
   if (fd < 0) {
-    node_->sleep(token, network_ != nullptr ? kMixedSleepNs : kLongSleepNs);
+    const std::int64_t usual = network_ != nullptr ? kMixedSleepNs : kLongSleepNs;
+    node_->sleep(token, silent ? kSilentSleepNs : usual);
     return;
   }
   node_->cancel_sleep();

@@ -46,6 +46,15 @@ class Engine {
   std::uint64_t enter(Group& group, const Plan& plan) noexcept;
   /// From here on a detached task is polled with the others.
   void adopt(Task& task);
+
+  // Under the lock: by synchronised(), or from the poll() of another task.
+
+  /// Adopts a task that is not among the polled ones.
+  void begin(Task& task);
+  /// As start(), for a sequence number that has been issued.
+  Run& begin(Group& group, const Call& call, std::uint64_t sequence);
+  void begin(Group& group, std::span<const TransferCall> calls, std::span<Transfer*> transfers);
+
   /// Gives turns until `until()`, which is asked between rounds, without the lock, and after every
   /// wake(); once more, too, when it has said yes just before a sleep. Stands back while others
   /// wait: they give the turns.
@@ -74,6 +83,7 @@ class Engine {
   };
   void rest(WaitPolicy& policy, const Awaited& awaited);
   void sleep(const Awaited& awaited);
+  [[nodiscard]] bool sleeps_on_network(const Task* task) const noexcept;
 
   transport::shm::Node* node_;
   bool crowded_;

@@ -39,6 +39,8 @@ class Task {
   /// It goes on without anybody who waits: it may be released before it is done, and is polled only
   /// while somebody does wait (Engine::adopt).
   [[nodiscard]] virtual bool is_detached() const noexcept { return false; }
+  /// What it waits for rings no bell: a thread that sleeps has to look again soon.
+  [[nodiscard]] virtual bool is_silent() const noexcept { return false; }
   /// When done, of a receive: the rank whose message it got; kAnySource: it got none.
   [[nodiscard]] virtual Rank source() const noexcept { return kAnySource; }
 

@@ -65,7 +65,7 @@ struct OnStream {
   void* handle = nullptr;  ///< the legacy default stream
 };
 
-/// An array of a collective: host memory, or CUDA's.
+/// An array of an operation: host memory, or CUDA's.
 Array operand(const py::object& object, const char* call, const char* name, bool written,
               const OnStream& stream) {
   if (!py::isinstance<py::array>(object)) {
@@ -86,10 +86,10 @@ CallOptions call_options(const Array& array, const OnStream& stream,
   return options;
 }
 
-/// Starts a collective. One on CUDA memory may have to wait for other ranks, which may be threads
+/// Starts an operation. One on CUDA memory may have to wait for other ranks, which may be threads
 /// of this interpreter.
 template <class Call>
-Work start(const Array& array, Call&& call) {
+auto start(const Array& array, Call&& call) {
   if (!array.on_device) return call();
   const py::gil_scoped_release release;
   return call();
@@ -144,10 +144,6 @@ Array output_or_new(Communicator& comm, const char* call, const py::object& out,
   Array output = operand(out, call, "out", true, stream);
   require_same_dtype(call, like, output);
   return output;
-}
-
-py::object finish(Work work, const Array& output, PyWork::Held held, bool async_op) {
-  return complete(PyWork(std::move(work), output.object, std::move(held)), async_op);
 }
 
 /// Of a call with a stream the result is there for what follows on that.
@@ -402,26 +398,32 @@ Message recv_message(const Array& array, std::optional<Rank> from, std::int64_t 
 }
 
 py::object transfer(Communicator& comm, const Message& message, const Array& array, bool async_op,
-                    std::optional<double> timeout) {
-  std::vector<Work> works = comm.batch({&message, 1}, call_options(timeout));
-  return finish(std::move(works[0]), array, {array.object}, async_op);
+                    std::optional<double> timeout, const OnStream& stream) {
+  Work work = start(array, [&] {
+    return std::move(comm.batch({&message, 1}, call_options(array, stream, timeout))[0]);
+  });
+  return finish(std::move(work), array.object, {array.object}, async_op, stream);
 }
 
 py::object send(Communicator& comm, const py::object& x, Rank to, std::int64_t tag, bool async_op,
-                std::optional<double> timeout) {
-  const Array array = view(x, "send", "x", false);
-  return transfer(comm, send_message(array, to, tag), array, async_op, timeout);
+                std::optional<double> timeout, const py::object& stream_object) {
+  const OnStream stream(stream_object);
+  const Array array = operand(x, "send", "x", false, stream);
+  return transfer(comm, send_message(array, to, tag), array, async_op, timeout, stream);
 }
 
 py::object recv(Communicator& comm, const py::object& out, std::optional<Rank> from,
-                std::int64_t tag, bool async_op, std::optional<double> timeout) {
-  const Array array = view(out, "recv", "out", true);
-  return transfer(comm, recv_message(array, from, tag), array, async_op, timeout);
+                std::int64_t tag, bool async_op, std::optional<double> timeout,
+                const py::object& stream_object) {
+  const OnStream stream(stream_object);
+  const Array array = operand(out, "recv", "out", true, stream);
+  return transfer(comm, recv_message(array, from, tag), array, async_op, timeout, stream);
 }
 
 /// Items are ("send" | "recv", array, peer, tag); the peer of a recv may be None.
 py::list batch(Communicator& comm, const py::iterable& items, bool async_op,
-               std::optional<double> timeout) {
+               std::optional<double> timeout, const py::object& stream_object) {
+  const OnStream stream(stream_object);
   std::vector<Array> arrays;
   std::vector<Message> messages;
   for (const py::handle item : items) {
@@ -431,22 +433,30 @@ py::list batch(Communicator& comm, const py::iterable& items, bool async_op,
     if (kind != "send" && kind != "recv")
       invalid("batch: \"" + kind + "\" is neither send nor recv");
     const bool sends = kind == "send";
-    arrays.push_back(view(parts[1], "batch", kind, !sends));
+    arrays.push_back(operand(parts[1], "batch", kind.c_str(), !sends, stream));
+    if (arrays.back().on_device != arrays.front().on_device) {
+      invalid("batch: either all arrays are CUDA memory, or none; make it two batches");
+    }
     const auto peer = parts[2].cast<std::optional<Rank>>();
     const auto tag = parts[3].cast<std::int64_t>();
     if (sends && !peer.has_value()) invalid("batch: a send needs the rank it goes to, not None");
     messages.push_back(sends ? send_message(arrays.back(), *peer, tag)
                              : recv_message(arrays.back(), peer, tag));
   }
-  std::vector<Work> works = comm.batch(messages, call_options(timeout));
   py::list results;
+  if (arrays.empty()) return results;
+  std::vector<Work> works = start(arrays.front(), [&] {
+    return comm.batch(messages, call_options(arrays.front(), stream, timeout));
+  });
   for (std::size_t i = 0; i < works.size(); ++i) {
     results.append(py::cast(PyWork(std::move(works[i]), arrays[i].object, {arrays[i].object})));
   }
   if (async_op) return results;
-  py::list waited;
-  for (const py::handle work : results) waited.append(work.attr("wait")());
-  return waited;
+  py::list done;
+  for (std::size_t i = 0; i < arrays.size(); ++i) {
+    done.append(stream.is_given ? arrays[i].object : results[i].attr("wait")());
+  }
+  return done;
 }
 
 py::object empty_array(Communicator& comm, const py::object& shape, const py::object& dtype,
@@ -594,10 +604,11 @@ void register_communicator(py::module_& module) {
       .def("scatter", &scatter, arg("x"), arg("root") = 0, arg("out") = none,
            arg("async_op") = false, arg("timeout") = none, arg("stream") = none)
       .def("send", &send, arg("x"), arg("to"), arg("tag") = 0, arg("async_op") = false,
-           arg("timeout") = none)
+           arg("timeout") = none, arg("stream") = none)
       .def("recv", &recv, arg("out"), arg("source") = none, arg("tag") = 0, arg("async_op") = false,
-           arg("timeout") = none)
-      .def("batch", &batch, arg("items"), arg("async_op") = false, arg("timeout") = none)
+           arg("timeout") = none, arg("stream") = none)
+      .def("batch", &batch, arg("items"), arg("async_op") = false, arg("timeout") = none,
+           arg("stream") = none)
       .def("empty", &empty_array, arg("shape"), arg("dtype") = "float32", arg("device") = "cpu")
       .def("pool", &pool)
       .def(

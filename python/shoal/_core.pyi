@@ -235,8 +235,8 @@ class Communicator:
                 in the other collectives: a result is then ready for what follows on `stream`, and
                 the call returns at once (`async_op`: with a Work to wait for). Without `stream` the
                 operation is one of the legacy default stream and the call waits for it. The bits
-                are those of the host. All ranks on one node; errors that nobody waits for are
-                raised by the next call. See docs/gpu.md.
+                are those of the host. Between nodes the host does it, by way of its own memory.
+                Errors that nobody waits for are raised by the next call. See docs/gpu.md.
 
         >>> x = np.full(3, comm.rank, "float32")
         >>> comm.all_reduce(x, op="max").tolist() == [comm.size - 1] * 3
@@ -631,6 +631,7 @@ class Communicator:
         tag: int = 0,
         async_op: Literal[False] = False,
         timeout: float | None = None,
+        stream: _Stream | None = None,
     ) -> _A: ...
     @overload
     def send(
@@ -641,10 +642,16 @@ class Communicator:
         *,
         async_op: Literal[True],
         timeout: float | None = None,
+        stream: _Stream | None = None,
     ) -> Work:
         """Sends x to one rank; messages of one tag between one pair of ranks arrive in order.
 
         Units  0 <= tag < 2**24.
+        CUDA   x may be CUDA memory, as in all_reduce, here, in recv and in batch: the message is
+               then an operation of `stream`, and the call returns at once. A message from CUDA
+               memory may be received into memory of the host, and the other way round. Those of a
+               communicator come one after the other, whatever their streams: a send and a recv that
+               wait for each other belong in one batch.
 
         >>> if comm.rank == 0 and comm.size > 1:
         ...     _ = comm.send(np.arange(3), to=1, tag=7)
@@ -659,6 +666,7 @@ class Communicator:
         tag: int = 0,
         async_op: Literal[False] = False,
         timeout: float | None = None,
+        stream: _Stream | None = None,
     ) -> _A: ...
     @overload
     def recv(
@@ -669,8 +677,10 @@ class Communicator:
         *,
         async_op: Literal[True],
         timeout: float | None = None,
+        stream: _Stream | None = None,
     ) -> Work:
-        """Receives into out. Another size or dtype than was sent: MismatchError.
+        """Receives into out. Another size or dtype than was sent: MismatchError; where out is CUDA
+        memory it ends the communicator.
 
         source  None: whoever sends; Work.source tells who it was. A message belongs to the recv of
                 its tag that was called first, of those with source=None and those that name its
@@ -690,6 +700,7 @@ class Communicator:
         items: Iterable[_Message],
         async_op: Literal[False] = False,
         timeout: float | None = None,
+        stream: _Stream | None = None,
     ) -> list[Any]: ...
     @overload
     def batch(
@@ -697,6 +708,7 @@ class Communicator:
         items: Iterable[_Message],
         async_op: Literal[True],
         timeout: float | None = None,
+        stream: _Stream | None = None,
     ) -> list[Work]:
         """Starts all messages before it waits for any; a result for each, in order.
 

@@ -9,9 +9,7 @@
 
 #include "comm/job.h"
 #include "core/clock.h"
-#include "cuda/fake.h"
-#include "cuda/handles.h"
-#include "cuda/reference.h"
+#include "cuda/rank_device.h"
 
 namespace shoal {
 namespace {
@@ -19,58 +17,6 @@ namespace {
 using cuda::testing::Array;
 using cuda::testing::fake_driver;
 using cuda::testing::noise;
-
-/// A rank's stream and the context it needs.
-class Device {
- public:
-  Device() : context_(fake_driver(), 0), guard_(context_) {
-    stream_ = cuda::make_stream(fake_driver(), CU_STREAM_NON_BLOCKING);
-    other_ = cuda::make_stream(fake_driver(), CU_STREAM_NON_BLOCKING);
-  }
-  [[nodiscard]] CUstream stream() const { return stream_.get(); }
-  [[nodiscard]] CUstream other() const { return other_.get(); }
-  void synchronize() const {
-    (void)fake_driver().stream_synchronize(stream());
-    (void)fake_driver().stream_synchronize(other());
-  }
-
- private:
-  cuda::PrimaryContext context_;
-  cuda::ContextGuard guard_;
-  cuda::Stream stream_, other_;
-};
-
-CallOptions on(CUstream stream, std::int64_t timeout_ms = 0) {
-  CallOptions options;
-  options.on_stream = true;
-  options.stream = stream;
-  options.timeout_ms = timeout_ms;
-  return options;
-}
-
-CudaBlock make(Communicator& comm, const Array& content) {
-  CudaBlock block = comm.allocate_cuda({std::ssize(content)});
-  block.copy_from_host(content.data());
-  return block;
-}
-
-Array content_of(const CudaBlock& block) {
-  Array content(static_cast<std::size_t>(block.bytes().value));
-  block.copy_to_host(content.data());
-  return content;
-}
-
-Array ints(std::size_t count, std::int32_t value) {
-  Array array(count * 4);
-  for (std::size_t i = 0; i < count; ++i) std::memcpy(array.data() + i * 4, &value, 4);
-  return array;
-}
-
-Work sum_ints(Communicator& comm, CudaBlock& x, CUstream stream, std::int64_t timeout_ms = 0) {
-  const Bytes bytes = x.bytes();
-  return comm.all_reduce({x.data(), bytes}, {x.data(), bytes}, Count{bytes.value / 4},
-                         DataType::kInt32, ReduceOp::kSum, on(stream, timeout_ms));
-}
 
 TEST(DeviceCalls, HaveTheBitsOfTheHost) {
   run_ranks(3, [](Communicator& comm) {

@@ -14,7 +14,7 @@ pytestmark = pytest.mark.skipif(
     reason=f"no {CUDA_DRIVER} or its kernels: SHOAL_TESTS=ON, where cuda.h and nvcc are",
 )
 
-_SETUP = """
+SETUP = """
 import ctypes, time
 driver = ctypes.CDLL(os.environ["SHOAL_CUDA_DRIVER"])
 assert driver.cuInit(0) == 0
@@ -52,7 +52,7 @@ def cuda_job(job: Runner, monkeypatch: pytest.MonkeyPatch) -> Runner:
     monkeypatch.setenv("SHOAL_CUDA_DEVICE", "0")
 
     def run(source: str, ranks: int = 2, expect: int | None = 0) -> Result:
-        return job(_SETUP + textwrap.dedent(source), ranks=ranks, expect=expect)
+        return job(SETUP + textwrap.dedent(source), ranks=ranks, expect=expect)
 
     return run
 
