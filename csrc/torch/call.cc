@@ -113,7 +113,7 @@ void Call::then(std::function<void()> step) {
 
 // --- tensors -----------------------------------------------------------------------------------
 
-/// Work that is queued on a device writes, or reads, a tensor that the host copies.
+/// If it is the host that copies, it waits for what is queued on the tensor's device.
 void Call::count_copy(const at::Tensor& tensor) {
   Copies& copies = backend_.copies_;
   copies.tensors.fetch_add(1, std::memory_order_relaxed);

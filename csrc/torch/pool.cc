@@ -103,8 +103,11 @@ at::Tensor cuda_pool_empty(const std::shared_ptr<Job>& job, at::IntArrayRef size
   block->share();
   void* const begin = block->data();
   const auto give_back = [block = std::move(block), stream](void*) mutable {
-    block->record_stream(handle_of(stream));
-    block->record_stream(handle_of(current_stream(stream.device())));
+    try {
+      block->record_stream(handle_of(stream));
+      block->record_stream(handle_of(current_stream(stream.device())));
+    } catch (const std::exception&) {  // the device is lost, and nothing will use it again
+    }
     block.reset();
   };
   return at::for_blob(begin, sizes)
