@@ -1,10 +1,10 @@
 #include "torch/backend.h"
 
 #include <ATen/Functions.h>
+#include <c10/core/StreamGuard.h>
 
 #include <algorithm>
 #include <array>
-#include <cstring>
 #include <utility>
 
 #include "torch/call.h"
@@ -20,8 +20,9 @@ using WorkPtr = ShoalBackend::WorkPtr;
 
 namespace {
 
-/// Why such calls take no stream.
-constexpr const char* kByMessages = "messages, and what is made of them, take host memory only";
+/// Why such calls take no stream. In a block (batch_isend_irecv) they do: see Coalesced.
+constexpr const char* kOneByOne =
+    "on a stream, messages that are no batch would wait for one another";
 
 const at::Tensor& only(const char* call, const Tensors& tensors) {
   TORCH_CHECK(tensors.size() == 1, call, ": needs one tensor a rank, got ", tensors.size());
@@ -97,18 +98,30 @@ void ShoalBackend::startCoalescing() {
   coalescing_ = c10::make_intrusive<BackendWork>(getRank(), OpType::COALESCED, "shoal:coalesced",
                                                  Tensors{}, next_sequence(OpType::COALESCED));
   coalescing_->set_open(true);
-  coalesced_on_.reset();
-  coalesced_on_host_ = false;
+  coalesced_ = {};
 }
 
 WorkPtr ShoalBackend::endCoalescing() {
   TORCH_CHECK(coalescing_ != nullptr, "shoal: endCoalescing without startCoalescing");
-  auto work = std::exchange(coalescing_, nullptr);
-  work->set_open(false);
-  job_->progress.add(work);
-  if (!coalesced_on_) return work;
-  return c10::make_intrusive<StreamWork>(StreamWork::What{
-      .operation = work, .stream = *coalesced_on_, .waits_on_host = coalesced_on_host_});
+  const auto work = std::exchange(coalescing_, nullptr);
+  Coalesced block = std::exchange(coalesced_, {});
+  return guarded([&]() -> WorkPtr {
+    start_coalesced_messages(block, *work);
+    work->set_open(false);
+    job_->progress.add(work);
+    if (!block.stream) return work;
+    return c10::make_intrusive<StreamWork>(StreamWork::What{
+        .operation = work, .stream = *block.stream, .waits_on_host = block.has_host_parts});
+  });
+}
+
+void ShoalBackend::start_coalesced_messages(Coalesced& block, BackendWork& work) {
+  if (block.messages.empty()) return;
+  const c10::StreamGuard on(*block.stream);
+  for (shoal::Work& part : communicator().batch(block.messages, block.options)) {
+    work.add(std::move(part));
+  }
+  for (const auto& step : block.after) step();
 }
 
 void ShoalBackend::tell_of_host(const char* call, const std::string& why) {
@@ -392,8 +405,7 @@ void exchange_parts(Call& call, Rank rank, const Parts& inputs, const Parts& out
   TORCH_CHECK(inputs[rank].second == outputs[rank].second, call.name(), ": this rank sends itself ",
               inputs[rank].second, " bytes and expects ", outputs[rank].second);
   if (inputs[rank].second > 0) {
-    std::memmove(outputs[rank].first, inputs[rank].first,
-                 static_cast<std::size_t>(inputs[rank].second));
+    call.copy(outputs[rank].first, inputs[rank].first, inputs[rank].second);
   }
   std::vector<Message> messages;
   for (Rank step = 1; step < size; ++step) {
@@ -452,10 +464,7 @@ WorkPtr ShoalBackend::alltoall_base(at::Tensor& output, at::Tensor& input,
                                     std::vector<std::int64_t>& input_splits,
                                     const c10d::AllToAllOptions& opts) {
   return guarded([&] {
-    const bool is_uneven = !input_splits.empty() || !output_splits.empty();
-    Call call(*this,
-              {OpType::ALLTOALL_BASE, "shoal:all_to_all", opts.timeout, opts.asyncOp,
-               is_uneven ? kByMessages : nullptr},
+    Call call(*this, {OpType::ALLTOALL_BASE, "shoal:all_to_all", opts.timeout, opts.asyncOp},
               {input});
     require_same_type(call.name(), input, output);
     at::Tensor x = call.in(input);
@@ -464,7 +473,7 @@ WorkPtr ShoalBackend::alltoall_base(at::Tensor& output, at::Tensor& input,
     const Parts inputs = cut(call.name(), x, input_splits, getSize());
     const Parts outputs = cut(call.name(), y, output_splits, getSize());
     const Elements elements = moved(x);
-    if (is_uneven) {
+    if (!input_splits.empty() || !output_splits.empty()) {
       exchange_parts(call, getRank(), inputs, outputs, elements.dtype, next_exchange_tag());
     } else {
       TORCH_CHECK(x.numel() == y.numel(), call.name(), ": input has ", x.numel(),
@@ -480,9 +489,7 @@ WorkPtr ShoalBackend::alltoall_base(at::Tensor& output, at::Tensor& input,
 WorkPtr ShoalBackend::alltoall(Tensors& outputs, Tensors& inputs,
                                const c10d::AllToAllOptions& opts) {
   return guarded([&] {
-    Call call(*this,
-              {OpType::ALLTOALL, "shoal:all_to_all", opts.timeout, opts.asyncOp, kByMessages},
-              inputs);
+    Call call(*this, {OpType::ALLTOALL, "shoal:all_to_all", opts.timeout, opts.asyncOp}, inputs);
     const auto size = static_cast<std::size_t>(getSize());
     TORCH_CHECK(inputs.size() == size && outputs.size() == size, call.name(), ": needs ", size,
                 " tensors in both lists, one for each rank; got ", inputs.size(), " and ",
@@ -507,7 +514,8 @@ WorkPtr ShoalBackend::message(Tensors& tensors, int peer, int tag, OpType op) {
     const char* title = sends                ? "shoal:send"
                         : peer == kAnySource ? "shoal:recvAnySource"
                                              : "shoal:recv";
-    Call call(*this, {op, title, c10d::kUnsetTimeout, true, kByMessages}, tensors);
+    Call call(*this, {op, title, c10d::kUnsetTimeout, true, coalescing_ ? nullptr : kOneByOne},
+              tensors);
     TORCH_CHECK(tag >= 0 && tag < kTags, call.name(), ": tag ", tag, " is not in [0, ", kTags, ")");
     const at::Tensor& user = only(call.name(), tensors);
     const at::Tensor x = sends ? call.in(user) : call.out(user);

@@ -8,6 +8,7 @@
 
 #include <atomic>
 #include <cstdint>
+#include <functional>
 #include <memory>
 #include <mutex>
 #include <optional>
@@ -113,6 +114,17 @@ class ShoalBackend final : public c10d::Backend {
  private:
   friend class Call;
 
+  /// Of a block between startCoalescing() and endCoalescing(), what is not in its work.
+  struct Coalesced {
+    std::optional<c10::Stream> stream;  ///< of its operations on one
+    bool has_host_parts = false;
+    /// On the stream. They start together, at the block's end: on a stream operations come one
+    /// after the other, and two ranks that sent first and received then would wait for each other.
+    std::vector<Message> messages;
+    CallOptions options;                       ///< of the messages
+    std::vector<std::function<void()>> after;  ///< what the stream does then
+  };
+
   /// Of collectives, the same on all ranks. Messages, and blocks that may hold nothing else, are
   /// counted apart: not all ranks take part in them.
   std::uint64_t next_sequence(c10d::OpType op) noexcept {
@@ -134,6 +146,7 @@ class ShoalBackend final : public c10d::Backend {
     }
   }
   WorkPtr message(Tensors& tensors, int peer, int tag, c10d::OpType op);
+  void start_coalesced_messages(Coalesced& block, BackendWork& work);
   /// Warns, the first time.
   void tell_of_host(const char* call, const std::string& why);
 
@@ -148,9 +161,7 @@ class ShoalBackend final : public c10d::Backend {
   Copies copies_;
   /// Between startCoalescing() and endCoalescing(): takes the parts of all calls.
   c10::intrusive_ptr<BackendWork> coalescing_;
-  /// Of that block: the stream of its operations on one; whether it has others, too.
-  std::optional<c10::Stream> coalesced_on_;
-  bool coalesced_on_host_ = false;
+  Coalesced coalesced_;  // of that block
   Streams streams_;
   std::once_flag told_of_host_;
 };

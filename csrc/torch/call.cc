@@ -2,6 +2,11 @@
 
 #include <ATen/Context.h>
 #include <ATen/ops/empty.h>
+#include <ATen/ops/from_blob.h>
+
+#include <algorithm>
+#include <cstring>
+#include <iterator>
 
 #include "torch/pool.h"
 #include "torch/stream_work.h"
@@ -218,14 +223,36 @@ at::Tensor Call::out(const Tensors& list) {
 // --- parts, and the end ------------------------------------------------------------------------
 
 void Call::exchange(const std::vector<Message>& messages) {
+  if (on_stream_ != nullptr && backend_.coalescing_ != nullptr) {
+    ShoalBackend::Coalesced& block = backend_.coalesced_;
+    block.messages.insert(block.messages.end(), messages.begin(), messages.end());
+    block.options = options_;
+    on_stream_->starts_with_block = true;
+    return;
+  }
   for (shoal::Work& part : communicator().batch(messages, options_)) add(std::move(part));
+}
+
+void Call::copy(void* to, const void* from, std::int64_t bytes) {
+  if (on_stream_ == nullptr) {
+    std::memmove(to, from, static_cast<std::size_t>(bytes));
+    return;
+  }
+  const c10::Device device = on_stream_->stream.device();
+  const auto at_address = [&](void* data) {
+    return at::for_blob(data, {bytes})
+        .options(at::TensorOptions(at::kByte).device(device))
+        .target_device(device)
+        .make_tensor();
+  };
+  at_address(to).copy_(at_address(const_cast<void*>(from)));
 }
 
 c10::intrusive_ptr<c10d::Work> Call::launch(Tensors outputs) {
   if (on_stream_ != nullptr) return launch_on_stream(std::move(outputs));
   // torch waits for what a blocking call returns; in a block that is for its end to do.
   if (backend_.coalescing_ != nullptr) {
-    backend_.coalesced_on_host_ = true;
+    backend_.coalesced_.has_host_parts = true;
     return what_.async ? work_ : nullptr;
   }
   work_->set_outputs(std::move(outputs));
@@ -239,10 +266,15 @@ c10::intrusive_ptr<c10d::Work> Call::launch(Tensors outputs) {
 
 c10::intrusive_ptr<c10d::Work> Call::launch_on_stream(Tensors outputs) {
   OnStream& mine = *on_stream_;
-  for (const auto& step : mine.after) step();
+  ShoalBackend::Coalesced& block = backend_.coalesced_;
+  if (mine.starts_with_block) {
+    std::ranges::move(mine.after, std::back_inserter(block.after));
+  } else {
+    for (const auto& step : mine.after) step();
+  }
   if (backend_.coalescing_ != nullptr) {
     for (const at::Tensor& tensor : mine.held) work_->hold(tensor);
-    backend_.coalesced_on_ = mine.stream;
+    block.stream = mine.stream;
     return what_.async ? work_ : nullptr;
   }
   backend_.job_->progress.add(work_);

@@ -59,6 +59,8 @@ class Call {
 
   void add(shoal::Work part) { work_->add(std::move(part)); }
   void exchange(const std::vector<Message>& messages);
+  /// Within this rank's memory, before what comes after the call.
+  void copy(void* to, const void* from, std::int64_t bytes);
 
   /// The operation is on its way; of a blocking call, over, or enqueued on the current stream.
   c10::intrusive_ptr<c10d::Work> launch(Tensors outputs = {});
@@ -71,6 +73,7 @@ class Call {
     std::optional<c10::StreamGuard> guard;  ///< if it is not the current one anyway
     Tensors held;
     std::vector<std::function<void()>> after;  ///< what the stream does when the parts are over
+    bool starts_with_block = false;            ///< its parts are messages of a block
   };
 
   void record(std::uint64_t sequence, const Tensors& tensors);

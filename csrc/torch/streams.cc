@@ -7,9 +7,6 @@ namespace shoal::torch {
 
 namespace {
 
-/// As many ranks as the kernels can address (cuda::kMaxKernelRanks).
-constexpr Rank kMostRanks = 64;
-
 /// Older torch has no way to ask for a stream's handle without linking its CUDA library.
 template <class Stream>
 constexpr bool kTellsHandles = requires(const Stream& stream) { stream.native_handle(); };
@@ -25,10 +22,6 @@ std::string find_out(Communicator& communicator, c10::Device device) {
     return "shoal's kernels are for CUDA, and the tensor is on " + device.str();
   if (!kTellsHandles<c10::Stream>) {
     return "this torch does not tell the handles of its streams; 2.13 does";
-  }
-  if (communicator.nodes() > 1) return "the group's ranks are on several nodes";
-  if (communicator.size() > kMostRanks) {
-    return "the group has more than " + std::to_string(kMostRanks) + " ranks";
   }
   try {
     (void)communicator.allocate_cuda({0}, device.index());

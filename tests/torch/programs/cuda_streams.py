@@ -181,13 +181,14 @@ def check_nothing_goes_through_the_host() -> None:
     dist.reduce_scatter_tensor(x, all_of_it)
     dist.all_to_all_single(all_of_it, all_of_it.clone())
     dist.all_gather(list(all_of_it.chunk(SIZE)), x)  # the parts lie one behind the other
+    dist.all_to_all([mine(rank + 2) for rank in range(SIZE)], [mine(RANK + 2) for _ in range(SIZE)])
     assert copied() == before
     dist.all_gather([on_device(torch.zeros(12)) for _ in range(SIZE)], x)
     dist.all_reduce(all_of_it[::2])
     assert copied() == (before[0] + SIZE + 1, before[1]), (before, copied())
 
 
-def check_messages_go_through_the_host_and_are_counted() -> None:
+def check_single_messages_go_through_the_host_and_are_counted() -> None:
     before = copied()
     x = mine(100)
     if RANK == 0:
@@ -266,16 +267,36 @@ def check_coalesced_calls() -> None:
     assert is_sum(y) and is_sum(z)
 
 
-def check_messages_and_collectives_in_one_block() -> None:
+def check_host_and_device_in_one_block() -> None:
     group = dist.distributed_c10d._get_default_group()
-    x, y = mine(100), on_device(torch.zeros(100))
+    x, y = mine(100), torch.zeros(100)
     with _coalescing_manager(group, fake_cuda.DEVICE, async_ops=True) as manager:
         group.allreduce([x])
-        group.send([mine(100)], (RANK + 1) % SIZE, 0)
+        group.send([torch.full((100,), RANK + 1.0)], (RANK + 1) % SIZE, 0)
         group.recv([y], (RANK - 1) % SIZE, 0)
     manager.wait()
     assert is_sum(x)
-    assert bool((y.cpu() == (RANK - 1) % SIZE + 1).all())
+    assert (y == (RANK - 1) % SIZE + 1).all()
+
+
+def check_a_batch_of_messages_is_one_operation_of_the_stream() -> None:
+    """All send first, more than goes ahead of its receive."""
+    before = copied()[1]
+    after, ahead = (RANK + 1) % SIZE, (RANK - 1) % SIZE
+    x, y = mine(300_000), on_device(torch.zeros(600, 500)).t()
+
+    def start() -> list[dist.Work]:
+        return dist.batch_isend_irecv(
+            [dist.P2POp(dist.isend, x, after), dist.P2POp(dist.irecv, y, ahead)]
+        )
+
+    dist.batch_isend_irecv([dist.P2POp(dist.isend, x, after), dist.P2POp(dist.irecv, y, ahead)])
+    works = at_once(start)
+    assert isinstance(works, list)
+    for work in works:
+        work.wait()
+    assert bool((y.cpu() == ahead + 1).all())
+    assert copied()[1] == before
 
 
 def check_host_and_device_take_turns() -> None:
