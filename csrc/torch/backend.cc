@@ -1,15 +1,16 @@
 #include "torch/backend.h"
 
 #include <ATen/Functions.h>
+#include <c10/core/StreamGuard.h>
 
 #include <algorithm>
 #include <array>
-#include <cstring>
 #include <utility>
 
 #include "torch/call.h"
 #include "torch/elements.h"
 #include "torch/pool.h"
+#include "torch/stream_work.h"
 
 namespace shoal::torch {
 
@@ -18,6 +19,10 @@ using Tensors = ShoalBackend::Tensors;
 using WorkPtr = ShoalBackend::WorkPtr;
 
 namespace {
+
+/// Why such calls take no stream. In a block (batch_isend_irecv) they do: see Coalesced.
+constexpr const char* kOneByOne =
+    "on a stream, messages that are no batch would wait for one another";
 
 const at::Tensor& only(const char* call, const Tensors& tensors) {
   TORCH_CHECK(tensors.size() == 1, call, ": needs one tensor a rank, got ", tensors.size());
@@ -93,14 +98,37 @@ void ShoalBackend::startCoalescing() {
   coalescing_ = c10::make_intrusive<BackendWork>(getRank(), OpType::COALESCED, "shoal:coalesced",
                                                  Tensors{}, next_sequence(OpType::COALESCED));
   coalescing_->set_open(true);
+  coalesced_ = {};
 }
 
 WorkPtr ShoalBackend::endCoalescing() {
   TORCH_CHECK(coalescing_ != nullptr, "shoal: endCoalescing without startCoalescing");
-  auto work = std::exchange(coalescing_, nullptr);
-  work->set_open(false);
-  job_->progress.add(work);
-  return work;
+  const auto work = std::exchange(coalescing_, nullptr);
+  Coalesced block = std::exchange(coalesced_, {});
+  return guarded([&]() -> WorkPtr {
+    start_coalesced_messages(block, *work);
+    work->set_open(false);
+    job_->progress.add(work);
+    if (!block.stream) return work;
+    return c10::make_intrusive<StreamWork>(StreamWork::What{
+        .operation = work, .stream = *block.stream, .waits_on_host = block.has_host_parts});
+  });
+}
+
+void ShoalBackend::start_coalesced_messages(Coalesced& block, BackendWork& work) {
+  if (block.messages.empty()) return;
+  const c10::StreamGuard on(*block.stream);
+  for (shoal::Work& part : communicator().batch(block.messages, block.options)) {
+    work.add(std::move(part));
+  }
+  for (const auto& step : block.after) step();
+}
+
+void ShoalBackend::tell_of_host(const char* call, const std::string& why) {
+  std::call_once(told_of_host_, [&] {
+    TORCH_WARN("shoal: ", call, ": CUDA tensors go through host memory: ", why,
+               ". shoal.torch.statistics() counts them; this is said once a group.");
+  });
 }
 
 // --- one tensor --------------------------------------------------------------------------------
@@ -377,8 +405,7 @@ void exchange_parts(Call& call, Rank rank, const Parts& inputs, const Parts& out
   TORCH_CHECK(inputs[rank].second == outputs[rank].second, call.name(), ": this rank sends itself ",
               inputs[rank].second, " bytes and expects ", outputs[rank].second);
   if (inputs[rank].second > 0) {
-    std::memmove(outputs[rank].first, inputs[rank].first,
-                 static_cast<std::size_t>(inputs[rank].second));
+    call.copy(outputs[rank].first, inputs[rank].first, inputs[rank].second);
   }
   std::vector<Message> messages;
   for (Rank step = 1; step < size; ++step) {
@@ -487,7 +514,8 @@ WorkPtr ShoalBackend::message(Tensors& tensors, int peer, int tag, OpType op) {
     const char* title = sends                ? "shoal:send"
                         : peer == kAnySource ? "shoal:recvAnySource"
                                              : "shoal:recv";
-    Call call(*this, {op, title}, tensors);
+    Call call(*this, {op, title, c10d::kUnsetTimeout, true, coalescing_ ? nullptr : kOneByOne},
+              tensors);
     TORCH_CHECK(tag >= 0 && tag < kTags, call.name(), ": tag ", tag, " is not in [0, ", kTags, ")");
     const at::Tensor& user = only(call.name(), tensors);
     const at::Tensor x = sends ? call.in(user) : call.out(user);
@@ -521,6 +549,8 @@ WorkPtr ShoalBackend::recvAnysource(Tensors& tensors, int tag) {
 WorkPtr ShoalBackend::barrier(const c10d::BarrierOptions& opts) {
   return guarded([&] {
     Call call(*this, {OpType::BARRIER, "shoal:barrier", opts.timeout, opts.asyncOp}, {});
+    // torch does not say which device it is for: that of the group's tensors, as under NCCL.
+    if (const auto device = streams_.device()) call.come_after_stream(*device);
     call.add(call.communicator().barrier(call.options()));
     return call.launch();
   });
@@ -697,7 +727,14 @@ c10d::ErrorType ShoalBackend::getError() {
 bool ShoalBackend::supportsTensorAlloc(c10::DeviceIndex /*device*/) { return true; }
 
 at::Tensor ShoalBackend::allocateTensor(long size, at::TensorOptions options) {
-  return pool_empty(job_, {size}, c10::typeMetaToScalarType(options.dtype()));
+  const at::ScalarType type = c10::typeMetaToScalarType(options.dtype());
+  if (options.device().is_cpu()) return pool_empty(job_, {size}, type);
+  return translated([&] {
+    const c10::Device device = current_stream(options.device()).device();
+    const std::string why = streams_.why_through_host(communicator(), device);
+    TORCH_CHECK(why.empty(), "allocate_tensor: no pool memory on ", device, ": ", why);
+    return cuda_pool_empty(job_, {size}, type, device);
+  });
 }
 
 c10::intrusive_ptr<ShoalBackend> make_backend(

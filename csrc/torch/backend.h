@@ -2,18 +2,23 @@
 ///
 /// Tensors go to shoal as they lie in memory where they can; see call.h for what is
 /// done to the others. A blocking call (asyncOp false) runs in the calling thread; the others are
-/// driven by the job's progress thread until somebody waits.
+/// driven by the job's progress thread until somebody waits. Calls on CUDA tensors are operations
+/// of a stream, and return at once.
 #pragma once
 
 #include <atomic>
 #include <cstdint>
+#include <functional>
 #include <memory>
+#include <mutex>
+#include <optional>
 #include <string>
 #include <torch/csrc/distributed/c10d/Backend.hpp>
 #include <vector>
 
 #include "shoal/communicator.h"
 #include "torch/job.h"
+#include "torch/streams.h"
 #include "torch/work.h"
 
 namespace shoal::torch {
@@ -27,6 +32,7 @@ inline constexpr std::int64_t kTags = 1 << 23;
 struct Copies {
   std::atomic<std::int64_t> tensors{0};  ///< put into, or taken out of, another tensor
   std::atomic<std::int64_t> bytes{0};
+  std::atomic<std::int64_t> through_host{0};  ///< of these tensors, those of another device
 };
 
 /// Any thread; collectives of one group are issued in the same order on all ranks.
@@ -108,6 +114,17 @@ class ShoalBackend final : public c10d::Backend {
  private:
   friend class Call;
 
+  /// Of a block between startCoalescing() and endCoalescing(), what is not in its work.
+  struct Coalesced {
+    std::optional<c10::Stream> stream;  ///< of its operations on one
+    bool has_host_parts = false;
+    /// On the stream. They start together, at the block's end: on a stream operations come one
+    /// after the other, and two ranks that sent first and received then would wait for each other.
+    std::vector<Message> messages;
+    CallOptions options;                       ///< of the messages
+    std::vector<std::function<void()>> after;  ///< what the stream does then
+  };
+
   /// Of collectives, the same on all ranks. Messages, and blocks that may hold nothing else, are
   /// counted apart: not all ranks take part in them.
   std::uint64_t next_sequence(c10d::OpType op) noexcept {
@@ -129,6 +146,9 @@ class ShoalBackend final : public c10d::Backend {
     }
   }
   WorkPtr message(Tensors& tensors, int peer, int tag, c10d::OpType op);
+  void start_coalesced_messages(Coalesced& block, BackendWork& work);
+  /// Warns, the first time.
+  void tell_of_host(const char* call, const std::string& why);
 
   std::shared_ptr<Job> job_;  ///< null: shut down
   Communicator communicator_;
@@ -141,6 +161,9 @@ class ShoalBackend final : public c10d::Backend {
   Copies copies_;
   /// Between startCoalescing() and endCoalescing(): takes the parts of all calls.
   c10::intrusive_ptr<BackendWork> coalescing_;
+  Coalesced coalesced_;  // of that block
+  Streams streams_;
+  std::once_flag told_of_host_;
 };
 
 /// Called by torch on every rank of a group.

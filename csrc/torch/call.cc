@@ -2,33 +2,18 @@
 
 #include <ATen/Context.h>
 #include <ATen/ops/empty.h>
-#include <c10/core/impl/VirtualGuardImpl.h>
+#include <ATen/ops/from_blob.h>
+
+#include <algorithm>
+#include <cstring>
+#include <iterator>
 
 #include "torch/pool.h"
+#include "torch/stream_work.h"
 
 namespace shoal::torch {
 
 namespace {
-
-/// Work on a device that was queued before this call and writes, or reads, the tensor.
-void finish_queued(const at::Tensor& tensor) {
-  if (tensor.is_cpu()) return;
-  const c10::impl::VirtualGuardImpl guard(tensor.device().type());
-  guard.getStream(tensor.device()).synchronize();
-}
-
-/// The tensors of the list as one, if they lie one behind the other in one storage.
-at::Tensor adjacent(const Call::Tensors& list) {
-  std::int64_t total = 0;
-  for (const at::Tensor& tensor : list) {
-    const bool follows = tensor.is_cpu() && tensor.is_contiguous() &&
-                         tensor.dtype() == list[0].dtype() && tensor.is_alias_of(list[0]) &&
-                         tensor.storage_offset() == list[0].storage_offset() + total;
-    if (!follows) return {};
-    total += tensor.numel();
-  }
-  return list.empty() ? at::Tensor() : list[0].as_strided({total}, {1});
-}
 
 std::int64_t elements_in(const Call::Tensors& list) {
   std::int64_t total = 0;
@@ -74,30 +59,100 @@ void Call::require_dense(const at::Tensor& tensor) const {
               tensor.layout(), "; sparse tensors have all_reduce only");
 }
 
+// --- streams -----------------------------------------------------------------------------------
+
+/// Of a tensor that is not the host's. The first one decides for the call.
+bool Call::takes_stream(const at::Tensor& tensor) {
+  if (goes_through_host_) return false;
+  if (on_stream_ == nullptr) {
+    const std::string why = what_.through_host != nullptr ? what_.through_host
+                                                          : backend_.streams_.why_through_host(
+                                                                communicator(), tensor.device());
+    if (!why.empty()) {
+      goes_through_host_ = true;
+      backend_.tell_of_host(name(), why);
+      return false;
+    }
+    begin_on_stream(tensor.device());
+  }
+  TORCH_CHECK(tensor.device() == on_stream_->stream.device(), name(), ": tensors on ",
+              on_stream_->stream.device(), " and on ", tensor.device(), "; they must be on one");
+  return true;
+}
+
+void Call::begin_on_stream(c10::Device device) {
+  const c10::Stream current = current_stream(device);
+  const bool is_beside = what_.async || backend_.coalescing_ != nullptr;
+  on_stream_ = std::make_unique<OnStream>(is_beside ? backend_.streams_.side(device) : current);
+  order_after(current, on_stream_->stream);
+  if (on_stream_->stream != current) on_stream_->guard.emplace(on_stream_->stream);
+  options_.on_stream = true;
+  options_.stream = handle_of(on_stream_->stream);
+}
+
+void Call::come_after_stream(c10::Device device) {
+  const c10::Stream current = current_stream(device);
+  if (backend_.streams_.why_through_host(communicator(), device).empty()) {
+    options_.on_stream = true;
+    options_.stream = handle_of(current);
+  } else {
+    current.synchronize();
+  }
+}
+
+void Call::hold(const at::Tensor& tensor) {
+  if (on_stream_ != nullptr) {
+    on_stream_->held.push_back(tensor);
+  } else {
+    work_->hold(tensor);
+  }
+}
+
+void Call::then(std::function<void()> step) {
+  if (on_stream_ != nullptr) {
+    on_stream_->after.push_back(std::move(step));
+  } else {
+    work_->then(std::move(step));
+  }
+}
+
+// --- tensors -----------------------------------------------------------------------------------
+
+/// If it is the host that copies, it waits for what is queued on the tensor's device.
 void Call::count_copy(const at::Tensor& tensor) {
-  backend_.copies_.tensors.fetch_add(1, std::memory_order_relaxed);
-  backend_.copies_.bytes.fetch_add(static_cast<std::int64_t>(tensor.nbytes()),
-                                   std::memory_order_relaxed);
+  Copies& copies = backend_.copies_;
+  copies.tensors.fetch_add(1, std::memory_order_relaxed);
+  copies.bytes.fetch_add(static_cast<std::int64_t>(tensor.nbytes()), std::memory_order_relaxed);
+  if (tensor.is_cpu() || on_stream_ != nullptr) return;
+  copies.through_host.fetch_add(1, std::memory_order_relaxed);
+  current_stream(tensor.device()).synchronize();
+}
+
+at::Tensor Call::room_for(const at::Tensor& tensor) const {
+  const c10::Device device = on_stream_ != nullptr ? tensor.device() : c10::Device(at::kCPU);
+  return at::empty(tensor.sizes(), tensor.options().device(device));
 }
 
 at::Tensor Call::in(const at::Tensor& tensor) {
   require_dense(tensor);
-  work_->hold(tensor);
-  if (tensor.is_cpu() && tensor.is_contiguous()) return tensor;
-  finish_queued(tensor);
+  const bool is_taken = tensor.is_cpu() || takes_stream(tensor);
+  hold(tensor);
+  if (is_taken && tensor.is_contiguous()) return tensor;
   count_copy(tensor);
-  const at::Tensor copy = tensor.to(at::kCPU).contiguous();
-  work_->hold(copy);
+  const at::Tensor copy = room_for(tensor);
+  copy.copy_(tensor.detach());
+  hold(copy);
   return copy;
 }
 
 at::Tensor Call::out(const at::Tensor& tensor) {
   require_dense(tensor);
-  work_->hold(tensor);
-  if (tensor.is_cpu() && tensor.is_contiguous()) return tensor;
-  finish_queued(tensor);
+  const bool is_taken = tensor.is_cpu() || takes_stream(tensor);
+  hold(tensor);
+  if (is_taken && tensor.is_contiguous()) return tensor;
   count_copy(tensor);
-  const at::Tensor copy = at::empty(tensor.sizes(), tensor.options().device(at::kCPU));
+  const at::Tensor copy = room_for(tensor);
+  hold(copy);
   then([tensor, copy] { tensor.detach().copy_(copy); });
   return copy;
 }
@@ -111,18 +166,37 @@ at::Tensor Call::in_out(const at::Tensor& tensor) {
 void Call::hold(const Tensors& list) {
   for (const at::Tensor& tensor : list) {
     require_dense(tensor);
-    work_->hold(tensor);
+    if (!tensor.is_cpu()) (void)takes_stream(tensor);
+    hold(tensor);
   }
+}
+
+/// The tensors of the list as one, if they lie one behind the other in one storage.
+at::Tensor Call::adjacent(const Tensors& list) const {
+  std::int64_t total = 0;
+  for (const at::Tensor& tensor : list) {
+    const bool follows = tensor.is_cpu() == (on_stream_ == nullptr) && tensor.is_contiguous() &&
+                         tensor.dtype() == list[0].dtype() && tensor.is_alias_of(list[0]) &&
+                         tensor.storage_offset() == list[0].storage_offset() + total;
+    if (!follows) return {};
+    total += tensor.numel();
+  }
+  return list.empty() ? at::Tensor() : list[0].as_strided({total}, {1});
+}
+
+at::Tensor Call::room_for(const Tensors& list) const {
+  const std::int64_t elements = elements_in(list);
+  if (on_stream_ != nullptr) return at::empty({elements}, list[0].options());
+  return pool_empty(backend_.job_, {elements}, list[0].scalar_type());
 }
 
 at::Tensor Call::in(const Tensors& list) {
   hold(list);
   if (const at::Tensor whole = adjacent(list); whole.defined()) return whole;
-  const at::Tensor flat = pool_empty(backend_.job_, {elements_in(list)}, list[0].scalar_type());
-  work_->hold(flat);
+  const at::Tensor flat = room_for(list);
+  hold(flat);
   std::int64_t at = 0;
   for (const at::Tensor& tensor : list) {
-    finish_queued(tensor);
     count_copy(tensor);
     flat.narrow(0, at, tensor.numel()).view(tensor.sizes()).copy_(tensor.detach());
     at += tensor.numel();
@@ -133,11 +207,9 @@ at::Tensor Call::in(const Tensors& list) {
 at::Tensor Call::out(const Tensors& list) {
   hold(list);
   if (const at::Tensor whole = adjacent(list); whole.defined()) return whole;
-  const at::Tensor flat = pool_empty(backend_.job_, {elements_in(list)}, list[0].scalar_type());
-  for (const at::Tensor& tensor : list) {
-    finish_queued(tensor);
-    count_copy(tensor);
-  }
+  const at::Tensor flat = room_for(list);
+  hold(flat);
+  for (const at::Tensor& tensor : list) count_copy(tensor);
   then([list, flat] {
     std::int64_t at = 0;
     for (const at::Tensor& tensor : list) {
@@ -148,13 +220,41 @@ at::Tensor Call::out(const Tensors& list) {
   return flat;
 }
 
+// --- parts, and the end ------------------------------------------------------------------------
+
 void Call::exchange(const std::vector<Message>& messages) {
+  if (on_stream_ != nullptr && backend_.coalescing_ != nullptr) {
+    ShoalBackend::Coalesced& block = backend_.coalesced_;
+    block.messages.insert(block.messages.end(), messages.begin(), messages.end());
+    block.options = options_;
+    on_stream_->starts_with_block = true;
+    return;
+  }
   for (shoal::Work& part : communicator().batch(messages, options_)) add(std::move(part));
 }
 
+void Call::copy(void* to, const void* from, std::int64_t bytes) {
+  if (on_stream_ == nullptr) {
+    std::memmove(to, from, static_cast<std::size_t>(bytes));
+    return;
+  }
+  const c10::Device device = on_stream_->stream.device();
+  const auto at_address = [&](void* data) {
+    return at::for_blob(data, {bytes})
+        .options(at::TensorOptions(at::kByte).device(device))
+        .target_device(device)
+        .make_tensor();
+  };
+  at_address(to).copy_(at_address(const_cast<void*>(from)));
+}
+
 c10::intrusive_ptr<c10d::Work> Call::launch(Tensors outputs) {
+  if (on_stream_ != nullptr) return launch_on_stream(std::move(outputs));
   // torch waits for what a blocking call returns; in a block that is for its end to do.
-  if (backend_.coalescing_ != nullptr) return what_.async ? work_ : nullptr;
+  if (backend_.coalescing_ != nullptr) {
+    backend_.coalesced_.has_host_parts = true;
+    return what_.async ? work_ : nullptr;
+  }
   work_->set_outputs(std::move(outputs));
   if (what_.async) {
     backend_.job_->progress.add(work_);
@@ -162,6 +262,26 @@ c10::intrusive_ptr<c10d::Work> Call::launch(Tensors outputs) {
     work_->wait();
   }
   return work_;
+}
+
+c10::intrusive_ptr<c10d::Work> Call::launch_on_stream(Tensors outputs) {
+  OnStream& mine = *on_stream_;
+  ShoalBackend::Coalesced& block = backend_.coalesced_;
+  if (mine.starts_with_block) {
+    std::ranges::move(mine.after, std::back_inserter(block.after));
+  } else {
+    for (const auto& step : mine.after) step();
+  }
+  if (backend_.coalescing_ != nullptr) {
+    for (const at::Tensor& tensor : mine.held) work_->hold(tensor);
+    block.stream = mine.stream;
+    return what_.async ? work_ : nullptr;
+  }
+  backend_.job_->progress.add(work_);
+  // What is freed on the stream where it was used needs nobody to hold it.
+  if (!what_.async) mine.held.clear();
+  return c10::make_intrusive<StreamWork>(StreamWork::What{
+      work_, mine.stream, std::move(mine.held), std::move(outputs), /*is_current=*/!what_.async});
 }
 
 }  // namespace shoal::torch

@@ -1,7 +1,13 @@
 /// One call on a process group while it is being put together.
 #pragma once
 
+#include <c10/core/Stream.h>
+#include <c10/core/StreamGuard.h>
+
 #include <chrono>
+#include <functional>
+#include <memory>
+#include <optional>
 #include <vector>
 
 #include "torch/backend.h"
@@ -9,9 +15,17 @@
 namespace shoal::torch {
 
 /// Makes of users' tensors what shoal can work on, starts the operation's parts, and hands out the
-/// Work. A contiguous CPU tensor is taken as it is. Another layout goes through a contiguous copy,
-/// another device through the host; a list of tensors that do not lie one behind the other, through
-/// a block of the pool. ShoalBackend::copies() counts what was copied so. One thread.
+/// Work. One thread.
+///
+/// A contiguous tensor is taken as it is. Another layout goes through a contiguous copy; a list of
+/// tensors that do not lie one behind the other, through one block. ShoalBackend::copies() counts
+/// what was copied so.
+///
+/// CUDA tensors make the call an operation of a stream: the current one if it blocks, which on a
+/// stream is no more than order; else the group's own, which first waits for the current one, so
+/// that computation goes on beside. Until the Call ends that stream is the current one, so copies
+/// are the stream's too. Where the core has no such operation (takes_stream() says why), all
+/// tensors that are not the host's go through host memory, and the host waits for their streams.
 class Call {
  public:
   using Tensors = ShoalBackend::Tensors;
@@ -21,6 +35,8 @@ class Call {
     const char* title;  ///< "shoal:all_reduce": what profilers show
     std::chrono::milliseconds timeout = c10d::kUnsetTimeout;
     bool async = true;
+    /// Why CUDA tensors have to go through host memory here; nullptr: they need not.
+    const char* through_host = nullptr;
   };
   Call(ShoalBackend& backend, What what, const Tensors& profiled);
 
@@ -37,23 +53,51 @@ class Call {
   at::Tensor in(const Tensors& list);
   at::Tensor out(const Tensors& list);
 
+  /// Of a call without tensors: it comes after what is on the device's current stream, and the host
+  /// waits for it as it does for a call on the host.
+  void come_after_stream(c10::Device device);
+
   void add(shoal::Work part) { work_->add(std::move(part)); }
   void exchange(const std::vector<Message>& messages);
-  void then(std::function<void()> step) { work_->then(std::move(step)); }
+  /// Within this rank's memory, before what comes after the call.
+  void copy(void* to, const void* from, std::int64_t bytes);
 
-  /// The operation is on its way; of a blocking call, over.
+  /// The operation is on its way; of a blocking call, over, or enqueued on the current stream.
   c10::intrusive_ptr<c10d::Work> launch(Tensors outputs = {});
 
  private:
+  /// A call that is an operation of a stream.
+  struct OnStream {
+    explicit OnStream(c10::Stream where) : stream(where) {}
+    c10::Stream stream;
+    std::optional<c10::StreamGuard> guard;  ///< if it is not the current one anyway
+    Tensors held;
+    std::vector<std::function<void()>> after;  ///< what the stream does when the parts are over
+    bool starts_with_block = false;            ///< its parts are messages of a block
+  };
+
   void record(std::uint64_t sequence, const Tensors& tensors);
-  void hold(const Tensors& list);
   void require_dense(const at::Tensor& tensor) const;
+  bool takes_stream(const at::Tensor& tensor);
+  void begin_on_stream(c10::Device device);
+  /// Memory that the operation uses.
+  void hold(const at::Tensor& tensor);
+  /// What is to be done when the parts are over.
+  void then(std::function<void()> step);
   void count_copy(const at::Tensor& tensor);
+  /// A contiguous one to copy to or from, where the operation is to have it.
+  [[nodiscard]] at::Tensor room_for(const at::Tensor& tensor) const;
+  [[nodiscard]] at::Tensor room_for(const Tensors& list) const;
+  void hold(const Tensors& list);
+  at::Tensor adjacent(const Tensors& list) const;
+  c10::intrusive_ptr<c10d::Work> launch_on_stream(Tensors outputs);
 
   ShoalBackend& backend_;
   What what_;
   CallOptions options_;
   c10::intrusive_ptr<BackendWork> work_;
+  std::unique_ptr<OnStream> on_stream_;  // null: of the host
+  bool goes_through_host_ = false;
 };
 
 }  // namespace shoal::torch

@@ -50,6 +50,7 @@ py::dict statistics(ShoalBackend& backend) {
   result["staged_bytes"] = job.staged_bytes.value;
   result["copied_tensors"] = backend.copies().tensors.load();
   result["copied_bytes"] = backend.copies().bytes.load();
+  result["copied_through_host"] = backend.copies().through_host.load();
   result["pool_bytes"] = pool.used.value;
   return result;
 }

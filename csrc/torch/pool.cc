@@ -9,6 +9,8 @@
 #include <cstring>
 #include <mutex>
 
+#include "torch/streams.h"
+
 namespace shoal::torch {
 
 namespace {
@@ -88,6 +90,31 @@ at::Tensor pool_empty(const std::shared_ptr<Job>& job, at::IntArrayRef sizes, at
   // shared_ptr: a std::function has to be copyable
   auto owner = std::make_shared<c10::DataPtr>(std::move(data));
   return at::from_blob(begin, sizes, [owner](void*) mutable { owner.reset(); }, type);
+}
+
+at::Tensor cuda_pool_empty(const std::shared_ptr<Job>& job, at::IntArrayRef sizes,
+                           at::ScalarType type, c10::Device device) {
+  const c10::Stream stream = current_stream(device);
+  const std::int64_t bytes =
+      c10::multiply_integers(sizes) * static_cast<std::int64_t>(c10::elementSize(type));
+  // shared_ptr: a std::function has to be copyable
+  auto block = std::make_shared<CudaBlock>(
+      job->world.allocate_cuda({bytes}, static_cast<int>(stream.device_index())));
+  block->share();
+  void* const begin = block->data();
+  const auto give_back = [block = std::move(block), stream](void*) mutable {
+    try {
+      block->record_stream(handle_of(stream));
+      block->record_stream(handle_of(current_stream(stream.device())));
+    } catch (const std::exception&) {  // the device is lost, and nothing will use it again
+    }
+    block.reset();
+  };
+  return at::for_blob(begin, sizes)
+      .deleter(give_back)
+      .options(at::TensorOptions(type).device(stream.device()))
+      .target_device(stream.device())
+      .make_tensor();
 }
 
 }  // namespace shoal::torch

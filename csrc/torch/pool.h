@@ -1,4 +1,4 @@
-/// torch's CPU tensors in shoal's pool: moved between the ranks of a node without a copy.
+/// torch's tensors in shoal's pools: moved between the ranks of a node without a copy.
 #pragma once
 
 #include <ATen/core/Tensor.h>
@@ -22,5 +22,11 @@ void leave_pool(PoolScope before);
 
 /// A contiguous CPU tensor in the pool; in ordinary memory where the pool is full.
 at::Tensor pool_empty(const std::shared_ptr<Job>& job, at::IntArrayRef sizes, at::ScalarType type);
+
+/// A contiguous CUDA tensor in the pool of this rank's GPU; see Communicator::allocate_cuda(). As
+/// with torch's own allocator, its memory is used again after what is on the stream that is current
+/// now, and on the one that is when the tensor is freed.
+at::Tensor cuda_pool_empty(const std::shared_ptr<Job>& job, at::IntArrayRef sizes,
+                           at::ScalarType type, c10::Device device);
 
 }  // namespace shoal::torch

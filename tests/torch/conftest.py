@@ -179,19 +179,23 @@ def torchrun(tmp_path: pathlib.Path) -> Callable[..., subprocess.CompletedProces
     return run
 
 
-Checker = Callable[[str, str, int], None]
+Checker = Callable[..., None]
 
 
 @pytest.fixture(scope="session")
 def check(tmp_path_factory: pytest.TempPathFactory) -> Checker:
-    """check(program, name, ranks): the program runs once for all tests of its checks."""
+    """check(program, name, ranks, variables=None): it runs once for all tests of its checks."""
     jobs: dict[tuple[str, int], Checks] = {}
 
-    def require(program: str, name: str, ranks: int) -> None:
+    def require(
+        program: str, name: str, ranks: int, variables: Mapping[str, str] | None = None
+    ) -> None:
         if (program, ranks) not in jobs:
             command = [sys.executable, str(PROGRAMS / program)]
             directory = tmp_path_factory.mktemp(pathlib.Path(program).stem)
-            result = run_ranks(command, directory, ranks=ranks, limit_s=LIMIT_S, expect=None)
+            result = run_ranks(
+                command, directory, ranks=ranks, limit_s=LIMIT_S, expect=None, variables=variables
+            )
             jobs[program, ranks] = Checks(program, result)
         jobs[program, ranks].require(name)
 

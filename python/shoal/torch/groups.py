@@ -50,14 +50,18 @@ def _spans_world(parent: Any) -> bool:
 def backend(group: dist.ProcessGroup | None = None) -> Any:
     """The ProcessGroupShoal of a process group (default: of all ranks).
 
-    Raises   RuntimeError if the group's CPU backend is another one.
+    Raises   RuntimeError if its backend is another one, both for the CPU and for CUDA.
     """
     of = c10d._get_default_group() if group is None else group
-    found = of._get_backend(torch.device("cpu"))
-    wrapped = getattr(found, "wrapped_pg", None)  # TORCH_DISTRIBUTED_DEBUG=DETAIL
-    for one in (found, wrapped):
-        if isinstance(one, _C.ProcessGroupShoal):
-            return one
+    for device in ("cpu", "cuda"):
+        try:
+            found = of._get_backend(torch.device(device))
+        except RuntimeError:  # it has none for that device
+            continue
+        wrapped = getattr(found, "wrapped_pg", None)  # TORCH_DISTRIBUTED_DEBUG=DETAIL
+        for one in (found, wrapped):
+            if isinstance(one, _C.ProcessGroupShoal):
+                return one
     raise RuntimeError(
         f'shoal.torch: the process group has the backend "{dist.get_backend(of)}"; '
         'it is made by init_process_group("shoal") or new_group(backend="shoal")'
@@ -101,6 +105,8 @@ def statistics(group: dist.ProcessGroup | None = None) -> dict[str, int]:
     copied_tensors  of this group: tensors that went through another one, because they were not
                     contiguous, on another device, or parts of a list that do not lie together
     copied_bytes    of those
+    copied_through_host  of those tensors, CUDA's for which the host waited, because shoal has no
+                    such operation on a stream (a warning says why)
     pool_bytes      of the pool that are in use
     """
     result: dict[str, int] = backend(group).statistics()
