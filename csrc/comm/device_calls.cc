@@ -11,7 +11,6 @@
 #include "comm/impl.h"
 #include "comm/report.h"
 #include "core/clock.h"
-#include "core/log.h"
 #include "cuda/device_memory.h"
 
 namespace shoal::comm {
@@ -25,15 +24,6 @@ constexpr std::chrono::milliseconds kBusy{1}, kIdle{20};
 constexpr std::int64_t kFenceNs = 250 * kNsPerMs;
 /// From then on streams that have not passed yet are looked at now and then only.
 constexpr std::int64_t kCalmNs = 1000 * kNsPerMs;
-
-/// A stream that has not come to its end may still do so, and then uses what the group holds.
-/// Static and never destroyed, so that leak checkers find it and see that it is meant.
-void keep_for_ever(std::unique_ptr<cuda::DeviceGroup> group) {
-  static std::mutex mutex;
-  static auto* const kept = new std::vector<std::unique_ptr<cuda::DeviceGroup>>;
-  const std::lock_guard lock(mutex);
-  kept->push_back(std::move(group));
-}
 
 std::uint64_t address_of(const void* data) noexcept {
   return reinterpret_cast<std::uintptr_t>(data);
@@ -93,11 +83,7 @@ DeviceCalls::~DeviceCalls() {
   while (!is_through() && !deadline.passed()) std::this_thread::sleep_for(kBusy);
   impl_.context->device_watch().remove(*this);
   if (group_->is_over(group_->issued())) return;
-  log(LogLevel::kWarn,
-      "rank %d: a stream has not come to the end of communicator %u's operations; "
-      "what they use is not given back",
-      impl_.context->rank(), impl_.group->binding().communicator);
-  keep_for_ever(std::move(group_));
+  keep_for_ever(std::move(group_), impl_.context->rank(), impl_.group->binding().communicator);
 }
 
 /// The block that the ranks share: that of whoever comes first.

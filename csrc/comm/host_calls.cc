@@ -6,7 +6,6 @@
 #include "comm/impl.h"
 #include "comm/report.h"
 #include "core/clock.h"
-#include "core/log.h"
 #include "cuda/device_memory.h"
 
 namespace shoal::comm {
@@ -22,15 +21,6 @@ constexpr std::int64_t kLine = 64;
 
 std::uint64_t address_of(const void* data) noexcept {
   return reinterpret_cast<std::uintptr_t>(data);
-}
-
-/// A stream that has not come to its end may still do so, and then uses what the group holds.
-/// Static and never destroyed, so that leak checkers find it and see that it is meant.
-void keep_for_ever(std::unique_ptr<cuda::HostGroup> group) {
-  static std::mutex mutex;
-  static auto* const kept = new std::vector<std::unique_ptr<cuda::HostGroup>>;
-  const std::lock_guard lock(mutex);
-  kept->push_back(std::move(group));
 }
 
 }  // namespace
@@ -83,11 +73,7 @@ HostCalls::~HostCalls() {
     drop_blocks();
     return;
   }
-  log(LogLevel::kWarn,
-      "rank %d: a stream has not come to the end of communicator %u's operations; "
-      "what they use is not given back",
-      impl_.context->rank(), impl_.group->binding().communicator);
-  keep_for_ever(std::move(group_));
+  keep_for_ever(std::move(group_), impl_.context->rank(), impl_.group->binding().communicator);
 }
 
 // --- memory -------------------------------------------------------------------------------------

@@ -3,8 +3,13 @@
 #pragma once
 
 #include <cstdint>
+#include <memory>
+#include <mutex>
 #include <string>
+#include <utility>
+#include <vector>
 
+#include "core/log.h"
 #include "exec/plan.h"
 #include "exec/task.h"
 
@@ -22,5 +27,19 @@ class StreamCalls {
   /// " during all_reduce #5": the oldest operation that is not over; else "". Engine's lock.
   [[nodiscard]] virtual std::string describe_current() const = 0;
 };
+
+/// What a stream uses that has not come to its end: it may still do so. Static and never destroyed,
+/// so that leak checkers find it and see that it is meant.
+template <class Group>
+void keep_for_ever(std::unique_ptr<Group> group, int rank, std::uint32_t communicator) {
+  log(LogLevel::kWarn,
+      "rank %d: a stream has not come to the end of communicator %u's operations; "
+      "what they use is not given back",
+      rank, communicator);
+  static std::mutex mutex;
+  static auto* const kept = new std::vector<std::unique_ptr<Group>>;
+  const std::lock_guard lock(mutex);
+  kept->push_back(std::move(group));
+}
 
 }  // namespace shoal::comm
