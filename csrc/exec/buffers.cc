@@ -63,12 +63,6 @@ memory::Offset Buffers::scratch_offset() const noexcept {
                                         : scratch_block_.offset + scratch_begin_;
 }
 
-void Buffers::give_back(std::int64_t bytes) noexcept {
-  for (Block* block : {&input_block_, &output_block_, &scratch_block_}) {
-    if (block->bytes > bytes) drop(*block, false);
-  }
-}
-
 void Buffers::abandon(bool staged, bool scratch) noexcept {
   for (Block* block : {&input_block_, &output_block_}) drop(*block, staged);
   drop(scratch_block_, scratch);

@@ -46,7 +46,11 @@ class Buffers {
   [[nodiscard]] memory::Offset scratch_offset() const noexcept;
 
   /// Those of more than `bytes`.
-  void give_back(std::int64_t bytes) noexcept;
+  void give_back(std::int64_t bytes) noexcept {
+    for (Block* block : {&input_block_, &output_block_, &scratch_block_}) {
+      if (block->bytes > bytes) drop(*block, false);
+    }
+  }
   /// Gives back all but those that others may still write, which are never used again.
   void abandon(bool staged, bool scratch) noexcept;
 
