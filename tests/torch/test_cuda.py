@@ -4,9 +4,13 @@ from __future__ import annotations
 
 import os
 import pathlib
+import subprocess
+import sys
 
 import pytest
-from conftest import Checker, Launcher, names_of_checks
+from conftest import Checker, Launcher, environment, names_of_checks
+
+from tests.python.conftest import TwoHosts, two_hosts  # noqa: F401  (a fixture)
 
 BUILD = pathlib.Path(
     os.environ.get("SHOAL_TEST_BUILD") or pathlib.Path(__file__).parents[2] / "build" / "release"
@@ -119,3 +123,53 @@ def test_without_what_cuda_needs_the_host_does_it_and_says_why(launch: Launcher)
     for output in result.outputs:
         assert output.count("CUDA tensors go through host memory") == 1, output
         assert "/nowhere/libcuda.so.1" in output, output
+
+
+NODES = """
+import faulthandler, os
+faulthandler.dump_traceback_later(float(os.environ["SHOAL_TEST_LIMIT_S"]), exit=True)
+os.environ["MASTER_ADDR"] = os.environ["ADDRESS"]  # no name service knows the namespaces
+import fake_cuda
+import torch
+import torch.distributed as dist
+import shoal.torch
+from fake_cuda import on_device
+
+dist.init_process_group("shoal")
+rank, size = dist.get_rank(), dist.get_world_size()
+assert size == 4
+for length in (5, 200_000):
+    x = on_device(torch.full((length,), rank + 1.0))
+    dist.all_reduce(x)
+    assert (x.cpu() == 10).all()
+    work = dist.all_reduce(x, async_op=True)
+    work.wait()
+    assert (x.cpu() == 40).all()
+    parts = [on_device(torch.zeros(length)) for _ in range(size)]
+    dist.all_gather(parts, on_device(torch.full((length,), float(rank))))
+    assert all((part.cpu() == owner).all() for owner, part in enumerate(parts))
+    y = on_device(torch.zeros(length))
+    for work in dist.batch_isend_irecv([
+        dist.P2POp(dist.isend, parts[rank], (rank + 1) % size),
+        dist.P2POp(dist.irecv, y, (rank - 1) % size),
+    ]):
+        work.wait()
+    assert (y.cpu() == (rank - 1) % size).all()
+dist.barrier()
+assert shoal.torch.statistics()["copied_through_host"] == 0
+print("rank", rank, "ok", flush=True)
+dist.destroy_process_group()
+"""
+
+
+def test_ranks_of_two_nodes(two_hosts: TwoHosts, tmp_path: pathlib.Path) -> None:  # noqa: F811
+    program = tmp_path / "program.py"
+    program.write_text(NODES)
+    done = subprocess.run(
+        [*two_hosts.launcher, sys.executable, "-m", "shoal.cli", "run",
+         *two_hosts.options(2, "tcp"), sys.executable, str(program)],
+        capture_output=True, text=True, timeout=100, check=False,
+        env=environment(60, VARIABLES | {"ADDRESS": two_hosts.address_a}),
+    )  # fmt: skip
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert all(f"rank {rank} ok" in done.stdout for rank in range(4)), done.stdout
