@@ -69,16 +69,11 @@ struct Call {
   [[nodiscard]] Count elements() const { return {static_cast<std::int64_t>(count)}; }
 };
 
-/// Whether NCCL itself has to do it: CUDA memory is not moved between nodes here. Decided alike by
-/// all ranks: type and kind of memory are theirs all.
-bool is_for_nccl(const Call& call) {
-  type_of(call.type);  // throws for none
-  return call.on_device && call.comm->comm.nodes() > 1;
-}
-/// And what a reduction computes besides, shoal does on host memory only.
+/// Whether NCCL itself has to do it: what a reduction computes besides, shoal does on host memory
+/// only. Decided alike by all ranks: type and kind of memory are theirs all.
 bool is_for_nccl(const Call& call, ncclRedOp_t op) {
   const bool computes = op >= ncclNumOps || (op == ncclAvg && is_integer(type_of(call.type)));
-  return is_for_nccl(call) || (computes && call.on_device);
+  return computes && call.on_device;
 }
 
 CallOptions options_of(const Call& call) noexcept {
@@ -101,6 +96,7 @@ Operation elsewhere(const Call& call, Arguments... arguments) {
 }
 
 Operation collective(const Call& call, std::function<Work()> start) {
+  type_of(call.type);  // throws for none
   Operation operation;
   operation.comm = call.comm;
   operation.start = std::move(start);
@@ -213,9 +209,6 @@ ncclResult_t reduce_scatter(const Call& call, ncclRedOp_t op) {
 ncclResult_t broadcast(const Call& call, int root) {
   return guarded([&] {
     Communicator comm = checked(call.comm, call.function).comm;
-    if (is_for_nccl(call)) {
-      return submit(elsewhere(call, call.input, call.output, call.count, call.type, root));
-    }
     const ConstBuffer input =
         comm.rank() == root ? ConstBuffer{call.input, {call.bytes()}} : ConstBuffer{};
     submit(collective(call, [=]() mutable {
@@ -228,9 +221,6 @@ ncclResult_t broadcast(const Call& call, int root) {
 ncclResult_t all_gather(const Call& call) {
   return guarded([&] {
     Communicator comm = checked(call.comm, call.function).comm;
-    if (is_for_nccl(call)) {
-      return submit(elsewhere(call, call.input, call.output, call.count, call.type));
-    }
     submit(collective(call, [=]() mutable {
       return comm.all_gather({call.input, {call.bytes()}}, {call.output, {call.bytes(comm.size())}},
                              call.elements(), type_of(call.type), options_of(call));
@@ -241,9 +231,6 @@ ncclResult_t all_gather(const Call& call) {
 ncclResult_t all_to_all(const Call& call) {
   return guarded([&] {
     Communicator comm = checked(call.comm, call.function).comm;
-    if (is_for_nccl(call)) {
-      return submit(elsewhere(call, call.input, call.output, call.count, call.type));
-    }
     submit(collective(call, [=]() mutable {
       const Bytes all{call.bytes(comm.size())};
       return comm.all_to_all({call.input, all}, {call.output, all}, call.elements(),
@@ -255,9 +242,6 @@ ncclResult_t all_to_all(const Call& call) {
 ncclResult_t gather(const Call& call, int root) {
   return guarded([&] {
     Communicator comm = checked(call.comm, call.function).comm;
-    if (is_for_nccl(call)) {
-      return submit(elsewhere(call, call.input, call.output, call.count, call.type, root));
-    }
     const Buffer output =
         comm.rank() == root ? Buffer{call.output, {call.bytes(comm.size())}} : Buffer{};
     submit(collective(call, [=]() mutable {
@@ -270,9 +254,6 @@ ncclResult_t gather(const Call& call, int root) {
 ncclResult_t scatter(const Call& call, int root) {
   return guarded([&] {
     Communicator comm = checked(call.comm, call.function).comm;
-    if (is_for_nccl(call)) {
-      return submit(elsewhere(call, call.input, call.output, call.count, call.type, root));
-    }
     const ConstBuffer input =
         comm.rank() == root ? ConstBuffer{call.input, {call.bytes(comm.size())}} : ConstBuffer{};
     submit(collective(call, [=]() mutable {
@@ -286,15 +267,10 @@ ncclResult_t scatter(const Call& call, int root) {
 ncclResult_t message(const Call& call, int peer, bool sends) {
   return guarded([&] {
     checked(call.comm, call.function);
-    const DataType type = type_of(call.type);
-    if (call.on_device) {  // shoal's messages are of host memory
-      const void* data = sends ? call.input : call.output;
-      return submit(elsewhere(call, data, call.count, call.type, peer));
-    }
     Message message;
     message.peer = peer;
     message.sends = sends;
-    message.dtype = type;
+    message.dtype = type_of(call.type);
     if (sends) {
       message.source = {call.input, {call.bytes()}};
     } else {
@@ -303,6 +279,8 @@ ncclResult_t message(const Call& call, int peer, bool sends) {
     Operation operation;
     operation.comm = call.comm;
     operation.message = message;
+    operation.options = options_of(call);
+    operation.ends_here = !call.on_device;
     submit(std::move(operation));
   });
 }

@@ -65,16 +65,38 @@ struct Started {
   const Operation* operation;
 };
 
-/// Messages first, those of one communicator together, so that they cannot wait for each other.
+/// Messages of one communicator that start together, so that they cannot wait for each other; those
+/// of host memory and those of CUDA memory are two batches.
+struct Batch {
+  CallOptions options;
+  std::vector<Message> messages;
+};
+
+void add(Batch& batch, const Operation& operation) {
+  const bool is_first = batch.messages.empty();
+  if (!is_first && batch.options.stream != operation.options.stream) {
+    throw Error(ErrorCode::kInvalidArgument,
+                "the sends and receives of a group are on several streams of one communicator; "
+                "shoal starts them together, on one");
+  }
+  batch.options = operation.options;
+  batch.messages.push_back(*operation.message);
+}
+
+/// Throws Error if nothing has been started.
 void start_messages(const std::vector<Operation>& operations, std::vector<Started>& started,
                     FirstError& first) {
-  std::map<ncclComm*, std::vector<Message>> messages;
+  std::map<std::pair<ncclComm*, bool>, Batch> batches;
   for (const Operation& operation : operations) {
-    if (operation.message) messages[operation.comm].push_back(*operation.message);
+    if (!operation.message) continue;
+    Batch& batch = batches[{operation.comm, operation.options.on_stream}];
+    add(batch, operation);
   }
-  for (auto& [comm, batch] : messages) {
-    first.watch([&, comm = comm, &batch = batch] {
-      for (Work& work : comm->comm.batch(batch)) started.push_back({std::move(work), nullptr});
+  for (auto& [key, batch] : batches) {
+    first.watch([&, comm = key.first, &batch = batch] {
+      for (Work& work : comm->comm.batch(batch.messages, batch.options)) {
+        if (!batch.options.on_stream) started.push_back({std::move(work), nullptr});
+      }
     });
   }
 }

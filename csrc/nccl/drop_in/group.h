@@ -17,7 +17,8 @@ struct Operation {
   ncclComm* comm = nullptr;
   bool ends_here = true;            ///< when its group ends; else a stream goes on with it
   std::function<Work()> start;      ///< of a collective
-  std::optional<Message> message;   ///< or a message
+  std::optional<Message> message;   ///< or a message,
+  CallOptions options;              ///< with these
   std::function<void()> elsewhere;  ///< or it is NCCL's own to do
   std::function<void()> finish;     ///< afterwards, if it went well
 };

@@ -357,9 +357,26 @@ void on_device(const Rank& me) {
       REQUIRE(out[i] == reduced<float>(ncclSum, me.size, i + round));
     }
   }
-  // Messages of CUDA memory are NCCL's, and it is not there.
-  REQUIRE(ncclSend(send, 1, type, 0, me.comm, stream) == ncclInvalidUsage);
-  REQUIRE(std::strstr(ncclGetLastError(nullptr), "ncclSend") != nullptr);
+  const int next = (me.rank + 1) % me.size, previous = (me.rank + me.size - 1) % me.size;
+  for (int round = 0; round < 3; ++round) {
+    in = input<float>(me.rank + round, kCount);
+    cuda("cuMemcpyHtoDAsync_v2", x, static_cast<const void*>(in.data()), kBytes, stream);
+    NCCL(ncclGroupStart());
+    NCCL(ncclSend(send, kCount, type, next, me.comm, stream));
+    NCCL(ncclRecv(receive, kCount, type, previous, me.comm, stream));
+    NCCL(ncclGroupEnd());
+    cuda("cuMemcpyDtoHAsync_v2", static_cast<void*>(out.data()), y, kBytes, stream);
+    cuda("cuStreamSynchronize", stream);
+    REQUIRE(out == input<float>(previous + round, kCount));
+  }
+  // One group, two streams.
+  CUstream beside;
+  cuda("cuStreamCreate", &beside, static_cast<unsigned>(CU_STREAM_NON_BLOCKING));
+  NCCL(ncclGroupStart());
+  NCCL(ncclSend(send, 1, type, me.rank, me.comm, stream));
+  NCCL(ncclRecv(receive, 1, type, me.rank, me.comm, beside));
+  REQUIRE(ncclGroupEnd() == ncclInvalidArgument);
+  REQUIRE(std::strstr(ncclGetLastError(nullptr), "several streams") != nullptr);
   cuda("cuMemFree_v2", x);
   cuda("cuMemFree_v2", y);
 }
