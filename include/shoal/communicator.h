@@ -82,9 +82,9 @@ struct CallOptions {
   /// the destructor of its Work, which may be thrown away: the stream waits. wait() waits too. Time
   /// counts from when the stream has come to the operation. Errors of operations that nobody waits
   /// for are thrown by the next call. In one node: while the stream is captured the operation
-  /// becomes part of the graph, and its Work is done. Between nodes, and for messages, the host does
-  /// the work, by way of a block of the pool as large as the buffers (OutOfMemory), and a stream that
-  /// is captured is refused.
+  /// becomes part of the graph, and its Work is done. Between nodes, and for messages, the host
+  /// does the work, by way of a block of the pool as large as the buffers (OutOfMemory), and a
+  /// stream that is captured is refused.
   bool on_stream = false;
   void* stream = nullptr;  ///< a CUstream or cudaStream_t; null: the legacy default stream
 };
@@ -343,9 +343,9 @@ class SHOAL_API Communicator {
   /// none of them is passed over for ever. While a receive from kAnySource has no message, receives
   /// of its tag that were started later have none either.
   ///
-  /// On a stream they are one operation of it, over when all of them are; a peer's memory may be the
-  /// host's. Operations of messages come one after the other, whatever their streams. Mismatch ends
-  /// the communicator there: what the stream has queued behind it was meant for the message.
+  /// On a stream they are one operation of it, over when all of them are; a peer's memory may be
+  /// the host's. Operations of messages come one after the other, whatever their streams. Mismatch
+  /// ends the communicator there: what the stream has queued behind it was meant for the message.
   std::vector<Work> batch(std::span<const Message> messages, const CallOptions& options = {});
 
   /// Ranks of one colour form a communicator, ordered by (key, rank). A negative colour joins none:
