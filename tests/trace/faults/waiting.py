@@ -16,8 +16,12 @@ from collections import deque
 from collections.abc import Sequence
 
 INTERVAL_S = 0.05
-SPAN_S = 0.25  # that a verdict is about
+SPAN_S = 0.25  # that a verdict is about ...
+LAST_S = 1.0  # ... and when that was at most, before it was said: the tracer may lack a core, too
 MOST_SAMPLES = 2000  # more than a case lasts
+
+
+Sample = tuple[float, list[int], list[bool]]  # when; of each rank the two functions below
 
 
 def run_delay_ns(pid: int) -> int:
@@ -33,12 +37,18 @@ def waits_for_all_cores(pid: int) -> bool:
         return False
 
 
+def _share(span: list[Sample], rank: int) -> float:
+    (begin, first, _), (end, last, _) = span[0], span[-1]
+    ready = (last[rank] - first[rank]) / 1e9 / (end - begin)
+    return ready + sum(flushes[rank] for *_, flushes in span) / len(span)
+
+
 class Waiting:
     """Samples, in a thread of its own, until the block that it is used for ends."""
 
     def __init__(self, pids: Sequence[int]) -> None:
         self._pids = pids
-        self._samples: deque[tuple[float, list[int], list[bool]]] = deque(maxlen=MOST_SAMPLES)
+        self._samples: deque[Sample] = deque(maxlen=MOST_SAMPLES)
         self._end = threading.Event()
         self._thread = threading.Thread(target=self._sample)
 
@@ -50,14 +60,12 @@ class Waiting:
                 self._samples.append((time.monotonic(), delays, flushes))
 
     def share(self, rank: int, moment: float) -> float:
-        """Of the time before this moment that the rank was ready and had no core, or waited in the
-        kernel for all cores."""
-        near = [s for s in self._samples if moment - SPAN_S <= s[0] <= moment + INTERVAL_S]
-        if len(near) < 2:
-            return 0.0
-        (begin, first, _), (end, last, _) = near[0], near[-1]
-        ready = (last[rank] - first[rank]) / 1e9 / (end - begin)
-        return ready + sum(flushes[rank] for *_, flushes in near) / len(near)
+        """Of a span shortly before this moment that the rank was ready and had no core, or waited
+        in the kernel for all cores; of the worst such span."""
+        near = [s for s in self._samples if moment - LAST_S <= s[0] <= moment + INTERVAL_S]
+        spans = ([s for s in near if 0 <= s[0] - first[0] <= SPAN_S] for first in near)
+        whole = (s for s in spans if s[-1][0] - s[0][0] > SPAN_S - 2 * INTERVAL_S)
+        return max((_share(span, rank) for span in whole), default=0.0)
 
     def __enter__(self) -> Waiting:
         self._thread.start()
