@@ -31,9 +31,23 @@ namespace shoal::cuda {
 /// Of each rank: how many operations its host may be ahead of its GPU.
 inline constexpr std::uint32_t kRecords = 512;
 
+/// Further than any number that a host may have issued, and still a later one.
+inline constexpr std::uint32_t kFarAhead = 1u << 28;
+
 /// `a` is `b` or a later number.
 constexpr bool has_reached(std::uint32_t a, std::uint32_t b) noexcept {
   return static_cast<std::int32_t>(a - b) >= 0;
+}
+
+// A word that hosts, streams and kernels share.
+
+inline std::uint32_t load_word(const std::uint32_t& word) noexcept {
+  // acquire: pairs with the release of streams, kernels and hosts; none of them holds a lock
+  return std::atomic_ref(const_cast<std::uint32_t&>(word)).load(std::memory_order_acquire);
+}
+inline void store_word(std::uint32_t& word, std::uint32_t value) noexcept {
+  // release: pairs with load_word(), the streams' waits and the kernels' looks
+  std::atomic_ref(word).store(value, std::memory_order_release);
 }
 
 /// Offsets in the block of a group of so many ranks. Immutable.
@@ -108,11 +122,10 @@ class ControlBlock {
   [[nodiscard]] std::byte* memory() const noexcept { return memory_; }
 
   [[nodiscard]] std::uint32_t load(std::int64_t offset) const noexcept {
-    // acquire: pairs with the release of streams, kernels and hosts; none of them holds a lock
-    return word(offset).load(std::memory_order_acquire);
+    return load_word(word(offset));
   }
   void store(std::int64_t offset, std::uint32_t value) const noexcept {
-    word(offset).store(value, std::memory_order_release);  // pairs with load() and with waits
+    store_word(word(offset), value);
   }
   [[nodiscard]] std::uint64_t complaint(int rank) const noexcept {
     return std::atomic_ref(*reinterpret_cast<std::uint64_t*>(memory_ + layout_.complaint(rank)))
@@ -123,8 +136,8 @@ class ControlBlock {
   }
 
  private:
-  [[nodiscard]] std::atomic_ref<std::uint32_t> word(std::int64_t offset) const noexcept {
-    return std::atomic_ref(*reinterpret_cast<std::uint32_t*>(memory_ + offset));
+  [[nodiscard]] std::uint32_t& word(std::int64_t offset) const noexcept {
+    return *reinterpret_cast<std::uint32_t*>(memory_ + offset);
   }
 
   std::byte* memory_;

@@ -2,6 +2,8 @@
 /// call fails, and what it held goes with the process.
 #pragma once
 
+#include <cstddef>
+#include <cstdint>
 #include <utility>
 
 #include "cuda/driver.h"
@@ -78,6 +80,54 @@ class Owned {
 using Stream = Owned<CUstream, &Driver::stream_destroy>;
 using Event = Owned<CUevent, &Driver::event_destroy>;
 using KernelModule = Owned<CUmodule, &Driver::module_unload>;
+
+/// Host memory, whole pages, that the device sees while this lives. Any thread.
+class MappedMemory {
+ public:
+  /// Throws Error.
+  MappedMemory(const PrimaryContext& context, std::byte* memory, std::int64_t bytes)
+      : context_(&context), memory_(memory), bytes_(bytes) {
+    const Driver& driver = context.driver();
+    const ContextGuard guard(context);
+    require(driver, "cuMemHostRegister",
+            driver.mem_host_register(memory, static_cast<std::size_t>(bytes),
+                                     CU_MEMHOSTREGISTER_PORTABLE | CU_MEMHOSTREGISTER_DEVICEMAP));
+    const CUresult result = driver.mem_host_get_device_pointer(&device_, memory, 0);
+    if (!ok(result)) (void)driver.mem_host_unregister(memory);
+    require(driver, "cuMemHostGetDevicePointer", result);
+  }
+  MappedMemory(MappedMemory&& other) noexcept
+      : context_(other.context_),
+        memory_(std::exchange(other.memory_, nullptr)),
+        bytes_(other.bytes_),
+        device_(other.device_) {}
+  MappedMemory& operator=(MappedMemory&& other) noexcept {
+    std::swap(context_, other.context_);
+    std::swap(memory_, other.memory_);
+    std::swap(bytes_, other.bytes_);
+    std::swap(device_, other.device_);
+    return *this;
+  }
+  ~MappedMemory() {
+    if (memory_ == nullptr) return;
+    const ContextGuard guard(*context_);
+    (void)context_->driver().mem_host_unregister(memory_);
+  }
+  [[nodiscard]] std::byte* memory() const noexcept { return memory_; }
+  [[nodiscard]] bool holds(const std::byte* address) const noexcept {
+    return address >= memory_ && address < memory_ + bytes_;
+  }
+  /// Where the device sees an address that it holds.
+  [[nodiscard]] CUdeviceptr on_device(const std::byte* address) const noexcept {
+    return device_ + static_cast<CUdeviceptr>(address - memory_);
+  }
+
+ private:
+  const PrimaryContext* context_;
+  std::byte* memory_;
+  std::int64_t bytes_;
+  CUdeviceptr device_ = 0;
+};
 
 // In the current context. They throw Error.
 

@@ -24,7 +24,9 @@
 #include <vector>
 
 #include "cuda/device_arena.h"
+#include "cuda/handles.h"
 #include "cuda/host_group.h"
+#include "cuda/stream_batch.h"
 
 namespace shoal::cuda {
 
@@ -32,7 +34,6 @@ class HostStreamGroup final : public HostGroup {
  public:
   /// The arena outlives the group. Throws Error.
   HostStreamGroup(DeviceArena& arena, const HostGroupOptions& options);
-  ~HostStreamGroup() override;
   HostStreamGroup(const HostStreamGroup&) = delete;
   HostStreamGroup& operator=(const HostStreamGroup&) = delete;
 
@@ -70,25 +71,19 @@ class HostStreamGroup final : public HostGroup {
     alignas(64) std::uint64_t complaint;
     Output outputs[kMaxOutputs];
   };
+  static constexpr std::size_t kPage = 4096;
+  static constexpr std::size_t kWordsBytes = (sizeof(Words) + kPage - 1) / kPage * kPage;
   struct FreeWords {
     void operator()(Words* words) const noexcept;
   };
-  struct Pinned {
-    std::byte* memory;
-    std::int64_t bytes;
-    CUdeviceptr device;
-  };
-  using Operations = std::vector<CUstreamBatchMemOpParams>;
+  using OwnedWords = std::unique_ptr<Words, FreeWords>;
 
+  static OwnedWords make_words();
   static void CUDA_CB note_reached(void* self) noexcept;
   template <class T>
   [[nodiscard]] CUdeviceptr on_device(const T& word) const noexcept;
-  CUdeviceptr map(std::byte* memory, std::int64_t bytes);
   [[nodiscard]] std::uint64_t device_address(const std::byte* memory) const noexcept;
-  void write(const std::uint32_t& word, std::uint32_t value);
-  void wait(const std::uint32_t& word, std::uint32_t value);
   void flush(CUstream stream);
-  Outcome try_flush(CUstream stream) noexcept;
   void fill(Output& output, const HostCopy& copy, std::uint32_t number) noexcept;
   void copy_out(const Output& output, std::int64_t bytes, CUstream stream);
   void enqueue(std::uint32_t number, std::span<const HostCopy> inputs,
@@ -98,9 +93,9 @@ class HostStreamGroup final : public HostGroup {
 
   DeviceArena* arena_;
   const HostGroupOptions options_;
-  std::unique_ptr<Words, FreeWords> words_;
-  CUdeviceptr device_ = 0;  ///< where the device sees the words
-  std::vector<Pinned> pinned_;
+  OwnedWords words_;
+  MappedMemory mapped_;  ///< the words
+  std::vector<MappedMemory> pinned_;
   std::atomic<std::uint32_t> issued_{0};
   std::atomic<std::uint32_t> reached_{0};
   CUstream last_stream_ = nullptr;
@@ -109,7 +104,7 @@ class HostStreamGroup final : public HostGroup {
     std::uint32_t begin = 0, end = 0;
   };
   std::array<Range, kMaxOperations> outputs_of_{};
-  Operations operations_;
+  StreamBatch batch_{2};
   std::mutex detach_mutex_;
   bool detached_ = false;
 };

@@ -11,10 +11,6 @@ namespace {
 constexpr std::int64_t kBytesPerBlock = 32 << 10;
 /// Blocks of one launch for each multiprocessor: more find no place at once.
 constexpr int kBlocksPerMultiprocessor = 2;
-/// Operations of one batch; the driver takes no more.
-constexpr std::size_t kBatch = 256;
-/// Further than any number that a host may have issued, and still a later one.
-constexpr std::uint32_t kFarAhead = 1u << 28;
 
 /// Bytes of each source that one rank reads.
 std::int64_t share_bytes(const StreamCall& call, int ranks) noexcept {
@@ -37,37 +33,24 @@ StreamGroup::StreamGroup(const PrimaryContext& context, const Kernels& kernels,
       kernels_(&kernels),
       members_(members),
       control_(block, members.ranks),
-      bases_(bases) {
+      bases_(bases),
+      mapped_(context, block, control_.layout().bytes()),
+      batch_(3 * static_cast<std::size_t>(members.ranks) + 2) {  // all that one operation needs
   const Driver& driver = context.driver();
   const ContextGuard guard(context);
-  const auto bytes = static_cast<std::size_t>(control_.layout().bytes());
-  require(driver, "cuMemHostRegister",
-          driver.mem_host_register(block, bytes,
-                                   CU_MEMHOSTREGISTER_PORTABLE | CU_MEMHOSTREGISTER_DEVICEMAP));
-  // From here on the destructor does not run if something throws.
-  Outcome outcome{"cuMemHostGetDevicePointer",
-                  driver.mem_host_get_device_pointer(&device_, block, 0)};
-  if (outcome.ok()) {
-    outcome = {"cuMemAlloc", driver.mem_alloc(&finished_, sizeof(std::uint32_t))};
-  }
-  if (outcome.ok()) {
-    outcome = {"cuMemsetD32Async", driver.memset_d32_async(finished_, 0, 1, nullptr)};
-  }
+  require(driver, "cuMemAlloc", driver.mem_alloc(&finished_, sizeof(std::uint32_t)));
+  Outcome outcome{"cuMemsetD32Async", driver.memset_d32_async(finished_, 0, 1, nullptr)};
   if (outcome.ok()) outcome = {"cuStreamSynchronize", driver.stream_synchronize(nullptr)};
   if (!outcome.ok()) {
-    if (finished_ != 0) (void)driver.mem_free(finished_);
-    (void)driver.mem_host_unregister(block);
+    (void)driver.mem_free(finished_);  // the destructor does not run
     require(driver, outcome);
   }
   watches_.resize(static_cast<std::size_t>(control_.layout().captures()));
-  // All that one operation needs, so that none allocates.
-  operations_.reserve(3 * static_cast<std::size_t>(members.ranks) + 2);
 }
 
 StreamGroup::~StreamGroup() {
   const ContextGuard guard(*context_);
   (void)context_->driver().mem_free(finished_);
-  (void)context_->driver().mem_host_unregister(control_.memory());
 }
 
 bool StreamGroup::has_room() const noexcept {
@@ -84,32 +67,15 @@ Result<bool> StreamGroup::is_capturing(CUstream stream) const noexcept {
 // --- stream memory operations -------------------------------------------------------------------
 
 void StreamGroup::write(std::int64_t offset, std::uint32_t value) noexcept {
-  CUstreamBatchMemOpParams operation{};
-  operation.writeValue.operation = CU_STREAM_MEM_OP_WRITE_VALUE_32;
-  operation.writeValue.address = device(offset);
-  operation.writeValue.value = value;
-  operation.writeValue.flags = CU_STREAM_WRITE_VALUE_DEFAULT;  // after all that came before
-  operations_.push_back(operation);
+  batch_.write(device(offset), value);
 }
 
 void StreamGroup::wait(std::int64_t offset, std::uint32_t value, unsigned condition) noexcept {
-  CUstreamBatchMemOpParams operation{};
-  operation.waitValue.operation = CU_STREAM_MEM_OP_WAIT_VALUE_32;
-  operation.waitValue.address = device(offset);
-  operation.waitValue.value = value;
-  operation.waitValue.flags = condition;
-  operations_.push_back(operation);
+  batch_.wait(device(offset), value, condition);
 }
 
 Outcome StreamGroup::flush(CUstream stream) noexcept {
-  Outcome outcome;
-  for (std::size_t at = 0; at < operations_.size() && outcome.ok(); at += kBatch) {
-    const auto n = static_cast<unsigned>(std::min(kBatch, operations_.size() - at));
-    outcome = {"cuStreamBatchMemOp",
-               context_->driver().stream_batch_mem_op(stream, n, operations_.data() + at, 0)};
-  }
-  operations_.clear();
-  return outcome;
+  return batch_.flush(context_->driver(), stream);
 }
 
 // --- an operation -------------------------------------------------------------------------------

@@ -25,6 +25,7 @@
 #include "cuda/device_group.h"
 #include "cuda/handles.h"
 #include "cuda/kernels.h"
+#include "cuda/stream_batch.h"
 
 namespace shoal::cuda {
 
@@ -128,12 +129,12 @@ class StreamGroup {
   }
 
  private:
-  using Operations = std::vector<CUstreamBatchMemOpParams>;
-
   [[nodiscard]] std::uint32_t flag(ControlLayout::Flag which, int rank) const noexcept {
     return control_.load(control_.layout().flag(which, rank));
   }
-  [[nodiscard]] CUdeviceptr device(std::int64_t offset) const noexcept { return device_ + offset; }
+  [[nodiscard]] CUdeviceptr device(std::int64_t offset) const noexcept {
+    return mapped_.on_device(control_.memory() + offset);
+  }
   template <class T>
   [[nodiscard]] T* pointer(std::int64_t offset) const noexcept {
     return reinterpret_cast<T*>(device(offset));
@@ -150,11 +151,11 @@ class StreamGroup {
   Members members_;
   ControlBlock control_;
   const std::uint64_t* bases_;
-  CUdeviceptr device_ = 0;    ///< where the device sees the block
+  MappedMemory mapped_;       ///< the block
   CUdeviceptr finished_ = 0;  ///< a word of the device: blocks of the running kernel that are over
   std::uint32_t number_ = 0;  ///< of the last operation
   CUstream last_stream_ = nullptr;
-  Operations operations_;  ///< kept, so that a call allocates nothing
+  StreamBatch batch_;
   std::atomic<int> captured_{0};
   struct Watch {
     std::uint32_t runs = 0;
