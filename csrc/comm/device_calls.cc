@@ -20,14 +20,8 @@ namespace {
 /// How often the streams are looked at while something is under way, and while nothing is: a
 /// captured operation may run then, and errors of others have to end it within 100 ms.
 constexpr std::chrono::milliseconds kBusy{1}, kIdle{20};
-/// After an error: how long streams are waited for.
-constexpr std::int64_t kFenceNs = 250 * kNsPerMs;
 /// From then on streams that have not passed yet are looked at now and then only.
 constexpr std::int64_t kCalmNs = 1000 * kNsPerMs;
-
-std::uint64_t address_of(const void* data) noexcept {
-  return reinterpret_cast<std::uintptr_t>(data);
-}
 
 }  // namespace
 
@@ -273,7 +267,7 @@ bool DeviceCalls::is_quiet() const noexcept {
 void DeviceCalls::end(std::int64_t now_ns) noexcept {
   group_->abort();
   const exec::Group& group = *impl_.group;
-  if (!is_quiet() && now_ns < group.failed_ns() + kFenceNs) return;
+  if (!is_quiet() && now_ns < group.failed_ns() + exec::kFenceNs) return;
   for (DeviceTask* task : pending_) finish(*task, group.failure(), group.failure_text());
   pending_.clear();
 }

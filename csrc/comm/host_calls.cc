@@ -12,16 +12,10 @@ namespace shoal::comm {
 
 namespace {
 
-/// After an error: how long streams are waited for.
-constexpr std::int64_t kFenceNs = 250 * kNsPerMs;
 /// Buffers begin at pages of their own, and within them where the device has them among its lines,
 /// so that kernels copy whole vectors.
 constexpr std::int64_t kPage = 4096;
 constexpr std::int64_t kLine = 64;
-
-std::uint64_t address_of(const void* data) noexcept {
-  return reinterpret_cast<std::uintptr_t>(data);
-}
 
 }  // namespace
 
@@ -65,7 +59,7 @@ HostCalls::~HostCalls() {
                         "the communicator goes, and a stream has not come to an operation of it",
                         true);
     });
-    engine.drive([&] { return done(); });  // ends: end() gives up after kFenceNs
+    engine.drive([&] { return done(); });  // ends: end() gives up after exec::kFenceNs
   }
   engine.synchronised([] {});  // the round in which that was seen is over
   group_->detach();
@@ -382,7 +376,7 @@ bool HostCalls::end(std::int64_t now_ns) noexcept {
   }
   const exec::Group& group = *impl_.group;
   const bool is_quiet = group_->is_over(group_->issued());
-  if (!is_quiet && now_ns < group.failed_ns() + kFenceNs) return false;
+  if (!is_quiet && now_ns < group.failed_ns() + exec::kFenceNs) return false;
   for (HostTask* task : front.tasks) {
     if (task->inner_ != nullptr) std::exchange(task->inner_, nullptr)->recycle();
   }

@@ -15,7 +15,7 @@
 /// serves all.
 ///
 /// After an error: all streams are let go, and no output is copied to the device any more. The
-/// error is raised when the streams have passed what had been enqueued, or after kFenceNs.
+/// error is raised when the streams have passed what had been enqueued, or after exec::kFenceNs.
 #pragma once
 
 #include <atomic>

@@ -28,6 +28,11 @@ class StreamCalls {
   [[nodiscard]] virtual std::string describe_current() const = 0;
 };
 
+/// As the driver knows it.
+inline std::uint64_t address_of(const void* data) noexcept {
+  return reinterpret_cast<std::uintptr_t>(data);
+}
+
 /// What a stream uses that has not come to its end: it may still do so. Static and never destroyed,
 /// so that leak checkers find it and see that it is meant.
 template <class Group>

@@ -12,6 +12,10 @@ namespace shoal::exec {
 /// The network notices a death before the control connection brings its cause: so long it is
 /// awaited. And so long a rank that has left in order may still have something under way.
 inline constexpr std::int64_t kGraceNs = 1000 * kNsPerMs;
+/// After an error: how long a rank that does not acknowledge it is waited for before it is cut off,
+/// and a stream that does not pass. More than two ticks of the control thread, which acknowledges
+/// for ranks outside a call.
+inline constexpr std::int64_t kFenceNs = 250 * kNsPerMs;
 
 /// Which ranks of the world are gone. Any thread: the control thread writes, the engine reads.
 class Health {

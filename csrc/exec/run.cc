@@ -26,9 +26,6 @@ constexpr std::int64_t kWorkBytes = 512 << 10;
 constexpr int kStepsPerPoll = 64;
 /// Pool blocks larger than this are given back after use.
 constexpr std::int64_t kKeptBytes = 16 << 20;
-/// How long a rank that does not acknowledge an error is waited for before it is cut off: more than
-/// two ticks of the control thread, which acknowledges for ranks outside a call.
-constexpr std::int64_t kFenceNs = 250 * kNsPerMs;
 /// Silence before the others are asked what they are doing; doubled up to a second.
 constexpr std::int64_t kFirstAskNs = 100 * kNsPerMs;
 constexpr std::int64_t kLastAskNs = 1000 * kNsPerMs;
