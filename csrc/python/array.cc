@@ -57,7 +57,7 @@ py::array by_dlpack(const py::object& object) {
   try {
     return py::module_::import("numpy").attr("from_dlpack")(object).cast<py::array>();
   } catch (const py::error_already_set&) {
-    if (!is_on_host(object)) throw;
+    if (dlpack_device(object) != kDlCpu) throw;
   }
   return host_view(object);
 }

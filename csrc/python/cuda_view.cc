@@ -66,11 +66,6 @@ py::array by_interface(const py::object& object, std::string_view call, std::str
   return shadow(dtype, shape, interface["data"].cast<py::tuple>()[0].cast<std::uintptr_t>());
 }
 
-bool is_cuda_dlpack(const py::object& object) {
-  return py::hasattr(object, "__dlpack_device__") &&
-         object.attr("__dlpack_device__")().cast<py::tuple>()[0].cast<int>() == kDlCuda;
-}
-
 }  // namespace
 
 std::optional<Array> view_cuda(const py::object& object, std::string_view call,
@@ -79,7 +74,7 @@ std::optional<Array> view_cuda(const py::object& object, std::string_view call,
   if (py::isinstance<CudaArray>(object)) {
     const auto& own = object.cast<const CudaArray&>();
     array = shadow(own.dtype(), own.shape(), reinterpret_cast<std::uintptr_t>(own.block().data()));
-  } else if (is_cuda_dlpack(object)) {
+  } else if (dlpack_device(object) == kDlCuda) {
     array = by_dlpack(object, call, name, stream);
   } else if (py::hasattr(object, "__cuda_array_interface__")) {
     array = by_interface(object, call, name);

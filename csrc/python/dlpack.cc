@@ -45,9 +45,9 @@ DlCode code_of(const py::dtype& dtype) {
   }
 }
 
-bool is_on_host(const py::object& object) {
-  return py::hasattr(object, "__dlpack_device__") &&
-         object.attr("__dlpack_device__")().cast<py::tuple>()[0].cast<int>() == kDlCpu;
+std::int32_t dlpack_device(const py::object& object) {
+  if (!py::hasattr(object, "__dlpack_device__")) return 0;
+  return object.attr("__dlpack_device__")().cast<py::tuple>()[0].cast<std::int32_t>();
 }
 
 py::array host_view(const py::object& object) {

@@ -54,8 +54,8 @@ py::dtype dtype_of(const DlTensor& tensor);
 /// Of a dtype that empty() makes.
 DlCode code_of(const py::dtype& dtype);
 
-/// Whether an object with __dlpack__ is CPU memory.
-bool is_on_host(const py::object& object);
+/// Which kind of memory the object has, by DLPack; 0: it does not say.
+std::int32_t dlpack_device(const py::object& object);
 
 /// The memory of such an object, which lives as long as the array. Also elements that
 /// numpy.from_dlpack() refuses: bfloat16, float8. Throws py::error_already_set.
