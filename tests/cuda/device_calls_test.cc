@@ -169,29 +169,7 @@ TEST(DeviceCalls, DifferentCallsAreAMismatchOnAll) {
 }
 
 TEST(DeviceCalls, ARankThatNeverComesIsNamedAtTheDeadline) {
-  run_ranks(2, [](Communicator& comm) {
-    const Device device;
-    CudaBlock x = make(comm, ints(100, 1));
-    comm.barrier().wait();
-    if (comm.rank() == 1) {
-      std::string text;
-      while (comm.error() == ErrorCode::kOk) {
-        std::this_thread::sleep_for(std::chrono::milliseconds(1));
-      }
-      EXPECT_EQ(outcome([&] { sum_ints(comm, x, device.stream()).wait(); }, &text),
-                ErrorCode::kTimeout);
-      return;
-    }
-    std::string text;
-    (void)sum_ints(comm, x, device.stream(), 200);
-    Work second = sum_ints(comm, x, device.other(), 200);
-    EXPECT_EQ(outcome([&] { second.wait(); }, &text), ErrorCode::kTimeout);
-    EXPECT_NE(text.find("all_reduce(count 100, int32, sum, CUDA) #"), std::string::npos) << text;
-    EXPECT_NE(text.find("rank 1 ("), std::string::npos) << text;
-    EXPECT_NE(text.find("has not called it yet"), std::string::npos) << text;
-    device.synchronize();  // the streams have been let go
-    EXPECT_EQ(content_of(x), ints(100, 1));
-  });
+  run_ranks(2, name_a_rank_that_never_comes);
 }
 
 TEST(DeviceCalls, AnAbortEndsAllWaitsWithin100Ms) {

@@ -300,25 +300,7 @@ TEST_F(HostCalls, HostAndCudaInOneCallAreAMismatchOnAll) {
 }
 
 TEST_F(HostCalls, ARankThatNeverComesIsNamedAtTheDeadline) {
-  nodes().run(1, [](Communicator& comm) {
-    const Device device;
-    CudaBlock x = make(comm, ints(100, 1));
-    comm.barrier().wait();
-    std::string text;
-    if (comm.rank() == 1) {
-      while (comm.error() == ErrorCode::kOk) pause_ms(1);
-      EXPECT_EQ(outcome([&] { sum_ints(comm, x, device.stream()).wait(); }), ErrorCode::kTimeout);
-      return;
-    }
-    (void)sum_ints(comm, x, device.stream(), 200);
-    Work second = sum_ints(comm, x, device.other(), 200);
-    EXPECT_EQ(outcome([&] { second.wait(); }, &text), ErrorCode::kTimeout);
-    EXPECT_NE(text.find("all_reduce(count 100, int32, sum, CUDA) #"), std::string::npos) << text;
-    EXPECT_NE(text.find("rank 1 ("), std::string::npos) << text;
-    EXPECT_NE(text.find("has not called it yet"), std::string::npos) << text;
-    device.synchronize();  // the streams have been let go
-    EXPECT_EQ(content_of(x), ints(100, 1));
-  });
+  nodes().run(1, name_a_rank_that_never_comes);
 }
 
 // One stream waits for rank 3, which does not come; the other has not come to its operation, and

@@ -1,8 +1,14 @@
 /// What tests of CUDA memory through the public API need at each rank, over the stand-in driver.
 #pragma once
 
-#include <cstring>
+#include <gtest/gtest.h>
 
+#include <chrono>
+#include <cstring>
+#include <string>
+#include <thread>
+
+#include "comm/job.h"
 #include "cuda/fake.h"
 #include "cuda/handles.h"
 #include "cuda/reference.h"
@@ -61,6 +67,29 @@ inline Work sum_ints(Communicator& comm, CudaBlock& x, CUstream stream,
   const Bytes bytes = x.bytes();
   return comm.all_reduce({x.data(), bytes}, {x.data(), bytes}, Count{bytes.value / 4},
                          DataType::kInt32, ReduceOp::kSum, on(stream, timeout_ms));
+}
+
+/// What every rank does: rank 1 comes too late, and the others name it.
+inline void name_a_rank_that_never_comes(Communicator& comm) {
+  const Device device;
+  CudaBlock x = make(comm, ints(100, 1));
+  comm.barrier().wait();
+  if (comm.rank() == 1) {
+    while (comm.error() == ErrorCode::kOk) {
+      std::this_thread::sleep_for(std::chrono::milliseconds(1));
+    }
+    EXPECT_EQ(outcome([&] { sum_ints(comm, x, device.stream()).wait(); }), ErrorCode::kTimeout);
+    return;
+  }
+  std::string text;
+  (void)sum_ints(comm, x, device.stream(), 200);
+  Work second = sum_ints(comm, x, device.other(), 200);
+  EXPECT_EQ(outcome([&] { second.wait(); }, &text), ErrorCode::kTimeout);
+  EXPECT_NE(text.find("all_reduce(count 100, int32, sum, CUDA) #"), std::string::npos) << text;
+  EXPECT_NE(text.find("rank 1 ("), std::string::npos) << text;
+  EXPECT_NE(text.find("has not called it yet"), std::string::npos) << text;
+  device.synchronize();  // the streams have been let go
+  EXPECT_EQ(content_of(x), ints(100, 1));
 }
 
 }  // namespace shoal

@@ -32,11 +32,11 @@ import shoal
 
 # What stands in for CUDA's driver and runs its kernels (tests/fake_cuda): built with the C++ tests,
 # where cuda.h is, the kernels where nvcc is.
-_BUILD = pathlib.Path(
+BUILD = pathlib.Path(
     os.environ.get("SHOAL_TEST_BUILD") or pathlib.Path(__file__).parents[2] / "build" / "release"
 )
-CUDA_DRIVER = _BUILD / "tests/fake_cuda/libcuda_fake.so"
-CUDA_KERNELS = _BUILD / "tests/cuda/libshoal_cuda_kernels_host.so"
+CUDA_DRIVER = BUILD / "tests/fake_cuda/libcuda_fake.so"
+CUDA_KERNELS = BUILD / "tests/cuda/libshoal_cuda_kernels_host.so"
 
 # For programs: the text of the error that a call has to raise.
 CAUGHT = """

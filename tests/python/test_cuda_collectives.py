@@ -7,49 +7,16 @@ import textwrap
 
 import pytest
 
-from tests.python.conftest import CUDA_DRIVER, CUDA_KERNELS, Result, Runner
+from tests.python.conftest import Result, Runner
+from tests.python.on_cuda import KILL_9, SETTINGS, SETUP, needs_driver
 
-pytestmark = pytest.mark.skipif(
-    not (CUDA_DRIVER.exists() and CUDA_KERNELS.exists()),
-    reason=f"no {CUDA_DRIVER} or its kernels: SHOAL_TESTS=ON, where cuda.h and nvcc are",
-)
-
-SETUP = """
-import ctypes, time
-driver = ctypes.CDLL(os.environ["SHOAL_CUDA_DRIVER"])
-assert driver.cuInit(0) == 0
-
-def cuda(name, *arguments):
-    code = getattr(driver, name)(*arguments)
-    assert code == 0, (name, code)
-
-def on_device(comm, array):
-    made = comm.empty(array.shape, array.dtype, device="cuda")
-    made.copy_from_host(array)
-    return made
-
-class Stream:
-    \"\"\"A handle, as torch has it.\"\"\"
-    def __init__(self):
-        handle = ctypes.c_void_p()
-        context = ctypes.c_void_p()
-        cuda("cuDevicePrimaryCtxRetain", ctypes.byref(context), 0)
-        cuda("cuCtxPushCurrent_v2", context)
-        cuda("cuStreamCreate", ctypes.byref(handle), 1)
-        self.cuda_stream = handle.value
-    def synchronize(self):
-        cuda("cuStreamSynchronize", ctypes.c_void_p(self.cuda_stream))
-
-comm = shoal.init(timeout=20)
-r, p = comm.rank, comm.size
-"""
+pytestmark = needs_driver
 
 
 @pytest.fixture
 def cuda_job(job: Runner, monkeypatch: pytest.MonkeyPatch) -> Runner:
-    monkeypatch.setenv("SHOAL_CUDA_DRIVER", str(CUDA_DRIVER))
-    monkeypatch.setenv("FAKE_CUDA_KERNELS", str(CUDA_KERNELS))
-    monkeypatch.setenv("SHOAL_CUDA_DEVICE", "0")
+    for name, value in SETTINGS.items():
+        monkeypatch.setenv(name, value)
 
     def run(source: str, ranks: int = 2, expect: int | None = 0) -> Result:
         return job(SETUP + textwrap.dedent(source), ranks=ranks, expect=expect)
@@ -212,41 +179,7 @@ def test_host_and_cuda_in_one_call_are_a_mismatch_on_both(cuda_job: Runner) -> N
 
 @pytest.mark.parametrize("streams", [1, 2])
 def test_kill_9_is_named_and_every_wait_released(cuda_job: Runner, streams: int) -> None:
-    result = cuda_job(
-        f"""
-        import signal
-        streams = [Stream() for _ in range({streams})]
-        x = on_device(comm, np.ones(1000, "float32"))
-        comm.all_reduce(x, stream=streams[0])
-        streams[0].synchronize()
-        assert x.copy_to_host()[0] == 3
-        comm.barrier()
-        if r == 1:
-            time.sleep(0.3)
-            os.kill(os.getpid(), signal.SIGKILL)
-        works = [comm.all_reduce(x, stream=s, async_op=True) for s in streams]
-        for work in works:
-            try:
-                work.wait()
-                raise SystemExit("no error")
-            except shoal.PeerFailed as error:
-                seen = time.monotonic()
-                assert "rank 1" in str(error) and "killed by signal 9 during all_reduce #" in str(
-                    error), error
-        for s in streams:
-            s.synchronize()
-        assert time.monotonic() - seen < 0.1, "streams were let go late"
-        try:
-            comm.all_reduce(x, stream=streams[0])
-            raise SystemExit("no error")
-        except shoal.PeerFailed:
-            pass
-        assert x.copy_to_host()[0] == 3, "written after the error"
-        print("named", flush=True)
-        """,
-        ranks=3,
-        expect=None,
-    )
+    result = cuda_job(f"STREAMS = {streams}\n" + KILL_9, ranks=3, expect=None)
     assert result.lines(0) == ["named"], result.out + result.err
     assert result.lines(2) == ["named"], result.out + result.err
 

@@ -7,24 +7,16 @@ import textwrap
 
 import pytest
 
-from tests.python.conftest import CUDA_DRIVER, CUDA_KERNELS, Result, Runner, TwoHosts
-from tests.python.test_cuda_collectives import SETUP
+from tests.python.conftest import Result, Runner, TwoHosts
+from tests.python.on_cuda import KILL_9, SETTINGS, SETUP, needs_driver
 
-pytestmark = pytest.mark.skipif(
-    not (CUDA_DRIVER.exists() and CUDA_KERNELS.exists()),
-    reason=f"no {CUDA_DRIVER} or its kernels: SHOAL_TESTS=ON, where cuda.h and nvcc are",
-)
+pytestmark = needs_driver
 
 
 @pytest.fixture
 def cuda_job(job: Runner, two_hosts: TwoHosts, monkeypatch: pytest.MonkeyPatch) -> Runner:
     """Two nodes, so many ranks on each; `nodes=1`: all of them on one."""
-    settings = {
-        "SHOAL_CUDA_DRIVER": str(CUDA_DRIVER),
-        "FAKE_CUDA_KERNELS": str(CUDA_KERNELS),
-        "SHOAL_CUDA_DEVICE": "0",
-    }
-    for name, value in settings.items():
+    for name, value in SETTINGS.items():
         monkeypatch.setenv(name, value)
 
     def run(source: str, each: int = 2, nodes: int = 2, expect: int | None = 0) -> Result:
@@ -32,7 +24,7 @@ def cuda_job(job: Runner, two_hosts: TwoHosts, monkeypatch: pytest.MonkeyPatch) 
         if nodes == 1:
             return job(program, ranks=each, expect=expect)
         options = two_hosts.options(each, "tcp")
-        for name, value in settings.items():
+        for name, value in SETTINGS.items():
             options = (*options, "--env", f"{name}={value}")
         return job(program, expect=expect, launcher=two_hosts.launcher, options=options)
 
@@ -112,40 +104,7 @@ def test_calls_return_at_once_and_keep_their_order(cuda_job: Runner) -> None:
 
 
 def test_kill_9_is_named_and_every_wait_released(cuda_job: Runner) -> None:
-    result = cuda_job(
-        """
-        import signal
-        streams = [Stream(), Stream()]
-        x = on_device(comm, np.ones(1000, "float32"))
-        comm.all_reduce(x, stream=streams[0])
-        streams[0].synchronize()
-        assert x.copy_to_host()[0] == 4
-        comm.barrier()
-        if r == 1:
-            time.sleep(0.3)
-            os.kill(os.getpid(), signal.SIGKILL)
-        works = [comm.all_reduce(x, stream=s, async_op=True) for s in streams]
-        for work in works:
-            try:
-                work.wait()
-                raise SystemExit("no error")
-            except shoal.PeerFailed as error:
-                seen = time.monotonic()
-                assert "rank 1" in str(error) and "killed by signal 9 during all_reduce #" in str(
-                    error), error
-        for s in streams:
-            s.synchronize()
-        assert time.monotonic() - seen < 0.1, "streams were let go late"
-        try:
-            comm.all_reduce(x, stream=streams[0])
-            raise SystemExit("no error")
-        except shoal.PeerFailed:
-            pass
-        assert x.copy_to_host()[0] == 4, "written after the error"
-        print("named", flush=True)
-        """,
-        expect=137,
-    )
+    result = cuda_job("STREAMS = 2\n" + KILL_9, expect=137)
     assert result.out.count("named") == 3, result.out + result.err
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import pathlib
 import subprocess
 import sys
@@ -10,14 +9,17 @@ import sys
 import pytest
 from conftest import Checker, Launcher, environment, names_of_checks
 
-from tests.python.conftest import TwoHosts, two_hosts  # noqa: F401  (a fixture)
-
-BUILD = pathlib.Path(
-    os.environ.get("SHOAL_TEST_BUILD") or pathlib.Path(__file__).parents[2] / "build" / "release"
+from tests.python.conftest import (  # two_hosts: a fixture
+    BUILD,
+    CUDA_DRIVER,
+    CUDA_KERNELS,
+    TwoHosts,
+    two_hosts,  # noqa: F401
 )
+
 VARIABLES = {
-    "SHOAL_CUDA_DRIVER": str(BUILD / "tests/fake_cuda/libcuda_fake.so"),
-    "FAKE_CUDA_KERNELS": str(BUILD / "tests/cuda/libshoal_cuda_kernels_host.so"),
+    "SHOAL_CUDA_DRIVER": str(CUDA_DRIVER),
+    "FAKE_CUDA_KERNELS": str(CUDA_KERNELS),
     "TORCH_FAKE_CUDA": str(BUILD / "tests/torch/fake_cuda/libtorch_fake_cuda.so"),
 }
 
