@@ -1,4 +1,5 @@
-/// The stand-in driver, in a test: loaded whatever the environment says.
+/// The stand-in driver, in a test: loaded whatever the environment says. But with SHOAL_TEST_GPU=1
+/// it is the machine's own, for tests that look at device memory through the driver only.
 #pragma once
 
 #include <dlfcn.h>
@@ -11,8 +12,13 @@
 
 namespace shoal::cuda::testing {
 
+inline bool on_gpu() {
+  const char* const chosen = ::getenv("SHOAL_TEST_GPU");
+  return chosen != nullptr && chosen[0] == '1';
+}
+
 inline const Driver& fake_driver() {
-  ::setenv("SHOAL_CUDA_DRIVER", FAKE_CUDA_PATH, 1);
+  ::setenv("SHOAL_CUDA_DRIVER", on_gpu() ? "libcuda.so.1" : FAKE_CUDA_PATH, 1);
   const DriverFound& found = find_driver();
   if (found.driver == nullptr) throw Error(ErrorCode::kMissingLibrary, found.reason);
   return *found.driver;

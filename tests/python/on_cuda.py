@@ -1,19 +1,23 @@
 """What tests of CUDA memory between processes share: the stand-in driver (tests/fake_cuda), and
-parts of programs for it."""
+parts of programs for it. With SHOAL_TEST_GPU=1 they run over the machine's own driver."""
 
 from __future__ import annotations
+
+import os
 
 import pytest
 
 from tests.python.conftest import CUDA_DRIVER, CUDA_KERNELS
 
+ON_GPU = os.environ.get("SHOAL_TEST_GPU") == "1"
+
 needs_driver = pytest.mark.skipif(
-    not (CUDA_DRIVER.exists() and CUDA_KERNELS.exists()),
+    not ON_GPU and not (CUDA_DRIVER.exists() and CUDA_KERNELS.exists()),
     reason=f"no {CUDA_DRIVER} or its kernels: SHOAL_TESTS=ON, where cuda.h and nvcc are",
 )
 
 SETTINGS = {
-    "SHOAL_CUDA_DRIVER": str(CUDA_DRIVER),
+    "SHOAL_CUDA_DRIVER": "libcuda.so.1" if ON_GPU else str(CUDA_DRIVER),
     "FAKE_CUDA_KERNELS": str(CUDA_KERNELS),
     "SHOAL_CUDA_DEVICE": "0",
 }
