@@ -153,6 +153,20 @@ void DeviceCalls::enter(const exec::Plan& plan, bool is_captured, std::int64_t t
   impl_.require_running();
 }
 
+/// Waits for ranks whose first call this is too, where their kernels wait for one another.
+void DeviceCalls::meet(const exec::Plan& plan, std::uint64_t sequence, std::int64_t timeout_ms) {
+  if (group_->absent() < 0) return;
+  const Deadline deadline = Deadline::after_ms(timeout_ms);
+  impl_.context->engine().drive(
+      [&] { return group_->absent() < 0 || impl_.group->ended() || deadline.passed(); });
+  impl_.context->engine().synchronised([&] {
+    const int absent = group_->absent();
+    if (absent < 0 || impl_.group->ended()) return;
+    const Status status{ErrorCode::kTimeout, absent, timeout_ms * kNsPerMs};
+    fail(status, impl_.explain_timeout(plan.key, sequence, status));
+  });
+}
+
 exec::Task* DeviceCalls::call(const exec::Plan& plan, const void* input, void* output, void* stream,
                               std::int64_t timeout_ms) {
   const std::lock_guard lock(calls_mutex_);
@@ -163,6 +177,7 @@ exec::Task* DeviceCalls::call(const exec::Plan& plan, const void* input, void* o
       cuda::DeviceGroup::Way::kCaptured;
   Entered entered;
   enter(plan, is_captured, timeout_ms, entered);
+  if (!is_captured) meet(plan, entered.sequence, timeout_ms);
   try {
     group_->submit(entered.sequence, plan.fingerprint);
   } catch (const Error& error) {

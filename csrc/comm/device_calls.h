@@ -90,6 +90,7 @@ class DeviceCalls final : public StreamCalls {
   bool try_enter(const exec::Plan& plan, bool is_captured, std::int64_t timeout_ns,
                  Entered& entered);
   void enter(const exec::Plan& plan, bool is_captured, std::int64_t timeout_ms, Entered& entered);
+  void meet(const exec::Plan& plan, std::uint64_t sequence, std::int64_t timeout_ms);
   void finish_over() noexcept;
   void finish(DeviceTask& task, Status status, const std::string& text) noexcept;
   void look_for_trouble(std::int64_t now_ns);

@@ -22,12 +22,19 @@ Members members(const Kernels& kernels, const GroupOptions& options) noexcept {
 
 ArenaGroup::ArenaGroup(DeviceArena& arena, const GroupOptions& options)
     : arena_(&arena),
+      members_(members(arena.kernels(), options)),
       self_(options.local_ranks[static_cast<std::size_t>(options.self)]),
-      group_(arena.context(), arena.kernels(), members(arena.kernels(), options), options.control,
-             arena.bases()) {}
+      group_(arena.context(), arena.kernels(), members_, options.control, arena.bases()) {}
 
 ArenaGroup::~ArenaGroup() {
   for (const Block& block : blocks_) arena_->free(block.address);
+}
+
+int ArenaGroup::absent() const noexcept {
+  for (int r = 0; members_.spins && r < members_.ranks; ++r) {
+    if (!group_.is_present(r)) return r;
+  }
+  return -1;
 }
 
 void ArenaGroup::check(const Outcome& outcome) const {

@@ -18,6 +18,7 @@ class ArenaGroup final : public DeviceGroup {
 
   Way prepare(const GroupCall& call) override;
   void submit(std::uint64_t sequence, std::uint64_t fingerprint) override;
+  [[nodiscard]] int absent() const noexcept override;
   [[nodiscard]] std::uint32_t issued() const noexcept override { return group_.issued(); }
   [[nodiscard]] bool has_room() const noexcept override { return group_.has_room(); }
   [[nodiscard]] bool is_over(std::uint32_t number) const noexcept override {
@@ -63,6 +64,7 @@ class ArenaGroup final : public DeviceGroup {
   void check(const Outcome& outcome) const;
 
   DeviceArena* arena_;
+  Members members_;
   int self_;  ///< local rank
   StreamGroup group_;
   std::vector<Block> blocks_;

@@ -6,6 +6,7 @@
 ///   done[r]      rank r's kernel of operation n is over
 ///   completed[r] ... and so are those of all others: rank r's buffers are its own again
 ///   issued[r]    rank r's host has enqueued operation n, or is about to
+///   present[r]   1: rank r has all that it needs of the driver to launch kernels
 ///   complaint[r] what a kernel of rank r has found called differently (kernel_parameters.h)
 ///   records[r]   a ring: operation n uses number n % kRecords
 ///   captures     one CaptureSlot for each captured operation, see below
@@ -55,7 +56,7 @@ class ControlLayout {
  public:
   explicit constexpr ControlLayout(int ranks) noexcept : ranks_(ranks) {}
 
-  enum Flag : int { kReady, kDone, kCompleted, kIssued, kFlags };
+  enum Flag : int { kReady, kDone, kCompleted, kIssued, kPresent, kFlags };
 
   static constexpr std::int64_t abort() noexcept { return 0; }
   [[nodiscard]] constexpr std::int64_t flag(Flag which, int rank) const noexcept {

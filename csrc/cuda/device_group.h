@@ -49,6 +49,8 @@ class DeviceGroup {
   /// Enqueues what was prepared. Throws Error: others may wait for what is missing now, so the
   /// communicator has to end.
   virtual void submit(std::uint64_t sequence, std::uint64_t fingerprint) = 0;
+  /// The place of a rank for which submit() has to wait; -1: none.
+  [[nodiscard]] virtual int absent() const noexcept = 0;
   /// Operations are numbered from 1, in the order of submit().
   [[nodiscard]] virtual std::uint32_t issued() const noexcept = 0;
   /// False after kRecords operations that the GPU has not passed.

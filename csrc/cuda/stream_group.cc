@@ -46,6 +46,7 @@ StreamGroup::StreamGroup(const PrimaryContext& context, const Kernels& kernels,
     require(driver, outcome);
   }
   watches_.resize(static_cast<std::size_t>(control_.layout().captures()));
+  control_.store(control_.layout().flag(ControlLayout::kPresent, members_.self), 1);
 }
 
 StreamGroup::~StreamGroup() {

@@ -88,6 +88,11 @@ class StreamGroup {
 
   // --- looking at it; any thread
 
+  /// The rank's group has been made. A kernel that waits for the others in itself has to wait until
+  /// all are: making one takes calls of the driver that may wait for the kernel.
+  [[nodiscard]] bool is_present(int rank) const noexcept {
+    return flag(ControlLayout::kPresent, rank) != 0;
+  }
   /// Of the last operation that was enqueued, from 1.
   [[nodiscard]] std::uint32_t issued() const noexcept {
     return control_.load(control_.layout().flag(ControlLayout::kIssued, members_.self));

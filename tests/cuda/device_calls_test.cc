@@ -85,6 +85,27 @@ TEST(DeviceCalls, ARankThatIsFarAheadEntersEachCallOnce) {
   });
 }
 
+// Also the first call of a communicator, and memory, need the driver while another rank's kernel
+// waits for this one.
+TEST(DeviceCalls, WhatARankNeedsOfTheDriverDoesNotWaitForAKernel) {
+  run_ranks(2, [](Communicator& comm) {
+    const Device device;
+    CudaBlock x = make(comm, ints(1000, 1));
+    for (int i = 0; i < 3; ++i) {
+      if (comm.rank() == 1) {
+        std::this_thread::sleep_for(std::chrono::milliseconds(30));
+        const CudaBlock y = make(comm, ints(std::size_t{10} << 20, 7));
+        EXPECT_EQ(content_of(y)[0], 7);
+      }
+      (void)sum_ints(comm, x, device.stream());
+      Communicator next = comm.split(0, comm.rank());
+      (void)sum_ints(next, x, device.stream());
+      device.synchronize();
+    }
+    EXPECT_EQ(content_of(x), ints(1000, 64));
+  });
+}
+
 TEST(DeviceCalls, MemoryOfOthersIsStaged) {
   run_ranks(2, [](Communicator& comm) {
     const Device device;

@@ -73,6 +73,8 @@ inline Work sum_ints(Communicator& comm, CudaBlock& x, CUstream stream,
 inline void name_a_rank_that_never_comes(Communicator& comm) {
   const Device device;
   CudaBlock x = make(comm, ints(100, 1));
+  sum_ints(comm, x, device.stream()).wait();  // the first call may wait for the others in itself
+  x.copy_from_host(ints(100, 1).data());
   comm.barrier().wait();
   if (comm.rank() == 1) {
     while (comm.error() == ErrorCode::kOk) {
