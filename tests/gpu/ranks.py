@@ -29,7 +29,7 @@ from dataclasses import dataclass
 
 RANKS = 2
 START_S = 60.0  # until the ranks have loaded what they need and met: torch's files may be cold
-CHECK_S = 40.0
+CHECK_S = 20.0
 TAIL_LINES = 25
 
 
@@ -218,7 +218,8 @@ def told(said: list[str]) -> str:
 
 def fail(job: Job, check: Check, what: str) -> None:
     """Says all that is known, and ends the job."""
-    job.show_stacks()
+    if "late" in what:
+        job.show_stacks()
     report("FAILED", check, f"{what}\n{job.tails()}")
     job.end(patience_s=0.1)
 

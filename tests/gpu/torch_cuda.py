@@ -9,12 +9,13 @@ from __future__ import annotations
 import os
 import sys
 import time
+import warnings
 from collections.abc import Callable, Iterator
 from datetime import timedelta
 
 import ranks
 
-LIMIT_S = 170.0  # of all checks: 60 s where torch's files are in memory
+LIMIT_S = 90.0
 RANK, SIZE = int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
 if "RANK" in os.environ:  # the parent of the ranks needs none of it
     import torch
@@ -35,13 +36,14 @@ def start() -> str | None:
         raise RuntimeError(f"torch {torch.__version__} finds no GPU")
     torch.cuda.set_device(DEVICE)
     torch.set_num_threads(1)
+    warnings.simplefilter("ignore", FutureWarning)  # of calls that have new names in torch 2.13
     torch.zeros(1, device=DEVICE)
     dist.init_process_group("shoal", timeout=timedelta(seconds=20))
     return None
 
 
 def mine(count: int, factor: float = 1) -> torch.Tensor:
-    return torch.full((count,), (RANK + 1) * factor, device=DEVICE)
+    return torch.full((count,), float((RANK + 1) * factor), device=DEVICE)
 
 
 def require_sum(x: torch.Tensor, factor: float = 1) -> None:
@@ -217,34 +219,32 @@ def a_blocking_call_is_the_current_streams() -> str:
     cycles = ready_to_sleep()
     for stream in (torch.cuda.current_stream(), torch.cuda.Stream()):
         with torch.cuda.stream(stream):
-            x = torch.zeros(30_000, device=DEVICE)
+            x, source = torch.zeros(30_000, device=DEVICE), mine(30_000)
             stream.synchronize()
             begin = time.monotonic()
             torch.cuda._sleep(cycles)
-            x.fill_(RANK + 1.0)
+            x.copy_(source)
             dist.all_reduce(x)
-            y = x * 2
             at_once(begin)
             assert not stream.query(), "the stream was idle at once"
-            require_sum(y, 2)
+            require_sum(x * 2, 2)
     return "the host went on; a reader on the stream saw the sum"
 
 
 def an_asynchronous_call_is_waited_for_by_another_stream() -> str:
     cycles = ready_to_sleep()
     other = torch.cuda.Stream()
-    x = torch.zeros(30_000, device=DEVICE)
+    x, source = torch.zeros(30_000, device=DEVICE), mine(30_000)
     torch.cuda.synchronize()
     begin = time.monotonic()
     torch.cuda._sleep(cycles)
-    x.fill_(RANK + 1.0)
+    x.copy_(source)
     work = dist.all_reduce(x, async_op=True)
     with torch.cuda.stream(other):
         work.wait()
-        y = x * 2
         at_once(begin)
         assert not work.is_completed()
-        require_sum(y, 2)
+        require_sum(x * 2, 2)
     until(work.is_completed)
     assert work.is_success()
     return "wait() ordered it and kept no host"
@@ -277,10 +277,10 @@ def computation_goes_on_beside() -> str:
 
 def futures_are_ordered_by_streams() -> str:
     cycles = ready_to_sleep()
-    x = torch.zeros(3000, device=DEVICE)
+    x, source = torch.zeros(3000, device=DEVICE), mine(3000)
     torch.cuda.synchronize()
     torch.cuda._sleep(cycles)
-    x.fill_(RANK + 1.0)
+    x.copy_(source)
     future = dist.all_reduce(x, async_op=True).get_future()
     assert future.done()  # for the host
     then = future.then(lambda done: done.value()[0] * 2)
@@ -353,25 +353,25 @@ def cpu_and_cuda_take_turns() -> str:
 def replay(mode: str) -> str:
     x = shoal.torch.backend().allocate_tensor(3000, dtype=torch.float32, device=DEVICE)
     x.zero_()
-    y = torch.zeros(3000, device=DEVICE)
+    y, source = torch.zeros(3000, device=DEVICE), mine(3000)
     dist.all_reduce(x)
     torch.cuda.synchronize()
     dist.barrier()
     graph = torch.cuda.CUDAGraph()
     with torch.cuda.graph(graph, capture_error_mode=mode):
-        x.mul_(2)
+        x.copy_(source)
         dist.all_reduce(x)
         dist.all_reduce(x, async_op=True).wait()
         y.copy_(x)
     for turn in range(1, 6):
-        x.fill_((RANK + 1.0) * turn)
+        source.copy_(mine(3000, turn))
         graph.replay()
-        require_sum(y, 2 * SIZE * turn)
+        require_sum(y, SIZE * turn)
     dist.all_reduce(mine(10))  # an ordinary call between
     for turn in range(1, 6):
-        x.fill_((RANK + 1.0) * turn)
+        source.copy_(mine(3000, turn))
         graph.replay()
-    require_sum(y, 2 * SIZE * 5)
+    require_sum(y, SIZE * 5)
     return "10 replays"
 
 
@@ -448,8 +448,8 @@ def require_close(got: dict[str, torch.Tensor], want: dict[str, torch.Tensor]) -
     """The largest difference."""
     assert got.keys() == want.keys(), (got.keys(), want.keys())
     for name, value in want.items():
-        torch.testing.assert_close(got[name], value, rtol=1e-3, atol=2e-5, msg=lambda m, n=name: f"{n}: {m}")
-    return max((got[name] - value).abs().max().item() for name, value in want.items())
+        torch.testing.assert_close(got[name].cpu(), value.cpu(), rtol=1e-3, atol=2e-5)
+    return max((got[name].cpu() - value.cpu()).abs().max().item() for name, value in want.items())
 
 
 def ddp() -> str:
@@ -461,8 +461,8 @@ def ddp() -> str:
     weights = {name: value.detach() for name, value in model.module.named_parameters()}
     assert through_host() == before
     flat = torch.cat([value.flatten() for value in weights.values()])
-    all_of_them = torch.empty(SIZE, flat.numel(), device=DEVICE)
-    dist.all_gather_into_tensor(all_of_them, flat)
+    all_of_them = torch.empty(SIZE, flat.numel())
+    dist.all_gather_into_tensor(all_of_them, flat.cpu())
     assert all(torch.equal(one, all_of_them[0]) for one in all_of_them), "ranks differ"
     worst = require_close(weights, trained_alone(steps))
     return f"{steps} steps, ranks equal to the bit, {worst:.1e} off one process"
