@@ -1,6 +1,7 @@
 #!/bin/bash
 # gpu.sh test|bench: CUDA memory on a GPU (`make test-gpu`, `make bench-gpu`). Collectives beside the same ones on host
-# memory, bit for bit; or all_reduce beside gloo's and NCCL's, and over its floor.
+# memory, bit for bit, then torch.distributed and what other libraries share with shoal; or all_reduce beside gloo's and
+# NCCL's, and over its floor.
 #
 # Needs nvcc, g++, CMake >= 3.22 and a Python with PyTorch, whose pybind11 serves, and no package or network:
 # what else is installed (UCX, GoogleTest, pybind11, OpenSSL's headers) is not looked at, so that it is the same build
@@ -16,33 +17,50 @@ case $what in
   *) echo "usage: scripts/gpu.sh test|bench" >&2; exit 2 ;;
 esac
 
-build() {
+build() {   # TORCH: ON with shoal.torch, for the torch of this Python
   local ignored=() name
   for name in OpenSSL pybind11 GTest UCX; do ignored+=("-DCMAKE_DISABLE_FIND_PACKAGE_$name=ON"); done
   cmake -S . -B build/gpu --log-level=NOTICE -DCMAKE_BUILD_TYPE=Release -DSHOAL_TESTS=OFF -DSHOAL_UCX=OFF \
-    -DSHOAL_TRACER=OFF -DSHOAL_TORCH=OFF -DSHOAL_PYTHON=ON -DSHOAL_CUDA=ON -DPython_EXECUTABLE="$python" "${ignored[@]}"
+    -DSHOAL_TRACER=OFF -DSHOAL_TORCH="$1" -DSHOAL_PYTHON=ON -DSHOAL_CUDA=ON -DPython_EXECUTABLE="$python" "${ignored[@]}"
   cmake --build build/gpu --target shoal_package --parallel "$(nproc)"
   rm -rf $package
   mkdir -p $package
-  cp -r python/shoal $package/
+  cp -r python/shoal python/_shoal_torch.py $package/
   cmake --install build/gpu --component python --prefix $package/shoal >/dev/null
 }
 
 run() { PYTHONPATH=$package:$PWD${PYTHONPATH:+:$PYTHONPATH} timeout "$limit_s" "$python" -m "$@"; }
 collectives() { run shoal.cli run -n "$1" "$python" tests/gpu/collectives.py "${@:2}"; }   # RANKS [--quick]
 
+# One line a program; each goes on after another's failure.
+all_tests() {
+  local failed=0 ranks program
+  for ranks in 1 2 4; do collectives $ranks || { failed=1; echo "test-gpu: FAILED: collectives.py, $ranks ranks"; }; done
+  for program in interop torch_cuda; do
+    if [[ $program == torch_cuda && $has_torch == OFF ]]; then
+      echo "test-gpu: skipped: $program.py ($python has no torch)"
+    elif PYTHONPATH=$package timeout 120 "$python" tests/gpu/$program.py; then
+      echo "test-gpu: ok: $program.py"
+    else
+      failed=1
+      echo "test-gpu: FAILED: $program.py"
+    fi
+  done
+  return $failed
+}
+
 if nvidia-smi -L 2>/dev/null; then
-  build
+  has_torch=$("$python" -c "import torch" 2>/dev/null && echo ON || echo OFF)
   case $what in
-    test) for ranks in 1 2 4; do collectives $ranks; done ;;
-    bench) run benchmarks.gpu ;;
+    test) build "$has_torch" && all_tests ;;
+    bench) build OFF && run benchmarks.gpu ;;
   esac
   exit
 fi
 
 skipped="$what-gpu: skipped: no GPU (nvidia-smi finds none)"
 command -v nvcc >/dev/null || { echo "$skipped, and no nvcc to build with"; exit; }
-build
+build OFF
 ran="none (make test-cpp builds the stand-in driver)"
 if [[ -f $stand_in/fake_cuda/libcuda_fake.so ]]; then
   export SHOAL_CUDA_DRIVER=$stand_in/fake_cuda/libcuda_fake.so
