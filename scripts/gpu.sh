@@ -12,7 +12,7 @@ cd "$(dirname "$0")/.."
 python=${PYTHON:-$([ -x .venv/bin/python ] && echo "$PWD/.venv/bin/python" || command -v python3)}
 readonly what=${1:-} python package=build/gpu/python stand_in=$PWD/build/release/tests
 case $what in
-  test) readonly limit_s=480 ;;
+  test) readonly limit_s=150 ;;
   bench) readonly limit_s=460 ;;
   *) echo "usage: scripts/gpu.sh test|bench" >&2; exit 2 ;;
 esac
@@ -32,28 +32,29 @@ build() {   # TORCH: ON with shoal.torch, for the torch of this Python
 run() { PYTHONPATH=$package:$PWD${PYTHONPATH:+:$PYTHONPATH} timeout "$limit_s" "$python" -m "$@"; }
 collectives() { run shoal.cli run -n "$1" "$python" tests/gpu/collectives.py "${@:2}"; }   # RANKS [--quick]
 
-# One line a program; each goes on after another's failure.
+# Says how a command went that is called NAME; all of them are run, whatever becomes of one.
+failed=0
+try() {   # NAME COMMAND...
+  if "${@:2}"; then echo "test-gpu: ok: $1"; else failed=1; echo "test-gpu: FAILED: $1"; fi
+}
+checks() { PYTHONPATH=$package${PYTHONPATH:+:$PYTHONPATH} timeout 120 "$python" "tests/gpu/$1"; }   # PROGRAM
 all_tests() {
-  local failed=0 ranks program
-  for ranks in 1 2 4; do collectives $ranks || { failed=1; echo "test-gpu: FAILED: collectives.py, $ranks ranks"; }; done
-  for program in interop torch_cuda; do
-    if [[ $program == torch_cuda && $has_torch == OFF ]]; then
-      echo "test-gpu: skipped: $program.py ($python has no torch)"
-    elif PYTHONPATH=$package timeout 120 "$python" tests/gpu/$program.py; then
-      echo "test-gpu: ok: $program.py"
-    else
-      failed=1
-      echo "test-gpu: FAILED: $program.py"
-    fi
-  done
-  return $failed
+  local ranks
+  for ranks in 1 2 4; do try "collectives.py, $ranks ranks" collectives "$ranks"; done
+  try interop.py checks interop.py
+  if [[ $has_torch == ON ]]; then
+    try torch_cuda.py checks torch_cuda.py
+  else
+    echo "test-gpu: skipped: torch_cuda.py: $python has no torch"
+  fi
+  return "$failed"
 }
 
 if nvidia-smi -L 2>/dev/null; then
   has_torch=$("$python" -c "import torch" 2>/dev/null && echo ON || echo OFF)
   case $what in
-    test) build "$has_torch" && all_tests ;;
-    bench) build OFF && run benchmarks.gpu ;;
+    test) build "$has_torch"; all_tests ;;
+    bench) build OFF; run benchmarks.gpu ;;
   esac
   exit
 fi
