@@ -1,6 +1,7 @@
 #!/bin/bash
 # gpu.sh test|bench: CUDA memory on a GPU (`make test-gpu`, `make bench-gpu`). Collectives beside the same ones on host
-# memory, bit for bit; or all_reduce beside gloo's and NCCL's, and over its floor.
+# memory, bit for bit, then torch.distributed and what other libraries share with shoal; or all_reduce beside gloo's and
+# NCCL's, and over its floor.
 #
 # Needs nvcc, g++, CMake >= 3.22 and a Python with PyTorch, whose pybind11 serves, and no package or network:
 # what else is installed (UCX, GoogleTest, pybind11, OpenSSL's headers) is not looked at, so that it is the same build
@@ -11,38 +12,56 @@ cd "$(dirname "$0")/.."
 python=${PYTHON:-$([ -x .venv/bin/python ] && echo "$PWD/.venv/bin/python" || command -v python3)}
 readonly what=${1:-} python package=build/gpu/python stand_in=$PWD/build/release/tests
 case $what in
-  test) readonly limit_s=480 ;;
+  test) readonly limit_s=150 ;;
   bench) readonly limit_s=460 ;;
   *) echo "usage: scripts/gpu.sh test|bench" >&2; exit 2 ;;
 esac
 
-build() {
+build() {   # TORCH: ON with shoal.torch, for the torch of this Python
   local ignored=() name
   for name in OpenSSL pybind11 GTest UCX; do ignored+=("-DCMAKE_DISABLE_FIND_PACKAGE_$name=ON"); done
   cmake -S . -B build/gpu --log-level=NOTICE -DCMAKE_BUILD_TYPE=Release -DSHOAL_TESTS=OFF -DSHOAL_UCX=OFF \
-    -DSHOAL_TRACER=OFF -DSHOAL_TORCH=OFF -DSHOAL_PYTHON=ON -DSHOAL_CUDA=ON -DPython_EXECUTABLE="$python" "${ignored[@]}"
+    -DSHOAL_TRACER=OFF -DSHOAL_TORCH="$1" -DSHOAL_PYTHON=ON -DSHOAL_CUDA=ON -DPython_EXECUTABLE="$python" "${ignored[@]}"
   cmake --build build/gpu --target shoal_package --parallel "$(nproc)"
   rm -rf $package
   mkdir -p $package
-  cp -r python/shoal $package/
+  cp -r python/shoal python/_shoal_torch.py $package/
   cmake --install build/gpu --component python --prefix $package/shoal >/dev/null
 }
 
 run() { PYTHONPATH=$package:$PWD${PYTHONPATH:+:$PYTHONPATH} timeout "$limit_s" "$python" -m "$@"; }
 collectives() { run shoal.cli run -n "$1" "$python" tests/gpu/collectives.py "${@:2}"; }   # RANKS [--quick]
 
+# Says how a command went that is called NAME; all of them are run, whatever becomes of one.
+failed=0
+try() {   # NAME COMMAND...
+  if "${@:2}"; then echo "test-gpu: ok: $1"; else failed=1; echo "test-gpu: FAILED: $1"; fi
+}
+checks() { PYTHONPATH=$package${PYTHONPATH:+:$PYTHONPATH} timeout 120 "$python" "tests/gpu/$1"; }   # PROGRAM
+all_tests() {
+  local ranks
+  for ranks in 1 2 4; do try "collectives.py, $ranks ranks" collectives "$ranks"; done
+  try interop.py checks interop.py
+  if [[ $has_torch == ON ]]; then
+    try torch_cuda.py checks torch_cuda.py
+  else
+    echo "test-gpu: skipped: torch_cuda.py: $python has no torch"
+  fi
+  return "$failed"
+}
+
 if nvidia-smi -L 2>/dev/null; then
-  build
+  has_torch=$("$python" -c "import torch" 2>/dev/null && echo ON || echo OFF)
   case $what in
-    test) for ranks in 1 2 4; do collectives $ranks; done ;;
-    bench) run benchmarks.gpu ;;
+    test) build "$has_torch"; all_tests ;;
+    bench) build OFF; run benchmarks.gpu ;;
   esac
   exit
 fi
 
 skipped="$what-gpu: skipped: no GPU (nvidia-smi finds none)"
 command -v nvcc >/dev/null || { echo "$skipped, and no nvcc to build with"; exit; }
-build
+build OFF
 ran="none (make test-cpp builds the stand-in driver)"
 if [[ -f $stand_in/fake_cuda/libcuda_fake.so ]]; then
   export SHOAL_CUDA_DRIVER=$stand_in/fake_cuda/libcuda_fake.so

@@ -116,7 +116,8 @@ at::Tensor prescaled(const at::Tensor& tensor, const c10d::ReduceOp& op) {
   if (op != c10d::ReduceOp::PREMUL_SUM) return tensor;
   TORCH_CHECK(at::isFloatingType(tensor.scalar_type()) || at::isComplexType(tensor.scalar_type()),
               "PREMUL_SUM is for floating types; the tensor is ", tensor.scalar_type());
-  const auto* factor = static_cast<c10d::PreMulSumSupplement*>(op.supplement_.get());
+  // NCCL's by name only: torch 2.13 calls it PreMulSumSupplement, too.
+  const auto* factor = static_cast<c10d::NCCLPreMulSumSupplement*>(op.supplement_.get());
   TORCH_CHECK(factor != nullptr, "PREMUL_SUM without its factor: use _make_nccl_premul_sum");
   const auto type = tensor.scalar_type();
   const bool is_float8 = type == at::kFloat8_e4m3fn || type == at::kFloat8_e5m2;
