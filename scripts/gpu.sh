@@ -34,7 +34,9 @@ collectives() { run shoal.cli run -n "$1" "$python" tests/gpu/collectives.py "${
 if nvidia-smi -L 2>/dev/null; then
   build
   case $what in
-    test) for ranks in 1 2 4; do collectives $ranks; done ;;
+    test)
+      for ranks in 1 2 4; do collectives $ranks; done
+      run tests.gpu.nccl ;;
     bench) run benchmarks.gpu ;;
   esac
   exit
@@ -49,7 +51,7 @@ if [[ -f $stand_in/fake_cuda/libcuda_fake.so ]]; then
   export FAKE_CUDA_KERNELS=$stand_in/cuda/libshoal_cuda_kernels_host.so
   export SHOAL_CUDA_DEVICE=0   # shared by all ranks, as one GPU would be
   case $what in
-    test) collectives 3 --quick ;;
+    test) collectives 3 --quick; run tests.gpu.nccl --try ;;
     bench) run benchmarks.gpu --try --ranks 1 2 >/dev/null ;;
   esac
   programs=$(cd build/release && ctest -N -R '^cuda_' | sed -n 's/^Total Tests: //p')

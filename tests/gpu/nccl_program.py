@@ -50,7 +50,7 @@ def collectives() -> None:
             sums = stack.sum(0, dtype=dtype)
 
             def mine(inputs: list[torch.Tensor] = inputs) -> torch.Tensor:
-                return inputs[rank].to(DEVICE)
+                return inputs[rank].to(DEVICE, copy=True)
 
             x = mine()
             dist.all_reduce(x)
@@ -86,7 +86,7 @@ def collectives() -> None:
 def average() -> None:
     for count in COUNTS:
         inputs = contents(count, torch.float32)
-        x = inputs[dist.get_rank()].to(DEVICE)
+        x = inputs[dist.get_rank()].to(DEVICE, copy=True)
         dist.all_reduce(x, op=dist.ReduceOp.AVG)
         expect("all_reduce avg", x, torch.stack(inputs).sum(0) / dist.get_world_size())
 
@@ -167,7 +167,7 @@ def premultiplied() -> None:
     if not ON_GPU:
         return
     inputs = contents(1000, torch.float32)
-    x = inputs[dist.get_rank()].to(DEVICE)
+    x = inputs[dist.get_rank()].to(DEVICE, copy=True)
     dist.all_reduce(x, op=dist._make_nccl_premul_sum(0.5))
     expect("all_reduce premul_sum", x, torch.stack(inputs).sum(0) * 0.5)
 
