@@ -33,7 +33,9 @@ def prepare(rank: int, shared: bool) -> None:
         settings |= {
             "NCCL_HOSTID": f"bench-gpu-{rank}",
             "NCCL_SOCKET_IFNAME": "lo",
-            "NCCL_MNNVL_ENABLE": "0",  # or NCCL asks the GPU whether these "nodes" share NVLink
+            # Nor does it look for NVLink between these "nodes" and their GPUs.
+            "NCCL_MNNVL_ENABLE": "0",
+            "NCCL_NVLS_ENABLE": "0",
         }
     for name, value in settings.items():
         os.environ.setdefault(name, value)

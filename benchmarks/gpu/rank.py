@@ -29,6 +29,10 @@ OWN = ("shoal", "shoal, graph")
 # At most so many calls are under way: fewer than a rank may be ahead of another one.
 AHEAD = 32
 MOST_CALLS = 200
+# A call that takes longer is measured well enough by one; if fewer than so many fit the time, by
+# the first alone.
+FEW_S = 2e-3
+LEAST_CALLS = 4
 # A peer that takes longer for its first call, or for a round, is given up.
 HUNG_S = 30
 
@@ -42,8 +46,6 @@ class Bench:
 
     def seconds(self, call: Call, calls: int, finish: Call) -> tuple[float, float]:
         """Of a call: until all of them are over, and until the host has them off its hands."""
-        call()
-        finish()
         self.comm.barrier()
         hosts = 0.0
         begin = time.perf_counter()
@@ -54,6 +56,10 @@ class Bench:
             hosts += time.perf_counter() - start
             finish()
         return (time.perf_counter() - begin) / calls, hosts / calls
+
+    def once(self, call: Call, finish: Call) -> None:
+        call()
+        finish()
 
     def finish(self) -> None:
         self.driver.synchronize(self.stream)
@@ -125,6 +131,8 @@ def own_systems(bench: Bench, x: Any) -> list[System]:
     call()
     graph = bench.driver.end_capture(stream)
     calls = (call, lambda: bench.driver.launch(graph, stream))
+    for run in calls:
+        bench.once(run, bench.finish)
     return [System(name, run, bench.finish) for name, run in zip(OWN, calls, strict=True)]
 
 
@@ -151,8 +159,7 @@ class Others:
                 try:
                     assert self._peers is not None
                     call, finish = self._peers.call(name, count)
-                    call()
-                    finish()
+                    self._bench.once(call, finish)
                 except Exception as raised:
                     error = raised
                 failed = self._bench.slowest(float(error is not None)) > 0
@@ -169,12 +176,20 @@ class Others:
 
 
 def plan(bench: Bench, system: System, share_s: float, most: int, rounds: int) -> None:
-    """How many calls, from what two take: `share_s` is all the time that this system has here."""
-    with bounded(system.name, HUNG_S):
-        one_s = bench.slowest(max(bench.seconds(system.call, 2, system.finish)[0], 1e-7))
+    """How many calls, from what a few take: `share_s` is all the time that this system has here."""
+    for few in (1, 5):
+        with bounded(system.name, HUNG_S):
+            found = bench.seconds(system.call, few, system.finish)
+        one_s = bench.slowest(max(found[0], 1e-7))
+        if one_s > FEW_S:
+            break
+    in_all = int(share_s / one_s)
+    if in_all < LEAST_CALLS:
+        system.times.append(found)
+        system.rounds = 0
+        return
     # Each round has one more to begin with.
-    in_all = max(1, int(share_s / one_s))
-    system.rounds = max(1, min(rounds, in_all // 2))
+    system.rounds = min(rounds, in_all // 2)
     system.calls = max(1, min(most, in_all // system.rounds - 1))
 
 
@@ -185,6 +200,7 @@ def measure(bench: Bench, systems: list[System], share_s: float, options: Any) -
         for system in systems:
             if turn < system.rounds:
                 with bounded(system.name, HUNG_S + share_s):
+                    bench.once(system.call, system.finish)
                     system.times.append(bench.seconds(system.call, system.calls, system.finish))
 
 
@@ -219,7 +235,7 @@ def main() -> None:
             bench.say(
                 ranks=comm.size, bytes=size, system=system.name, us=whole * 1e6,
                 host_us=host * 1e6, floor_us=floor * 1e6, copy_gb_s=bandwidth / 1e9,
-                rounds=system.rounds, calls=system.calls,
+                rounds=len(system.times), calls=system.calls,
             )  # fmt: skip
     comm.barrier()
     # Peers that share a GPU may take long to say goodbye to each other; nothing is waited for.

@@ -49,6 +49,7 @@ class Job:
                 "NCCL_SOCKET_IFNAME": "lo",
                 "GLOO_SOCKET_IFNAME": "lo",
                 "NCCL_MNNVL_ENABLE": "0",
+                "NCCL_NVLS_ENABLE": "0",
                 **variables,
             }
             command = [
