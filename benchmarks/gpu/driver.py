@@ -15,14 +15,26 @@ _CAPTURE_THREAD_LOCAL = 1
 
 
 class Driver:
-    """One device's primary context, current in the thread that makes this."""
+    """The primary context of this rank's device, current in the thread that makes this."""
 
-    def __init__(self, device: int) -> None:
+    def __init__(self) -> None:
         self._library = ctypes.CDLL(os.environ.get("SHOAL_CUDA_DRIVER") or "libcuda.so.1")
-        context = ctypes.c_void_p()
+        context, devices = ctypes.c_void_p(), ctypes.c_int()
         self("cuInit", 0)
-        self("cuDevicePrimaryCtxRetain", ctypes.byref(context), device)
+        self("cuDeviceGetCount", ctypes.byref(devices))
+        chosen = os.environ.get("SHOAL_CUDA_DEVICE")
+        local = int(os.environ.get("SHOAL_LOCAL_RANK") or 0)
+        ranks = int(os.environ.get("SHOAL_LOCAL_SIZE") or 1)
+        self.device = int(chosen) if chosen else local % devices.value
+        self.ranks_share = ranks > (1 if chosen else devices.value)
+        self("cuDevicePrimaryCtxRetain", ctypes.byref(context), self.device)
         self("cuCtxPushCurrent_v2", context)
+
+    @property
+    def name(self) -> str:
+        text = ctypes.create_string_buffer(128)
+        self("cuDeviceGetName", text, len(text), self.device)
+        return text.value.decode(errors="replace")
 
     def __call__(self, name: str, *arguments: Any) -> None:
         code = getattr(self._library, name)(*arguments)

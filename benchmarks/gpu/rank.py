@@ -1,42 +1,51 @@
 """What one rank of `make bench-gpu` does: a program for `shoal run`. Rank 0 prints JSON lines.
 
 Systems take turns, round by round, so that a machine that changes changes for all; a row is the
-median of its rounds. Peers (torch.distributed's gloo and NCCL) are there where torch has CUDA.
+median of its rounds. How many calls a round has follows from the time that is left: ranks that
+share a GPU get it in slices, and a peer whose kernels wait there needs milliseconds a call.
 """
 
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 import os
 import statistics
+import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 
 import shoal
+from benchmarks.gpu import peers
 from benchmarks.gpu.driver import Driver
 
 Call = Callable[[], None]
+OWN = ("shoal", "shoal, graph")
 # At most so many calls are under way: fewer than a rank may be ahead of another one.
 AHEAD = 32
+MOST_CALLS = 200
+# A call that takes longer is measured well enough by one; if fewer than so many fit the time, by
+# the first alone.
+FEW_S = 2e-3
+LEAST_CALLS = 4
+# A peer that takes longer for its first call, or for a round, is given up.
+HUNG_S = 30
 
 
 class Bench:
     """A rank's stream, and how long a number of calls on it takes."""
 
-    def __init__(self, comm: shoal.Communicator) -> None:
-        self.comm = comm
-        self.device = int(os.environ.get("SHOAL_CUDA_DEVICE") or 0)
-        self.driver = Driver(self.device)
-        self.stream = self.driver.stream()
+    def __init__(self, comm: shoal.Communicator, driver: Driver) -> None:
+        self.comm, self.driver = comm, driver
+        self.stream = driver.stream()
 
     def seconds(self, call: Call, calls: int, finish: Call) -> tuple[float, float]:
         """Of a call: until all of them are over, and until the host has them off its hands."""
-        call()
-        finish()
         self.comm.barrier()
         hosts = 0.0
         begin = time.perf_counter()
@@ -48,8 +57,51 @@ class Bench:
             finish()
         return (time.perf_counter() - begin) / calls, hosts / calls
 
+    def once(self, call: Call, finish: Call) -> None:
+        call()
+        finish()
+
     def finish(self) -> None:
         self.driver.synchronize(self.stream)
+
+    def slowest(self, value: float) -> float:
+        """The largest of all ranks: what they decide by has to be the same."""
+        values = np.array([value])
+        self.comm.all_reduce(values, op="max")
+        return float(values[0])
+
+    def say(self, **words: Any) -> None:
+        if self.comm.rank == 0:
+            print(json.dumps(words), flush=True)
+
+
+@contextlib.contextmanager
+def bounded(name: str, limit_s: float) -> Iterator[None]:
+    """Ends this process, and with it the job, if what is within hangs; says whose fault it is."""
+
+    def end() -> None:
+        print(json.dumps({"hung": name, "because": f"not over after {limit_s:.0f} s"}), flush=True)
+        os._exit(70)
+
+    timer = threading.Timer(limit_s, end)
+    timer.daemon = True
+    timer.start()
+    try:
+        yield
+    finally:
+        timer.cancel()
+
+
+@dataclass
+class System:
+    """One of those that take turns, at one size."""
+
+    name: str
+    call: Call
+    finish: Call
+    calls: int = 1
+    rounds: int = 1
+    times: list[tuple[float, float]] = field(default_factory=list)
 
 
 def copy_bandwidth(bench: Bench, count: int, calls: int) -> float:
@@ -69,37 +121,7 @@ def copy_bandwidth(bench: Bench, count: int, calls: int) -> float:
     return float(rate[0])
 
 
-def peers(bench: Bench, count: int) -> dict[str, tuple[Call, Call]]:
-    """all_reduce of torch's own backends: the call, and what ends it."""
-    import torch
-
-    if not torch.cuda.is_available():
-        return {}
-    import torch.distributed as dist
-
-    if not dist.is_initialized():
-        os.environ.setdefault("NCCL_MULTI_RANK_GPU_ENABLE", "1")
-        dist.init_process_group("gloo")
-    tensor = torch.ones(count, device=f"cuda:{bench.device}")
-    calls: dict[str, tuple[Call, Call]] = {}
-    for name in ("gloo", "nccl"):
-        try:
-            group: Any = dist.new_group(backend=name)
-            dist.all_reduce(tensor, group=group)
-            torch.cuda.synchronize()
-        except Exception as error:  # NCCL may refuse ranks that share a GPU
-            if bench.comm.rank == 0:
-                print(json.dumps({"without": name, "because": str(error)[:200]}), flush=True)
-            continue
-
-        def call(group: Any = group) -> None:
-            dist.all_reduce(tensor, group=group)
-
-        calls[name] = (call, torch.cuda.synchronize)
-    return calls
-
-
-def systems(bench: Bench, x: Any, with_peers: bool) -> dict[str, tuple[Call, Call]]:
+def own_systems(bench: Bench, x: Any) -> list[System]:
     comm, stream = bench.comm, bench.stream
 
     def call() -> None:
@@ -108,46 +130,116 @@ def systems(bench: Bench, x: Any, with_peers: bool) -> dict[str, tuple[Call, Cal
     bench.driver.begin_capture(stream)
     call()
     graph = bench.driver.end_capture(stream)
-    found: dict[str, tuple[Call, Call]] = {
-        "shoal": (call, bench.finish),
-        "shoal, graph": (lambda: bench.driver.launch(graph, stream), bench.finish),
-    }
-    if with_peers:
-        found.update(peers(bench, x.shape[0]))
-    return found
+    calls = (call, lambda: bench.driver.launch(graph, stream))
+    for run in calls:
+        bench.once(run, bench.finish)
+    return [System(name, run, bench.finish) for name, run in zip(OWN, calls, strict=True)]
+
+
+class Others:
+    """The peers that are still there. One that fails on any rank is left out on all."""
+
+    def __init__(self, bench: Bench, names: list[str], shared: bool, device: int) -> None:
+        self._bench, self._names = bench, names
+        self._peers: peers.Peers | None = None
+        if not names:
+            return
+        try:
+            with bounded(names[0], HUNG_S):
+                self._peers = peers.Peers(device, shared)
+            bench.say(versions=self._peers.versions)
+        except Exception as error:
+            self._leave_out(list(names), error)
+
+    def systems(self, count: int) -> list[System]:
+        found = []
+        for name in list(self._names):
+            error: Exception | None = None
+            with bounded(name, HUNG_S):
+                try:
+                    assert self._peers is not None
+                    call, finish = self._peers.call(name, count)
+                    self._bench.once(call, finish)
+                except Exception as raised:
+                    error = raised
+                failed = self._bench.slowest(float(error is not None)) > 0
+            if failed:
+                self._leave_out([name], error or RuntimeError("another rank could not"))
+            else:
+                found.append(System(name, call, finish))
+        return found
+
+    def _leave_out(self, names: list[str], error: Exception) -> None:
+        for name in names:
+            self._bench.say(without=name, because=str(error)[:400])
+            self._names.remove(name)
+
+
+def plan(bench: Bench, system: System, share_s: float, most: int, rounds: int) -> None:
+    """How many calls, from what a few take: `share_s` is all the time that this system has here."""
+    for few in (1, 5):
+        with bounded(system.name, HUNG_S):
+            found = bench.seconds(system.call, few, system.finish)
+        one_s = bench.slowest(max(found[0], 1e-7))
+        if one_s > FEW_S:
+            break
+    in_all = int(share_s / one_s)
+    if in_all < LEAST_CALLS:
+        system.times.append(found)
+        system.rounds = 0
+        return
+    # Each round has one more to begin with.
+    system.rounds = min(rounds, in_all // 2)
+    system.calls = max(1, min(most, in_all // system.rounds - 1))
+
+
+def measure(bench: Bench, systems: list[System], share_s: float, options: Any) -> None:
+    for system in systems:
+        plan(bench, system, share_s, options.calls, options.rounds)
+    for turn in range(options.rounds):
+        for system in systems:
+            if turn < system.rounds:
+                with bounded(system.name, HUNG_S + share_s):
+                    bench.once(system.call, system.finish)
+                    system.times.append(bench.seconds(system.call, system.calls, system.finish))
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--bytes", type=int, nargs="+", required=True)
     parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--calls", type=int, default=200)
-    parser.add_argument("--no-peers", action="store_true")
-    arguments = parser.parse_args()
-    bench = Bench(shoal.init())
+    parser.add_argument("--calls", type=int, default=MOST_CALLS)
+    parser.add_argument("--seconds", type=float, default=60, help="for all of it")
+    parser.add_argument("--peers", nargs="*", default=[], choices=peers.NAMES)
+    options = parser.parse_args()
+    end = time.monotonic() + options.seconds
+    driver = Driver()
+    shared = driver.ranks_share
+    peers.prepare(int(os.environ.get("RANK", "0")), shared)
+    bench = Bench(shoal.init(), driver)
     comm = bench.comm
-    bandwidth = copy_bandwidth(bench, max(arguments.bytes), 10)
-    for size in arguments.bytes:
+    bench.say(device=driver.name, shared=shared)
+    bandwidth = copy_bandwidth(bench, max(options.bytes), 10)
+    others = Others(bench, options.peers, shared, driver.device)
+    for index, size in enumerate(options.bytes):
         x = comm.empty(max(1, size // 4), "float32", device="cuda")
         x.copy_from_host(np.zeros(x.shape, "float32"))
-        calls = max(5, min(arguments.calls, (1 << 30) // size))
-        rows: dict[str, list[tuple[float, float]]] = {}
-        todo = systems(bench, x, not arguments.no_peers)
-        for _ in range(arguments.rounds):
-            for name, (call, finish) in todo.items():
-                rows.setdefault(name, []).append(bench.seconds(call, calls, finish))
+        systems = own_systems(bench, x) + others.systems(x.shape[0])
+        left_s = bench.slowest(max(0.0, end - time.monotonic()))
+        measure(bench, systems, left_s / (len(options.bytes) - index) / len(systems), options)
         # Each rank reads its slice of every input and writes it to every output.
         floor = 2 * size * comm.size / bandwidth
-        for name, times in rows.items():
-            if comm.rank == 0:
-                whole, host = (statistics.median(t) for t in zip(*times, strict=True))
-                row = {
-                    "ranks": comm.size, "bytes": size, "system": name, "us": whole * 1e6,
-                    "host_us": host * 1e6, "floor_us": floor * 1e6, "copy_gb_s": bandwidth / 1e9,
-                    "rounds": len(times), "calls": calls,
-                }  # fmt: skip
-                print(json.dumps(row), flush=True)
+        for system in systems:
+            medians = [statistics.median(times) for times in zip(*system.times, strict=True)]
+            whole, host = map(bench.slowest, medians)
+            bench.say(
+                ranks=comm.size, bytes=size, system=system.name, us=whole * 1e6,
+                host_us=host * 1e6, floor_us=floor * 1e6, copy_gb_s=bandwidth / 1e9,
+                rounds=len(system.times), calls=system.calls,
+            )  # fmt: skip
     comm.barrier()
+    # Peers that share a GPU may take long to say goodbye to each other; nothing is waited for.
+    os._exit(0)
 
 
 if __name__ == "__main__":

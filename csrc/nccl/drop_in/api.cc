@@ -138,6 +138,25 @@ Reduction reduction_of(const Call& call, ncclRedOp_t op) {
                   "communicator");
 }
 
+/// The reduction's number for NCCL itself, which has to be told of one that a user has made.
+ncclRedOp_t real_reduction(const Call& call, ncclRedOp_t op) {
+  if (op < ncclNumOps) return op;
+  Reduction what = reduction_of(call, op);  // throws for none
+  ncclComm* const real = real_communicator(*call.comm, call.function);
+  const std::lock_guard lock(call.comm->mutex);
+  const auto [found, is_new] = call.comm->real_reductions.try_emplace(op, op);
+  if (!is_new) return found->second;
+  try {
+    call_real("ncclRedOpCreatePreMulSum", &found->second,
+              static_cast<void*>(what.factor->given.data()), call.type, ncclScalarHostImmediate,
+              real);
+  } catch (...) {
+    call.comm->real_reductions.erase(found);
+    throw;
+  }
+  return found->second;
+}
+
 using StartReduction = std::function<Work(const void* input, ReduceOp op)>;
 
 /// `input_blocks`, `output_blocks`: how many times `count` elements lie there; of no output, 0.
@@ -166,7 +185,8 @@ ncclResult_t all_reduce(const Call& call, ncclRedOp_t op) {
   return guarded([&] {
     Communicator comm = checked(call.comm, call.function).comm;
     if (is_for_nccl(call, op)) {
-      return submit(elsewhere(call, call.input, call.output, call.count, call.type, op));
+      return submit(elsewhere(call, call.input, call.output, call.count, call.type,
+                              real_reduction(call, op)));
     }
     submit(reduction(call, op, 1, 1, [=](const void* input, ReduceOp by) mutable {
       return comm.all_reduce({input, {call.bytes()}}, {call.output, {call.bytes()}},
@@ -179,7 +199,8 @@ ncclResult_t reduce(const Call& call, ncclRedOp_t op, int root) {
   return guarded([&] {
     Communicator comm = checked(call.comm, call.function).comm;
     if (is_for_nccl(call, op)) {
-      return submit(elsewhere(call, call.input, call.output, call.count, call.type, op, root));
+      return submit(elsewhere(call, call.input, call.output, call.count, call.type,
+                              real_reduction(call, op), root));
     }
     const bool at_root = comm.rank() == root;
     const Buffer output = at_root ? Buffer{call.output, {call.bytes()}} : Buffer{};
@@ -194,7 +215,8 @@ ncclResult_t reduce_scatter(const Call& call, ncclRedOp_t op) {
   return guarded([&] {
     Communicator comm = checked(call.comm, call.function).comm;
     if (is_for_nccl(call, op)) {
-      return submit(elsewhere(call, call.input, call.output, call.count, call.type, op));
+      return submit(elsewhere(call, call.input, call.output, call.count, call.type,
+                              real_reduction(call, op)));
     }
     const int ranks = comm.size();
     submit(reduction(call, op, ranks, 1, [=](const void* input, ReduceOp by) mutable {
@@ -514,11 +536,16 @@ SHOAL_NCCL_SECOND_NAME(ncclGroupEnd);
 
 SHOAL_NCCL_API ncclResult_t ncclRedOpCreatePreMulSum(ncclRedOp_t* op, void* scalar,
                                                      ncclDataType_t type,
-                                                     ncclScalarResidence_t /*residence*/,
+                                                     ncclScalarResidence_t residence,
                                                      ncclComm_t comm) {
   if (op == nullptr || scalar == nullptr) return ncclInvalidArgument;
   return guarded([&] {
     checked(comm, "ncclRedOpCreatePreMulSum");
+    if (residence == ncclScalarDevice && is_device_memory(scalar)) {
+      throw Error(ErrorCode::kInvalidArgument,
+                  "ncclRedOpCreatePreMulSum: the factor lies in CUDA memory, which shoal does not "
+                  "read; give a number of the host (ncclScalarHostImmediate)");
+    }
     const Factor factor = read_factor(scalar, type);
     const std::lock_guard lock(comm->mutex);
     *op = static_cast<ncclRedOp_t>(comm->next_factor);
@@ -531,6 +558,10 @@ SHOAL_NCCL_API ncclResult_t ncclRedOpDestroy(ncclRedOp_t op, ncclComm_t comm) {
   return guarded([&] {
     checked(comm, "ncclRedOpDestroy");
     const std::lock_guard lock(comm->mutex);
+    if (const auto found = comm->real_reductions.find(op); found != comm->real_reductions.end()) {
+      call_real("ncclRedOpDestroy", found->second, comm->real);
+      comm->real_reductions.erase(found);
+    }
     if (comm->factors.erase(op) == 1) return;
     throw Error(ErrorCode::kInvalidArgument, "ncclRedOpDestroy: no such reduction");
   });

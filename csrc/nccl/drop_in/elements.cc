@@ -151,6 +151,7 @@ Factor read_factor(const void* scalar, ncclDataType_t type) {
   with_type(type, [&](auto element) {
     using T = decltype(element);
     std::memcpy(&element, scalar, sizeof element);
+    std::memcpy(factor.given.data(), scalar, sizeof element);
     if constexpr (std::is_floating_point_v<T>) {
       factor.real = element;
     } else if constexpr (std::is_integral_v<T>) {

@@ -1,6 +1,8 @@
 /// NCCL's data types and reductions in shoal's words, and what shoal does not do itself: scaling.
 #pragma once
 
+#include <array>
+#include <cstddef>
 #include <cstdint>
 
 #include "nccl/drop_in/api.h"
@@ -13,8 +15,9 @@ DataType type_of(ncclDataType_t type);
 
 /// One factor, of the type of what it multiplies.
 struct Factor {
-  double real = 1;           ///< of floating types
-  std::int64_t integer = 1;  ///< of integers (its bits, of unsigned ones)
+  double real = 1;                   ///< of floating types
+  std::int64_t integer = 1;          ///< of integers (its bits, of unsigned ones)
+  std::array<std::byte, 8> given{};  ///< as it was given
 };
 /// Throws Error(kInvalidArgument) for no data type.
 Factor read_factor(const void* scalar, ncclDataType_t type);

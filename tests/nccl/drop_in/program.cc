@@ -381,8 +381,8 @@ void on_device(const Rank& me) {
   cuda("cuMemFree_v2", y);
 }
 
-// What shoal does not do, averages of integers in CUDA memory among it, with NCCL itself at hand,
-// or without.
+// What shoal does not do, averages of integers and pre-multiplied sums in CUDA memory among it,
+// with NCCL itself at hand, or without.
 void other(const Rank& me) {
   uint8_t x = 0x38, y = 0;
   const bool real = std::strlen(std::getenv("SHOAL_REAL_NCCL")) > 0;
@@ -394,17 +394,28 @@ void other(const Rank& me) {
   const ncclResult_t result = ncclAllReduce(data, data, 1, ncclUint8, ncclAvg, me.comm, stream);
   cuda("cuMemcpyDtoHAsync_v2", static_cast<void*>(&y), device, sizeof y, stream);
   cuda("cuStreamSynchronize", stream);
+  uint8_t factor = 3, scaled = 0;
+  ncclRedOp_t op;
+  NCCL(ncclRedOpCreatePreMulSum(&op, &factor, ncclUint8, ncclScalarHostImmediate, me.comm));
+  const ncclResult_t multiplied = ncclAllReduce(data, data, 1, ncclUint8, op, me.comm, stream);
+  cuda("cuMemcpyDtoHAsync_v2", static_cast<void*>(&scaled), device, sizeof scaled, stream);
+  cuda("cuStreamSynchronize", stream);
+  NCCL(ncclRedOpDestroy(op, me.comm));
+  REQUIRE(ncclRedOpCreatePreMulSum(&op, data, ncclUint8, ncclScalarDevice, me.comm) ==
+          ncclInvalidArgument);
   cuda("cuMemFree_v2", device);
   ncclWindow_t window;
   const ncclResult_t registered =
       ncclCommWindowRegister(me.comm, &x, sizeof x, &window, NCCL_WIN_DEFAULT);
   if (real) {
     REQUIRE(result == ncclSuccess && y == 0x77);  // the stand-in's answer
+    REQUIRE(multiplied == ncclSuccess && scaled == factor);
     REQUIRE(registered == ncclInvalidUsage);
     std::puts("by NCCL");
     return;
   }
-  REQUIRE(result == ncclInvalidUsage && registered == ncclInvalidUsage);
+  REQUIRE(result == ncclInvalidUsage && multiplied == ncclInvalidUsage);
+  REQUIRE(registered == ncclInvalidUsage);
   REQUIRE(std::strstr(ncclGetLastError(nullptr), "ncclCommWindowRegister") != nullptr);
   std::puts("refused");
 }
