@@ -196,11 +196,11 @@ void Context::write_page() {
   page.heartbeat_ns.store(now_ns(), std::memory_order_relaxed);
 }
 
-void Context::depart(const exec::Binding& binding, const std::vector<memory::Offset>& blocks) {
+void Context::depart(const exec::Binding& binding, Shared shared) {
   node_->depart(binding.communicator);
   {
     const std::lock_guard lock(departed_mutex_);
-    departed_.push_back({binding.communicator, binding.local_ranks, blocks});
+    departed_.push_back({binding.communicator, binding.local_ranks, std::move(shared)});
   }
   free_departed();
 }
@@ -211,11 +211,32 @@ void Context::free_departed() noexcept {
     const bool all = std::ranges::all_of(departed.local_ranks, [&](int local_rank) {
       return node_->has_departed(local_rank, departed.communicator);
     });
-    for (std::size_t i = 0; all && i < departed.blocks.size(); ++i) {
-      pool_->free(departed.blocks[i]);
-    }
-    return all;
+    if (!all) return false;
+    for (const memory::Offset block : departed.shared.blocks) pool_->free(block);
+    for (const DeviceBlock& block : departed.shared.device_blocks) give_back(block);
+    return true;
   });
+}
+
+Result<Context::DeviceBlock> Context::take_device_block(std::int64_t bytes) noexcept {
+  free_departed();
+  {
+    const std::lock_guard lock(spare_mutex_);
+    const auto spare = std::ranges::find(spare_device_blocks_, bytes, &DeviceBlock::bytes);
+    if (spare != spare_device_blocks_.end()) {
+      const DeviceBlock block = *spare;
+      spare_device_blocks_.erase(spare);
+      return block;
+    }
+  }
+  const auto made = pool_->allocate(bytes, 4096);
+  if (!made.ok()) return made.status();
+  return DeviceBlock{made.value(), bytes};
+}
+
+void Context::give_back(DeviceBlock block) noexcept {
+  const std::lock_guard lock(spare_mutex_);
+  spare_device_blocks_.push_back(block);
 }
 
 Result<memory::Offset> Context::make_control(int ranks) noexcept {

@@ -84,9 +84,23 @@ class Context {
   [[nodiscard]] memory::Offset world_control() const noexcept { return world_control_; }
   /// Control memory for a node group of so many ranks, zeroed, from this rank's pool.
   Result<memory::Offset> make_control(int ranks) noexcept;
-  /// This rank has done with a communicator. Its blocks that the others may still look at go back
-  /// to the pool once all of them have done with it too: when another communicator is made or ends.
-  void depart(const exec::Binding& binding, const std::vector<memory::Offset>& blocks);
+  /// Pool memory that drivers of CUDA have been told of, of all ranks of a communicator. It never
+  /// goes back to the pool but to the next communicator that needs as much: a driver that is to
+  /// forget it may wait for kernels, and they for this rank.
+  struct DeviceBlock {
+    memory::Offset offset;
+    std::int64_t bytes;
+  };
+  Result<DeviceBlock> take_device_block(std::int64_t bytes) noexcept;
+  void give_back(DeviceBlock block) noexcept;
+  /// What a rank has given to a communicator and the others may still look at.
+  struct Shared {
+    std::vector<memory::Offset> blocks;  ///< of the pool
+    std::vector<DeviceBlock> device_blocks;
+  };
+  /// This rank has done with a communicator. What it shares is given back once all of them have
+  /// done with it too: when another communicator is made or ends.
+  void depart(const exec::Binding& binding, Shared shared);
   [[nodiscard]] std::uint32_t next_communicator() const noexcept { return next_communicator_; }
   void set_next_communicator(std::uint32_t id) noexcept { next_communicator_ = id; }
 
@@ -141,7 +155,7 @@ class Context {
   struct Departed {
     std::uint32_t communicator;
     std::vector<int> local_ranks;
-    std::vector<memory::Offset> blocks;
+    Shared shared;
   };
   std::once_flag device_watch_made_;
   std::unique_ptr<DeviceWatch> device_watch_;
@@ -151,6 +165,8 @@ class Context {
   std::unique_ptr<cuda::DeviceMemory> cuda_;
   std::mutex departed_mutex_;
   std::vector<Departed> departed_;
+  std::mutex spare_mutex_;
+  std::vector<DeviceBlock> spare_device_blocks_;
   std::uint32_t next_communicator_ = 1;
 
   // Two locks: a receiver takes the engine's lock, and under that lock causes are looked up.

@@ -88,16 +88,18 @@ std::byte* DeviceCalls::share_block() {
   // acquire: pairs with the release below; the block is zeroed
   std::uint64_t known = word.load(std::memory_order_acquire);
   if (known == 0) {
-    memory::Pool& pool = impl_.context->pool();
-    const auto block = pool.allocate(bytes, 4096);
-    if (!block.ok()) throw Error(ErrorCode::kOutOfMemory, pool.explain_out_of_memory(bytes));
-    std::memset(binding.arena().at(block.value()), 0, static_cast<std::size_t>(bytes));
-    const auto mine = static_cast<std::uint64_t>(block.value()) + 1;
+    const auto block = impl_.context->take_device_block(bytes);
+    if (!block.ok()) {
+      throw Error(ErrorCode::kOutOfMemory, impl_.context->pool().explain_out_of_memory(bytes));
+    }
+    const memory::Offset offset = block.value().offset;
+    std::memset(binding.arena().at(offset), 0, static_cast<std::size_t>(bytes));
+    const auto mine = static_cast<std::uint64_t>(offset) + 1;
     if (word.compare_exchange_strong(known, mine, std::memory_order_acq_rel)) {
-      impl_.keep_block(block.value());
+      impl_.keep(block.value());
       known = mine;
     } else {
-      pool.free(block.value());
+      impl_.context->give_back(block.value());
     }
   }
   return binding.arena().at(static_cast<memory::Offset>(known - 1));

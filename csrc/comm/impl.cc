@@ -60,10 +60,10 @@ CommunicatorImpl::~CommunicatorImpl() {
   stream_messages_.reset();
   context->detach(group->binding().communicator);
   context->engine().remove_group(*group);
-  std::vector<memory::Offset> blocks = std::move(kept_blocks_);
-  if (group->slots() != memory::kNoOffset) blocks.push_back(group->slots());
-  if (group->binding().node.self() == 0) blocks.push_back(control_);
-  context->depart(group->binding(), blocks);
+  comm::Context::Shared shared{{}, std::move(device_blocks_)};
+  if (group->slots() != memory::kNoOffset) shared.blocks.push_back(group->slots());
+  if (group->binding().node.self() == 0) shared.blocks.push_back(control_);
+  context->depart(group->binding(), std::move(shared));
 }
 
 exec::Binding CommunicatorImpl::bind(std::uint32_t id, memory::Offset control) {

@@ -53,7 +53,7 @@ struct CommunicatorImpl final : comm::ControlReceiver {
   [[nodiscard]] std::string describe_self() const;
   [[nodiscard]] std::vector<Rank> others() const;
   /// A pool block that the node's other ranks may look at as long as they use the communicator.
-  void keep_block(memory::Offset block) { kept_blocks_.push_back(block); }
+  void keep(comm::Context::DeviceBlock block) { device_blocks_.push_back(block); }
 
   void receive(Rank from_world, const comm::ControlHead& head, const std::string& text) override;
   void lose_device(const std::string& text) override;
@@ -115,7 +115,7 @@ struct CommunicatorImpl final : comm::ControlReceiver {
   std::unique_ptr<comm::DeviceCalls> device_calls_;  ///< the collectives, with has_kernels() ...
   std::unique_ptr<comm::HostCalls> host_calls_;      ///< ... and without
   std::unique_ptr<comm::HostCalls> stream_messages_;
-  std::vector<memory::Offset> kept_blocks_;
+  std::vector<comm::Context::DeviceBlock> device_blocks_;
 };
 
 }  // namespace shoal

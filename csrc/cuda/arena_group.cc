@@ -24,7 +24,8 @@ ArenaGroup::ArenaGroup(DeviceArena& arena, const GroupOptions& options)
     : arena_(&arena),
       members_(members(arena.kernels(), options)),
       self_(options.local_ranks[static_cast<std::size_t>(options.self)]),
-      group_(arena.context(), arena.kernels(), members_, options.control, arena.bases()) {}
+      group_(arena.context(), arena.kernels(), members_,
+             arena.mapped(options.control, ControlLayout(members_.ranks).bytes()), arena.bases()) {}
 
 ArenaGroup::~ArenaGroup() {
   for (const Block& block : blocks_) arena_->free(block.address);

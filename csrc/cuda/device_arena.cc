@@ -195,6 +195,13 @@ void DeviceArena::require_device_memory(const std::string& what, std::uint64_t a
                   "takes no stream");
 }
 
+std::shared_ptr<const MappedMemory> DeviceArena::mapped(std::byte* memory, std::int64_t bytes) {
+  const Lock lock(mutex_);
+  std::shared_ptr<const MappedMemory>& known = mapped_[memory];
+  if (known == nullptr) known = std::make_shared<const MappedMemory>(context_, memory, bytes);
+  return known;
+}
+
 const Kernels& DeviceArena::kernels() {
   std::call_once(kernels_loaded_, [this] { kernels_.emplace(context_, options_.kernels); });
   return *kernels_;

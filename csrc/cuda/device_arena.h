@@ -56,6 +56,9 @@ class DeviceArena final : public DeviceMemory {
   [[nodiscard]] const std::uint64_t* bases() const noexcept { return bases_.on_device(); }
   /// Loaded by the first call. Throws Error.
   [[nodiscard]] const Kernels& kernels();
+  /// Whole pages of host memory as the device sees them, until the end of the arena: unregistering
+  /// them may wait for kernels, also of ranks that wait for this one. Throws Error.
+  std::shared_ptr<const MappedMemory> mapped(std::byte* memory, std::int64_t bytes);
   /// If [address, address + bytes) lies wholly in what a rank's pool holds.
   [[nodiscard]] std::optional<Place> offset_of(std::uint64_t address,
                                                std::int64_t bytes) const noexcept;
@@ -129,6 +132,7 @@ class DeviceArena final : public DeviceMemory {
 
   mutable std::mutex mutex_;
   std::condition_variable changed_;
+  std::map<std::byte*, std::shared_ptr<const MappedMemory>> mapped_;
   std::vector<std::unique_ptr<Slice>> slices_;      // by local rank; nullptr: none
   std::vector<std::unique_ptr<Slice>> old_slices_;  // of ranks that have come anew
   memory::FreeRanges free_;

@@ -15,7 +15,10 @@ namespace shoal::cuda {
 struct GroupOptions {
   int self = 0;                  ///< place among the ranks of the node
   std::vector<int> local_ranks;  ///< of all of them, by place
-  std::byte* control = nullptr;  ///< ControlLayout::bytes() of memory that they share, zeroed
+  /// ControlLayout::bytes() of memory that they share, whole pages, zeroed. The driver knows it
+  /// until the end of the DeviceMemory: others of the same size may follow at the same address
+  /// only.
+  std::byte* control = nullptr;
   /// Kernels wait for one another themselves: the ranks are threads of one process, or each has a
   /// GPU of its own.
   bool spins = false;

@@ -28,13 +28,14 @@ std::int64_t share_bytes(const StreamCall& call, int ranks) noexcept {
 }  // namespace
 
 StreamGroup::StreamGroup(const PrimaryContext& context, const Kernels& kernels,
-                         const Members& members, std::byte* block, const std::uint64_t* bases)
+                         const Members& members, std::shared_ptr<const MappedMemory> block,
+                         const std::uint64_t* bases)
     : context_(&context),
       kernels_(&kernels),
       members_(members),
-      control_(block, members.ranks),
+      control_(block->memory(), members.ranks),
       bases_(bases),
-      mapped_(context, block, control_.layout().bytes()),
+      mapped_(std::move(block)),
       batch_(3 * static_cast<std::size_t>(members.ranks) + 2) {  // all that one operation needs
   const Driver& driver = context.driver();
   const ContextGuard guard(context);

@@ -19,6 +19,7 @@
 
 #include <atomic>
 #include <cstdint>
+#include <memory>
 #include <vector>
 
 #include "cuda/control_block.h"
@@ -61,10 +62,10 @@ struct StreamCall {
 /// One thread at a time, but for what says any thread.
 class StreamGroup {
  public:
-  /// `block`: ControlLayout::bytes() of zeroed host memory, a page's multiple. `bases`: what
-  /// KernelParameters::bases says, an address of the device. All outlive the group. Throws Error.
+  /// `block`: ControlLayout::bytes() of zeroed host memory. `bases`: what KernelParameters::bases
+  /// says, an address of the device, which outlives the group. Throws Error.
   StreamGroup(const PrimaryContext& context, const Kernels& kernels, const Members& members,
-              std::byte* block, const std::uint64_t* bases);
+              std::shared_ptr<const MappedMemory> block, const std::uint64_t* bases);
   ~StreamGroup();
   StreamGroup(const StreamGroup&) = delete;
   StreamGroup& operator=(const StreamGroup&) = delete;
@@ -138,7 +139,7 @@ class StreamGroup {
     return control_.load(control_.layout().flag(which, rank));
   }
   [[nodiscard]] CUdeviceptr device(std::int64_t offset) const noexcept {
-    return mapped_.on_device(control_.memory() + offset);
+    return mapped_->on_device(control_.memory() + offset);
   }
   template <class T>
   [[nodiscard]] T* pointer(std::int64_t offset) const noexcept {
@@ -156,7 +157,7 @@ class StreamGroup {
   Members members_;
   ControlBlock control_;
   const std::uint64_t* bases_;
-  MappedMemory mapped_;       ///< the block
+  std::shared_ptr<const MappedMemory> mapped_;  ///< the block
   CUdeviceptr finished_ = 0;  ///< a word of the device: blocks of the running kernel that are over
   std::uint32_t number_ = 0;  ///< of the last operation
   CUstream last_stream_ = nullptr;

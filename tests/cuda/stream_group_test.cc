@@ -62,7 +62,10 @@ class Node {
     for (int r = 0; r < ranks; ++r) {
       blocks_.emplace_back(file.get(), bytes);
       groups_.push_back(std::make_unique<StreamGroup>(
-          context_, kernels_, Members{r, ranks, spins, 2}, blocks_.back().get(), bases_.data()));
+          context_, kernels_, Members{r, ranks, spins, 2},
+          std::make_shared<const MappedMemory>(context_, blocks_.back().get(),
+                                               static_cast<std::int64_t>(bytes)),
+          bases_.data()));
       streams_.push_back(make_stream(driver(), CU_STREAM_NON_BLOCKING));
       others_.push_back(make_stream(driver(), CU_STREAM_NON_BLOCKING));
     }

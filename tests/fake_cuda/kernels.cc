@@ -52,8 +52,10 @@ CUresult launch(const char* call, CUfunction function, const FakeLaunch& shape, 
   if (threads == 0 || threads > kMostThreads || shape.grid[0] == 0) return CUDA_ERROR_INVALID_VALUE;
   std::vector<char> copy(kernel->parameter_bytes);
   if (!copy.empty()) std::memcpy(copy.data(), parameters[0], copy.size());
-  return enqueue(call, stream,
-                 [kernel, shape, copy = std::move(copy)] { kernel->run(copy.data(), &shape); });
+  return enqueue(call, stream, [kernel, shape, copy = std::move(copy), context = current()] {
+    const Running running(context);
+    kernel->run(copy.data(), &shape);
+  });
 }
 
 bool is_cooperative(const CUlaunchConfig& config) {
@@ -75,6 +77,7 @@ void fake_cuda_set_kernels(FakeKernelLookup lookup) { fake::lookup.store(lookup)
 CUresult CUDAAPI cuModuleLoadData(CUmodule* module, const void* image) {
   if (const CUresult r = fake::enter_context("cuModuleLoadData"); r != CUDA_SUCCESS) return r;
   if (image == nullptr) return CUDA_ERROR_INVALID_VALUE;
+  fake::await_kernels();
   *module = new CUmod_st;
   return CUDA_SUCCESS;
 }

@@ -321,6 +321,7 @@ CUresult CUDAAPI cuMemImportFromShareableHandle(CUmemGenericAllocationHandle* ha
 CUresult CUDAAPI cuMemAlloc(CUdeviceptr* address, size_t bytes) {
   if (const CUresult r = enter_context("cuMemAlloc"); r != CUDA_SUCCESS) return r;
   if (bytes == 0) return CUDA_ERROR_INVALID_VALUE;
+  fake::await_kernels();
   auto allocation = fake::allocate(fake::current()->device,
                                    (bytes + fake::kPage - 1) / fake::kPage * fake::kPage);
   if (allocation == nullptr) return CUDA_ERROR_OUT_OF_MEMORY;
@@ -328,7 +329,10 @@ CUresult CUDAAPI cuMemAlloc(CUdeviceptr* address, size_t bytes) {
   return fake::map_anywhere(address, allocation, false);
 }
 
-CUresult CUDAAPI cuMemFree(CUdeviceptr address) { return fake::unmap_whole(address, false); }
+CUresult CUDAAPI cuMemFree(CUdeviceptr address) {
+  fake::await_kernels();
+  return fake::unmap_whole(address, false);
+}
 
 CUresult CUDAAPI cuIpcGetMemHandle(CUipcMemHandle* handle, CUdeviceptr address) {
   if (const CUresult r = enter("cuIpcGetMemHandle"); r != CUDA_SUCCESS) return r;
@@ -362,6 +366,7 @@ CUresult CUDAAPI cuIpcCloseMemHandle(CUdeviceptr address) {
 
 CUresult CUDAAPI cuMemHostRegister(void* data, size_t bytes, unsigned int) {
   if (const CUresult r = enter_context("cuMemHostRegister"); r != CUDA_SUCCESS) return r;
+  fake::await_kernels();
   const std::lock_guard lock(memory().mutex);
   const bool added =
       memory()
@@ -371,6 +376,7 @@ CUresult CUDAAPI cuMemHostRegister(void* data, size_t bytes, unsigned int) {
 }
 
 CUresult CUDAAPI cuMemHostUnregister(void* data) {
+  fake::await_kernels();
   const std::lock_guard lock(memory().mutex);
   return memory().registered.erase(reinterpret_cast<CUdeviceptr>(data)) == 1
              ? CUDA_SUCCESS

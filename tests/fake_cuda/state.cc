@@ -2,9 +2,13 @@
 
 #include <algorithm>
 #include <atomic>
+#include <chrono>
+#include <condition_variable>
 #include <cstdio>
 #include <cstdlib>
+#include <map>
 #include <mutex>
+#include <set>
 #include <sstream>
 #include <string>
 #include <vector>
@@ -15,6 +19,8 @@ namespace fake {
 namespace {
 
 constexpr int kMaxDevices = 16;
+/// A kernel that is waited for longer is one that waits for whoever calls: a test that hangs.
+constexpr std::chrono::seconds kKernelLimit{100};
 
 struct Failure {
   std::string call;
@@ -30,6 +36,10 @@ struct State {
   std::atomic<bool> initialised{false};
   CUctx_st contexts[kMaxDevices];
   std::atomic<int> retained[kMaxDevices];
+  std::mutex running_mutex;
+  std::condition_variable one_less;
+  std::map<CUcontext, std::set<std::uint64_t>> running;  // by number, of all that were begun
+  std::uint64_t begun = 0;
 };
 
 State& state() {
@@ -103,6 +113,30 @@ CUresult enter_context(const char* call) {
   const CUresult result = enter(call);
   if (result != CUDA_SUCCESS) return result;
   return current() == nullptr ? CUDA_ERROR_INVALID_CONTEXT : CUDA_SUCCESS;
+}
+
+Running::Running(CUcontext context) : context_(context) {
+  const std::lock_guard lock(state().running_mutex);
+  number_ = ++state().begun;
+  state().running[context].insert(number_);
+}
+
+Running::~Running() {
+  const std::lock_guard lock(state().running_mutex);
+  state().running[context_].erase(number_);
+  state().one_less.notify_all();
+}
+
+void await_kernels() {
+  std::unique_lock lock(state().running_mutex);
+  const std::set<std::uint64_t>& running = state().running[current()];
+  const std::uint64_t last = state().begun;
+  const bool over = state().one_less.wait_for(
+      lock, kKernelLimit, [&] { return running.empty() || *running.begin() > last; });
+  if (over) return;
+  std::fprintf(stderr, "fake_cuda: a call of the driver has waited %d s for a kernel\n",
+               static_cast<int>(kKernelLimit.count()));
+  std::abort();
 }
 
 void set_sticky(CUresult code) { state().sticky.store(code); }

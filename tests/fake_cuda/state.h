@@ -29,6 +29,22 @@ CUresult enter_context(const char* call);
 void set_sticky(CUresult code);
 CUresult sticky();
 
+/// A kernel of a context, while it runs.
+class Running {
+ public:
+  explicit Running(CUcontext context);
+  ~Running();
+  Running(const Running&) = delete;
+  Running& operator=(const Running&) = delete;
+
+ private:
+  CUcontext context_;
+  std::uint64_t number_;
+};
+/// As a GPU's driver does in calls that change what a context's kernels may see: waits for those of
+/// the current context that run now.
+void await_kernels();
+
 /// Of this thread; nullptr: none.
 CUcontext current();
 bool is_device(CUdevice device);
