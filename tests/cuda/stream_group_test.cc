@@ -51,18 +51,28 @@ bool within_ms(int ms, Condition&& condition) {
 /// The ranks of one communicator. All addresses are one process's, so every slice begins at 0.
 class Node {
  public:
-  explicit Node(int ranks, bool spins = false)
+  /// `before`: the operation that is thought to have come before the first.
+  explicit Node(int ranks, bool spins = false, std::uint32_t before = 0)
       : context_(driver(), 0),
         guard_(context_),
         kernels_(context_, "image"),
-        bases_(static_cast<std::size_t>(ranks)) {
+        bases_(static_cast<std::size_t>(ranks)),
+        spins_(spins) {
     const auto bytes = static_cast<std::size_t>(ControlLayout(ranks).bytes());
     const Fd file(::memfd_create("control", MFD_CLOEXEC));
     SHOAL_ASSERT(::ftruncate(file.get(), static_cast<off_t>(bytes)) == 0);
     for (int r = 0; r < ranks; ++r) {
       blocks_.emplace_back(file.get(), bytes);
-      groups_.push_back(std::make_unique<StreamGroup>(
-          context_, kernels_, Members{r, ranks, spins, 2}, blocks_.back().get(), bases_.data()));
+      start_after(before, r);
+    }
+    for (int r = 0; r < ranks; ++r) {
+      workspaces_.push_back(
+          noise(static_cast<std::size_t>(WorkspaceLayout(ranks).bytes()) + 16, 4));
+      const auto workspace =
+          (reinterpret_cast<std::uintptr_t>(workspaces_.back().data()) + 15) & ~std::uintptr_t{15};
+      groups_.push_back(std::make_unique<StreamGroup>(context_, kernels_,
+                                                      Members{r, ranks, spins, 2, workspace},
+                                                      blocks_[r].get(), bases_.data()));
       streams_.push_back(make_stream(driver(), CU_STREAM_NON_BLOCKING));
       others_.push_back(make_stream(driver(), CU_STREAM_NON_BLOCKING));
     }
@@ -71,6 +81,8 @@ class Node {
     for (auto& group : groups_) group->abort();
     for (auto& stream : streams_) (void)driver().stream_synchronize(stream.get());
     for (auto& stream : others_) (void)driver().stream_synchronize(stream.get());
+    if (!spins_) return;
+    for (auto& group : groups_) EXPECT_TRUE(within_ms(2000, [&] { return group->leave(); }));
   }
 
   [[nodiscard]] int ranks() const { return static_cast<int>(groups_.size()); }
@@ -88,6 +100,8 @@ class Node {
     call.fingerprint = 0xf00 + static_cast<std::uint64_t>(count);
     call.input = {0, static_cast<std::int64_t>(reinterpret_cast<std::uintptr_t>(input))};
     call.output = {0, static_cast<std::int64_t>(reinterpret_cast<std::uintptr_t>(output))};
+    call.input_address = reinterpret_cast<std::uintptr_t>(input);
+    call.output_address = reinterpret_cast<std::uintptr_t>(output);
     call.stream = stream(rank);
     return call;
   }
@@ -114,6 +128,12 @@ class Node {
   }
 
  private:
+  void start_after(std::uint32_t number, int rank) {
+    const ControlBlock control(blocks_[rank].get(), static_cast<int>(bases_.size()));
+    for (int f = 0; f < ControlLayout::kPresent; ++f) {
+      control.store(control.layout().flag(static_cast<ControlLayout::Flag>(f), rank), number);
+    }
+  }
   /// A rank's mapping of the control block: each registers its own.
   class Mapping {
    public:
@@ -136,6 +156,8 @@ class Node {
   Kernels kernels_;
   std::vector<std::uint64_t> bases_;
   std::deque<Mapping> blocks_;
+  bool spins_;
+  std::deque<Array> workspaces_;
   std::vector<std::unique_ptr<StreamGroup>> groups_;
   std::vector<Stream> streams_, others_;
 };
