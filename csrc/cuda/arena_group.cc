@@ -13,21 +13,25 @@ int blocks_limit(const Kernels& kernels, const GroupOptions& options) noexcept {
   return std::max(1, kernels.multiprocessors() / std::max(1, options.ranks_on_device));
 }
 
-Members members(const Kernels& kernels, const GroupOptions& options) noexcept {
-  return {options.self, static_cast<int>(options.local_ranks.size()), options.spins,
-          blocks_limit(kernels, options)};
+Members make_members(DeviceArena& arena, const GroupOptions& options) {
+  const Kernels& kernels = arena.kernels();  // throws before anything is lent
+  Members members{options.self, static_cast<int>(options.local_ranks.size()), options.spins,
+                  blocks_limit(kernels, options)};
+  if (options.spins) members.workspace = arena.lend(WorkspaceLayout(members.ranks).bytes());
+  return members;
 }
 
 }  // namespace
 
 ArenaGroup::ArenaGroup(DeviceArena& arena, const GroupOptions& options)
     : arena_(&arena),
-      members_(members(arena.kernels(), options)),
+      members_(make_members(arena, options)),
       self_(options.local_ranks[static_cast<std::size_t>(options.self)]),
       group_(arena.context(), arena.kernels(), members_,
              arena.mapped(options.control, ControlLayout(members_.ranks).bytes()), arena.bases()) {}
 
 ArenaGroup::~ArenaGroup() {
+  if (members_.spins && group_.leave()) arena_->take_back(members_.workspace);
   for (const Block& block : blocks_) arena_->free(block.address);
 }
 
@@ -40,6 +44,10 @@ int ArenaGroup::absent() const noexcept {
 
 void ArenaGroup::check(const Outcome& outcome) const {
   require(arena_->context().driver(), outcome);
+}
+
+std::uint64_t ArenaGroup::address_of(const Buffer& buffer) const noexcept {
+  return buffer.staging == kNone ? buffer.user : blocks_[buffer.staging].address;
 }
 
 /// A block that no operation uses any more, or a new one.
@@ -63,6 +71,7 @@ ArenaGroup::Buffer ArenaGroup::find(const GroupCall& call, const char* which, st
     buffer.is_own = place->local_rank == self_;
   } else {
     arena_->require_device_memory(which, address);
+    if (goes_one_shot(call)) return buffer;
     if (way_ == Way::kCaptured) {
       throw Error(ErrorCode::kInvalidArgument,
                   std::string(name_of(call.collective)) + ": " + which +
@@ -74,6 +83,11 @@ ArenaGroup::Buffer ArenaGroup::find(const GroupCall& call, const char* which, st
   }
   buffer.location = {place->local_rank, place->offset};
   return buffer;
+}
+
+bool ArenaGroup::goes_one_shot(const GroupCall& call) const noexcept {
+  return way_ == Way::kOrdered &&
+         group_.is_one_shot(call.collective, call.count * size_of(call.dtype));
 }
 
 DeviceGroup::Way ArenaGroup::prepare(const GroupCall& call) {
@@ -104,6 +118,8 @@ DeviceGroup::Way ArenaGroup::prepare(const GroupCall& call) {
            0,
            input_.location,
            output_.location,
+           address_of(input_),
+           address_of(output_),
            stream,
            output_.staging != kNone};
   return way_;

@@ -9,7 +9,8 @@
 namespace shoal::cuda {
 
 /// Buffers that lie in no pool of the node, but on the device, are staged: copied into a block of
-/// this rank's pool and out of one, on the stream.
+/// this rank's pool and out of one, on the stream. Unless nobody else touches them: of one-shot
+/// operations they are used as they are.
 class ArenaGroup final : public DeviceGroup {
  public:
   /// The arena outlives the group. Throws Error.
@@ -59,7 +60,9 @@ class ArenaGroup final : public DeviceGroup {
   static constexpr std::size_t kNone = ~std::size_t{0};
 
   Buffer find(const GroupCall& call, const char* which, std::uint64_t address, std::int64_t bytes);
+  [[nodiscard]] bool goes_one_shot(const GroupCall& call) const noexcept;
   std::size_t take_block(std::int64_t bytes);
+  [[nodiscard]] std::uint64_t address_of(const Buffer& buffer) const noexcept;
   void copy(std::uint64_t to, std::uint64_t from, std::int64_t bytes);
   void check(const Outcome& outcome) const;
 

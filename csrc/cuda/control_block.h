@@ -7,6 +7,8 @@
 ///   completed[r] ... and so are those of all others: rank r's buffers are its own again
 ///   issued[r]    rank r's host has enqueued operation n, or is about to
 ///   present[r]   1: rank r has all that it needs of the driver to launch kernels
+///   left[r]      not 0: rank r has left; who sees that waits for it and sends it nothing
+///   place[r]     where rank r's workspace lies (workspace.h), for ranks of its process
 ///   complaint[r] what a kernel of rank r has found called differently (kernel_parameters.h)
 ///   records[r]   a ring: operation n uses number n % kRecords
 ///   captures     one CaptureSlot for each captured operation, see below
@@ -56,7 +58,7 @@ class ControlLayout {
  public:
   explicit constexpr ControlLayout(int ranks) noexcept : ranks_(ranks) {}
 
-  enum Flag : int { kReady, kDone, kCompleted, kIssued, kPresent, kFlags };
+  enum Flag : int { kReady, kDone, kCompleted, kIssued, kPresent, kLeft, kFlags };
 
   static constexpr std::int64_t abort() noexcept { return 0; }
   [[nodiscard]] constexpr std::int64_t flag(Flag which, int rank) const noexcept {
@@ -65,8 +67,11 @@ class ControlLayout {
   [[nodiscard]] constexpr std::int64_t complaint(int rank) const noexcept {
     return flag(kFlags, 0) + rank * std::int64_t{sizeof(std::uint64_t)};
   }
+  [[nodiscard]] constexpr std::int64_t place(int rank) const noexcept {
+    return complaint(0) + 2 * words(ranks_) + rank * std::int64_t{sizeof(std::uint64_t)};
+  }
   [[nodiscard]] constexpr std::int64_t record(int rank, std::uint32_t number) const noexcept {
-    return flag(kFlags, 0) + 2 * words(ranks_) +
+    return place(0) + 2 * words(ranks_) +
            (rank * std::int64_t{kRecords} + number % kRecords) * std::int64_t{sizeof(Record)};
   }
 
@@ -129,14 +134,22 @@ class ControlBlock {
     store_word(word(offset), value);
   }
   [[nodiscard]] std::uint64_t complaint(int rank) const noexcept {
-    return std::atomic_ref(*reinterpret_cast<std::uint64_t*>(memory_ + layout_.complaint(rank)))
-        .load(std::memory_order_acquire);  // pairs with the kernel's store
+    return wide(layout_.complaint(rank)).load(std::memory_order_acquire);  // of the kernel's store
+  }
+  [[nodiscard]] std::uint64_t place(int rank) const noexcept {
+    return wide(layout_.place(rank)).load(std::memory_order_acquire);  // pairs with set_place()
+  }
+  void set_place(int rank, std::uint64_t address) const noexcept {
+    wide(layout_.place(rank)).store(address, std::memory_order_release);
   }
   [[nodiscard]] Record& record_at(std::int64_t offset) const noexcept {
     return *reinterpret_cast<Record*>(memory_ + offset);
   }
 
  private:
+  [[nodiscard]] std::atomic_ref<std::uint64_t> wide(std::int64_t offset) const noexcept {
+    return std::atomic_ref(*reinterpret_cast<std::uint64_t*>(memory_ + offset));
+  }
   [[nodiscard]] std::uint32_t& word(std::int64_t offset) const noexcept {
     return *reinterpret_cast<std::uint32_t*>(memory_ + offset);
   }

@@ -114,6 +114,7 @@ DeviceArena::~DeviceArena() {
 bool DeviceArena::drain() noexcept {
   const Deadline deadline = Deadline::after_ms(kDrainMs);
   const Lock lock(mutex_);
+  if (lent_ > 0) return false;
   while (reap()) {
     if (deadline.passed() || lost_.load(std::memory_order_relaxed) != CUDA_SUCCESS) return false;
     sleep_a_moment();
@@ -203,7 +204,7 @@ std::shared_ptr<const MappedMemory> DeviceArena::mapped(std::byte* memory, std::
 }
 
 const Kernels& DeviceArena::kernels() {
-  std::call_once(kernels_loaded_, [this] { kernels_.emplace(context_, options_.kernels); });
+  std::call_once(kernels_loaded_, [this] { kernels_ = share_kernels(context_, options_.kernels); });
   return *kernels_;
 }
 
@@ -292,6 +293,19 @@ std::uint64_t DeviceArena::allocate(std::int64_t bytes, const Interrupt& interru
     interrupt();
     lock.lock();
   }
+}
+
+std::uint64_t DeviceArena::lend(std::int64_t bytes) {
+  const std::uint64_t block = allocate(bytes);
+  const Lock lock(mutex_);
+  ++lent_;
+  return block;
+}
+
+void DeviceArena::take_back(std::uint64_t block) noexcept {
+  free(block);
+  const Lock lock(mutex_);
+  --lent_;
 }
 
 std::uint64_t DeviceArena::hand_out(std::int64_t offset, std::int64_t bytes) {

@@ -66,6 +66,11 @@ class DeviceArena final : public DeviceMemory {
   /// Throws InvalidArgument: `what` is not CUDA memory, of whatever pool or library.
   void require_device_memory(const std::string& what, std::uint64_t address) const;
 
+  /// A block of the pool into which other ranks' kernels store. Until it is taken back the pool's
+  /// memory stays mapped, also when this is destroyed. Throws as allocate().
+  std::uint64_t lend(std::int64_t bytes);
+  void take_back(std::uint64_t block) noexcept;
+
   std::uint64_t allocate(std::int64_t bytes, const Interrupt& interrupt = {}) override;
   void free(std::uint64_t block, bool shared = false) noexcept override;
   void used(std::uint64_t block, void* stream) override;
@@ -128,7 +133,7 @@ class DeviceArena final : public DeviceMemory {
   std::vector<View> views_;  // by local rank
   BaseTable bases_;
   std::once_flag kernels_loaded_;
-  std::optional<Kernels> kernels_;
+  std::shared_ptr<const Kernels> kernels_;  // shared_ptr: see share_kernels()
 
   mutable std::mutex mutex_;
   std::condition_variable changed_;
@@ -139,6 +144,7 @@ class DeviceArena final : public DeviceMemory {
   std::map<std::int64_t, Block> blocks_;                 // by offset; handed out
   std::vector<std::pair<std::int64_t, Block>> leaving_;  // freed, and still in use
   std::int64_t used_bytes_ = 0;
+  int lent_ = 0;  ///< blocks
   int chunks_ = 0;
   std::optional<ChunkTicket> growing_;
   std::uint64_t refusals_ = 0;

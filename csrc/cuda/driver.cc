@@ -23,6 +23,11 @@ class Binder {
     if (symbol == nullptr) missing_.emplace_back(name);
     function = reinterpret_cast<Function>(symbol);
   }
+  /// One that older libraries lack.
+  template <class Function>
+  void bind_if_there(Function& function, const char* name) {
+    function = reinterpret_cast<Function>(::dlsym(library_, name));
+  }
   [[nodiscard]] const std::vector<std::string>& missing() const noexcept { return missing_; }
 
  private:
@@ -100,6 +105,8 @@ void bind_work(Binder& b, Driver& d) {
   b.bind(d.module_load_data, "cuModuleLoadData");
   b.bind(d.module_unload, "cuModuleUnload");
   b.bind(d.module_get_function, "cuModuleGetFunction");
+  b.bind(d.func_get_attribute, "cuFuncGetAttribute");
+  b.bind_if_there(d.func_load, "cuFuncLoad");
   b.bind(d.launch_kernel, "cuLaunchKernel");
   b.bind(d.launch_kernel_ex, "cuLaunchKernelEx");
   b.bind(d.launch_host_func, "cuLaunchHostFunc");

@@ -84,6 +84,8 @@ struct Driver {
   decltype(&cuModuleLoadData) module_load_data = nullptr;
   decltype(&cuModuleUnload) module_unload = nullptr;
   decltype(&cuModuleGetFunction) module_get_function = nullptr;
+  decltype(&cuFuncGetAttribute) func_get_attribute = nullptr;
+  CUresult(CUDAAPI* func_load)(CUfunction) = nullptr;  ///< of CUDA 12.4; null: an older driver
   decltype(&cuLaunchKernel) launch_kernel = nullptr;
   decltype(&cuLaunchKernelEx) launch_kernel_ex = nullptr;
   decltype(&cuLaunchHostFunc) launch_host_func = nullptr;

@@ -14,67 +14,19 @@
 #include <stdint.h>
 #include <string.h>
 
+#include "cuda/kernel_meeting.h"
 #include "cuda/kernel_parameters.h"
+#include "cuda/kernel_words.h"
 #include "shoal/types.h"
 
 #ifdef __CUDACC__
 #include <cuda_fp16.h>
 #include <cuda_fp8.h>
-#define SHOAL_BOTH __host__ __device__ __forceinline__
-#define SHOAL_UNROLL _Pragma("unroll")
-#else
-#include <sched.h>
-#define SHOAL_BOTH inline
-#define SHOAL_UNROLL
 #endif
 
 namespace shoal::cuda::kernels {
 
-// ---- memory that others write while this kernel runs, or that they read
-
-SHOAL_BOTH uint32_t load_flag(const uint32_t* from) {
-#ifdef __CUDA_ARCH__
-  uint32_t value;
-  asm volatile("ld.acquire.sys.global.u32 %0, [%1];" : "=r"(value) : "l"(from) : "memory");
-  return value;
-#else
-  return __atomic_load_n(from,
-                         __ATOMIC_ACQUIRE);  // pairs with store_flag() and the stream's writes
-#endif
-}
-
-SHOAL_BOTH void store_flag(uint32_t* to, uint32_t value) {
-#ifdef __CUDA_ARCH__
-  asm volatile("st.release.sys.global.u32 [%0], %1;" ::"l"(to), "r"(value) : "memory");
-#else
-  __atomic_store_n(to, value, __ATOMIC_RELEASE);  // pairs with load_flag() and the stream's waits
-#endif
-}
-
-SHOAL_BOTH uint64_t load_base(const uint64_t* from) {
-#ifdef __CUDA_ARCH__
-  return *const_cast<const volatile uint64_t*>(from);
-#else
-  return __atomic_load_n(from, __ATOMIC_RELAXED);  // ordered by the owner's flag
-#endif
-}
-
-SHOAL_BOTH void store_complaint(uint64_t* to, uint64_t value) {
-#ifdef __CUDA_ARCH__
-  *const_cast<volatile uint64_t*>(to) = value;
-#else
-  __atomic_store_n(to, value, __ATOMIC_RELEASE);
-#endif
-}
-
-/// One more; returns what there was.
-SHOAL_BOTH uint32_t add_one(uint32_t* to) {
-#ifdef __CUDA_ARCH__
-  return atomicAdd(to, 1u);
-#else
-  return __atomic_fetch_add(to, 1u, __ATOMIC_ACQ_REL);
-#endif
-}
+// ---- vectors
 
 struct alignas(16) Vector {
   uint32_t words[4];
@@ -457,16 +409,30 @@ SHOAL_BOTH char* address_of(const KernelParameters& p, int owner, int64_t offset
                                  static_cast<uintptr_t>(offset));
 }
 
-/// The part of the job that `rank`'s record decides. Each rank's by one thread.
-SHOAL_BOTH void resolve_rank(const KernelParameters& p, Job& job, int rank, int64_t element_bytes) {
+/// Where `rank`'s buffers lie, by what it has written before it was ready. False: it has called
+/// something else.
+SHOAL_BOTH bool look_up(const KernelParameters& p, int rank, Buffers& buffers) {
   const Record& record = record_of(p, rank);
   if (record.sequence != p.sequence || record.fingerprint != p.fingerprint) {
+    complain(p, rank);
+    return false;
+  }
+  buffers.input = address_of(p, record.input_owner, record.input_offset);
+  buffers.output = address_of(p, record.output_owner, record.output_offset);
+  return true;
+}
+
+/// The part of the job that `rank`'s buffers decide. Each rank's by one thread.
+SHOAL_BOTH void resolve_rank(const KernelParameters& p, Job& job, int rank, int64_t element_bytes) {
+  Buffers buffers{};
+  const bool there =
+      p.spin.ready != nullptr ? receive_header(p, rank, buffers) : look_up(p, rank, buffers);
+  if (!there) {
     job.refused = 1;
-    store_complaint(p.complaint, complaint_of(p.sequence, rank));
     return;
   }
-  char* const input = address_of(p, record.input_owner, record.input_offset);
-  char* const output = address_of(p, record.output_owner, record.output_offset);
+  char* const input = buffers.input;
+  char* const output = buffers.output;
   const int64_t block = p.count * element_bytes;
   const int64_t slice = slice_of(p.count, p.ranks, p.self, element_bytes).begin * element_bytes;
   const bool is_self = rank == p.self;
@@ -520,7 +486,7 @@ SHOAL_BOTH void open_job(const KernelParameters& p, Job& job, int64_t element_by
                             collective == Collective::kGather || collective == Collective::kScatter;
   const bool moves_pairs =
       collective == Collective::kAllGather || collective == Collective::kAllToAll;
-  job.refused = load_flag(p.abort) != 0;
+  job.refused = load_flag(p.spin.ready != nullptr ? p.spin.ended : p.abort) != 0;
   job.pairs = moves_pairs ? p.ranks : 0;
   job.count = whole_blocks || moves_pairs ? p.count
                                           : slice_of(p.count, p.ranks, p.self, element_bytes).count;
@@ -540,23 +506,6 @@ SHOAL_BOTH void work(const Job& job, double scale, Share share) {
   }
 }
 
-// ---- waiting inside the kernel, where the stream does not wait for it
-
-/// Looks at the abort word between so many looks at a flag.
-inline constexpr int kPollsPerLook = 1024;
-
-/// Until `flag` says `value` or a later one, or the communicator has ended.
-SHOAL_BOTH void spin_until(const uint32_t* flag, uint32_t value, const uint32_t* abort) {
-  while (load_flag(abort) == 0) {
-    for (int i = 0; i < kPollsPerLook; ++i) {
-      if (static_cast<int32_t>(load_flag(flag) - value) >= 0) return;
-    }
-#ifndef __CUDACC__
-    sched_yield();
-#endif
-  }
-}
-
 /// One launch. `Team` says which thread of which block this is, and lets those of a block meet.
 template <class Format, class Op, class Team>
 SHOAL_BOTH void run(const KernelParameters& p, const Team& team, Job& job) {
@@ -564,31 +513,18 @@ SHOAL_BOTH void run(const KernelParameters& p, const Team& team, Job& job) {
   const bool spins = p.spin.ready != nullptr;
   const bool leads = team.thread() == 0;
   if (leads && team.block() == 0 && p.runs != nullptr) store_flag(p.runs, *p.runs + 1);
-  if (spins) {
-    if (leads && team.block() == 0) store_flag(p.spin.ready + p.self, p.spin.value);
-    for (int r = team.thread(); r < p.ranks; r += team.threads()) {
-      spin_until(p.spin.ready + r, p.spin.value, p.abort);
-    }
-    team.meet();
-  }
+  if (spins) arrive(p, team);
   if (leads) open_job(p, job, kSize);
   team.meet();
   if (job.refused == 0) {
     for (int r = team.thread(); r < p.ranks; r += team.threads()) resolve_rank(p, job, r, kSize);
   }
+  if (spins) team.publish();  // the others' buffers are read after their headers
   team.meet();
   const Share share{team.block() * int64_t{team.threads()} + team.thread(),
                     int64_t{team.blocks()} * team.threads()};
   if (job.refused == 0 && job.count > 0) work<Format, Op>(job, p.scale, share);
-  if (!spins) return;
-  team.meet();
-  if (!leads) return;
-  team.publish();
-  if (add_one(p.spin.finished) + 1 != static_cast<uint32_t>(team.blocks())) return;
-  *p.spin.finished = 0;
-  store_flag(p.spin.done + p.self, p.spin.value);
-  for (int r = 0; r < p.ranks; ++r) spin_until(p.spin.done + r, p.spin.value, p.abort);
-  if (p.spin.completed != nullptr) store_flag(p.spin.completed, p.spin.value);
+  if (spins) leave_together(p, team);
 }
 
 }  // namespace shoal::cuda::kernels

@@ -51,6 +51,10 @@ namespace shoal::cuda {
 #define SHOAL_CUDA_NAME(name, Format, Op) "shoal_" #name,
 inline constexpr const char* kKernelNames[] = {SHOAL_CUDA_KERNELS(SHOAL_CUDA_NAME)};
 #undef SHOAL_CUDA_NAME
+/// The same for small operations, by kernel_one_shot.h.
+#define SHOAL_CUDA_ONE_SHOT_NAME(name, Format, Op) "shoal_one_shot_" #name,
+inline constexpr const char* kOneShotNames[] = {SHOAL_CUDA_KERNELS(SHOAL_CUDA_ONE_SHOT_NAME)};
+#undef SHOAL_CUDA_ONE_SHOT_NAME
 inline constexpr int kKernels = sizeof kKernelNames / sizeof kKernelNames[0];
 
 /// A kernel, and how many of its elements one of the user's is.

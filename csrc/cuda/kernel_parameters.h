@@ -21,14 +21,20 @@ struct alignas(64) Record {
 };
 static_assert(sizeof(Record) == 64);
 
-/// Where a kernel waits for the others by itself; all null where the stream does it. Device
-/// addresses.
-struct SpinFlags {
-  std::uint32_t* ready = nullptr;  ///< of all ranks, one word each
-  std::uint32_t* done = nullptr;
-  std::uint32_t* completed = nullptr;  ///< this rank's; null: the stream will say so
-  std::uint32_t* finished = nullptr;   ///< this rank's; blocks that are over, 0 between kernels
-  std::uint32_t value = 0;             ///< what the flags say when they speak of this operation
+/// Where kernels wait for the others themselves (kernel_meeting.h); `ready` is null where the
+/// stream does it. Then the ranks are threads of one process, to all of whom an address means the
+/// same. What this rank stores to the host's memory tells its host how far it is.
+struct Spin {
+  std::uint32_t* ready = nullptr;        ///< of all ranks, one word each; the host's memory
+  std::uint32_t* done = nullptr;         ///< this rank's; likewise
+  std::uint32_t* completed = nullptr;    ///< this rank's; likewise; null: the stream will say so
+  const std::uint32_t* ended = nullptr;  ///< not 0: the communicator has ended; in reach of the GPU
+  const std::uint64_t* places = nullptr;  ///< of all ranks' workspaces; the host's memory
+  const void* input = nullptr;            ///< this rank's buffers
+  void* output = nullptr;
+  std::uint32_t value = 0;  ///< number of the operation
+  /// Of all ranks, by workspace.h. 0: not known here yet, but as soon as the rank is ready.
+  std::uint64_t workspaces[kMaxKernelRanks] = {};
 };
 
 /// The one parameter of every kernel.
@@ -45,8 +51,13 @@ struct KernelParameters {
   double scale = 1.0;
   std::int32_t collective = 0;  ///< shoal::Collective
   std::int32_t self = 0, ranks = 1, root = 0;
-  SpinFlags spin{};
+  Spin spin{};
 };
+
+/// What must be the same for all ranks, in one word: who has called something else is told apart.
+constexpr std::uint64_t tag_of(std::uint64_t sequence, std::uint64_t fingerprint) noexcept {
+  return fingerprint ^ sequence * 0x9e3779b97f4a7c15;
+}
 
 /// A complaint: what has been called differently, by which rank. 0: none.
 constexpr std::uint64_t complaint_of(std::uint64_t sequence, int rank) noexcept {

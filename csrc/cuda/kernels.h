@@ -1,7 +1,9 @@
-/// The kernels, loaded into one context. Immutable; any thread.
+/// The kernels, loaded into one context, which whoever holds them keeps alive. Immutable; any
+/// thread.
 #pragma once
 
 #include <array>
+#include <memory>
 
 #include "cuda/handles.h"
 #include "cuda/kernel_list.h"
@@ -18,13 +20,21 @@ class Kernels {
   /// wait for other ranks.
   Outcome launch(int number, const KernelParameters& parameters, int blocks, bool together,
                  CUstream stream) const noexcept;
+  /// The kernel of that number for small operations (kernel_one_shot.h). Its blocks do not wait for
+  /// one another.
+  Outcome launch_one_shot(int number, const KernelParameters& parameters, int blocks, int threads,
+                          CUstream stream) const noexcept;
   [[nodiscard]] int multiprocessors() const noexcept { return multiprocessors_; }
 
  private:
-  const PrimaryContext* context_;
+  const Driver* driver_;
   KernelModule module_;
-  std::array<CUfunction, kKernels> functions_{};
+  std::array<CUfunction, kKernels> functions_{}, one_shot_{};
   int multiprocessors_ = 1;
 };
+
+/// Those of the context, loaded by the first that asks: ranks of one process share them, for
+/// loading takes time and the context. Throws Error.
+std::shared_ptr<const Kernels> share_kernels(const PrimaryContext& context, const void* image);
 
 }  // namespace shoal::cuda

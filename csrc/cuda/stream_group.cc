@@ -1,7 +1,8 @@
 #include "cuda/stream_group.h"
 
 #include <algorithm>
-#include <cstring>
+#include <atomic>
+#include <utility>
 
 namespace shoal::cuda {
 
@@ -9,6 +10,10 @@ namespace {
 
 /// What a block of threads works on before a further one is worth launching.
 constexpr std::int64_t kBytesPerBlock = 32 << 10;
+/// Of a one-shot kernel: more blocks than this gain nothing below WorkspaceLayout::message_limit().
+constexpr int kOneShotBlocks = 4;
+constexpr int kPacketsPerThread = 2;
+constexpr int kWarpThreads = 32;
 /// Blocks of one launch for each multiprocessor: more find no place at once.
 constexpr int kBlocksPerMultiprocessor = 2;
 
@@ -36,23 +41,24 @@ StreamGroup::StreamGroup(const PrimaryContext& context, const Kernels& kernels,
       control_(block->memory(), members.ranks),
       bases_(bases),
       mapped_(std::move(block)),
-      batch_(3 * static_cast<std::size_t>(members.ranks) + 2) {  // all that one operation needs
-  const Driver& driver = context.driver();
-  const ContextGuard guard(context);
-  require(driver, "cuMemAlloc", driver.mem_alloc(&finished_, sizeof(std::uint32_t)));
-  Outcome outcome{"cuMemsetD32Async", driver.memset_d32_async(finished_, 0, 1, nullptr)};
-  if (outcome.ok()) outcome = {"cuStreamSynchronize", driver.stream_synchronize(nullptr)};
-  if (!outcome.ok()) {
-    (void)driver.mem_free(finished_);  // the destructor does not run
-    require(driver, outcome);
-  }
+      first_(issued()),
+      number_(first_),
+      batch_(3 * static_cast<std::size_t>(members.ranks) + 2),  // all that one operation needs
+      workspace_(members.ranks),
+      workspaces_(static_cast<std::size_t>(members.ranks)) {
   watches_.resize(static_cast<std::size_t>(control_.layout().captures()));
+  if (members.spins) {
+    const ContextGuard guard(context);
+    telling_ = make_stream(context.driver(), CU_STREAM_NON_BLOCKING);
+    workspaces_[static_cast<std::size_t>(members.self)] = members.workspace;
+    control_.set_place(members.self, members.workspace);
+  }
   control_.store(control_.layout().flag(ControlLayout::kPresent, members_.self), 1);
 }
 
 StreamGroup::~StreamGroup() {
   const ContextGuard guard(*context_);
-  (void)context_->driver().mem_free(finished_);
+  telling_ = Stream();
 }
 
 bool StreamGroup::has_room() const noexcept {
@@ -126,33 +132,31 @@ Outcome StreamGroup::launch(const StreamCall& call, const KernelParameters& p,
   return kernels_->launch(kernel, p, blocks_for(call), spins, call.stream);
 }
 
+/// This rank has come so far on the stream, and waits for the others.
+void StreamGroup::wait_for_all(ControlLayout::Flag phase) noexcept {
+  const ControlLayout& layout = control_.layout();
+  write(layout.flag(phase, members_.self), number_);
+  for (int r = 0; r < members_.ranks; ++r) {
+    if (r != members_.self) wait(layout.flag(phase, r), number_, CU_STREAM_WAIT_VALUE_GEQ);
+  }
+}
+
 Outcome StreamGroup::enqueue(const StreamCall& call) noexcept {
   const ContextGuard guard(*context_);
   const ControlLayout& layout = control_.layout();
   const std::uint32_t before = number_++;
-  fill(control_.record_at(layout.record(members_.self, number_)), call);
+  const bool is_first = before == first_;
+  if (!members_.spins) fill(control_.record_at(layout.record(members_.self, number_)), call);
   control_.store(layout.flag(ControlLayout::kIssued, members_.self), number_);
-  const bool changes_stream = before != 0 && call.stream != last_stream_;
+  const bool changes_stream = !is_first && call.stream != last_stream_;
   last_stream_ = call.stream;
   if (changes_stream) {
     wait(layout.flag(ControlLayout::kCompleted, members_.self), before, CU_STREAM_WAIT_VALUE_GEQ);
   }
-  KernelParameters p = parameters(call);
-  if (members_.spins) {
-    const auto words = [&](ControlLayout::Flag which, int rank) {
-      return pointer<std::uint32_t>(layout.flag(which, rank));
-    };
-    p.spin = {words(ControlLayout::kReady, 0), words(ControlLayout::kDone, 0),
-              call.ends_later ? nullptr : words(ControlLayout::kCompleted, members_.self),
-              reinterpret_cast<std::uint32_t*>(finished_), number_};
-    if (Outcome outcome = flush(call.stream); !outcome.ok()) return outcome;
-    return launch(call, p, true);
-  }
+  if (members_.spins) return enqueue_spinning(call);
+  const KernelParameters p = parameters(call);
   for (const ControlLayout::Flag phase : {ControlLayout::kReady, ControlLayout::kDone}) {
-    write(layout.flag(phase, members_.self), number_);
-    for (int r = 0; r < members_.ranks; ++r) {
-      if (r != members_.self) wait(layout.flag(phase, r), number_, CU_STREAM_WAIT_VALUE_GEQ);
-    }
+    wait_for_all(phase);
     if (phase == ControlLayout::kDone) break;
     if (call.collective == Collective::kBarrier) continue;
     if (Outcome outcome = flush(call.stream); !outcome.ok()) return outcome;
@@ -162,6 +166,102 @@ Outcome StreamGroup::enqueue(const StreamCall& call) noexcept {
     write(layout.flag(ControlLayout::kCompleted, members_.self), number_);
   }
   return flush(call.stream);
+}
+
+// --- kernels that wait for one another ----------------------------------------------------------
+
+bool StreamGroup::is_one_shot(Collective collective, std::int64_t block_bytes) const noexcept {
+  return members_.spins &&
+         (collective == Collective::kBarrier || block_bytes <= workspace_.message_limit());
+}
+
+/// Its workspace may be something else's by now, so nothing can be sent to it.
+bool StreamGroup::has_one_left() const noexcept {
+  // seq_cst: pairs with the one in leave(): either this rank sees that the other has left, or that
+  // one sees what this one has issued
+  std::atomic_thread_fence(std::memory_order_seq_cst);
+  for (int r = 0; r < members_.ranks; ++r) {
+    if (flag(ControlLayout::kLeft, r) != 0) return true;
+  }
+  return false;
+}
+
+Outcome StreamGroup::clear(std::int64_t offset, std::int64_t bytes, CUstream stream) noexcept {
+  return {"cuMemsetD32Async",
+          context_->driver().memset_d32_async(members_.workspace + static_cast<CUdeviceptr>(offset),
+                                              0, static_cast<std::size_t>(bytes) / 4, stream)};
+}
+
+/// See workspace.h. The first time nobody stores there yet: this rank has not been ready.
+Outcome StreamGroup::keep_clean(CUstream stream) noexcept {
+  const bool is_due = number_ % kSweep < 2;
+  if (is_clear_ && !is_due) return {};
+  if (Outcome outcome = flush(stream); !outcome.ok()) return outcome;  // what is waited for first
+  if (!std::exchange(is_clear_, true)) return clear(0, workspace_.bytes(), stream);
+  Outcome outcome = clear(WorkspaceLayout::done(0), WorkspaceLayout::done_bytes(), stream);
+  if (!outcome.ok()) return outcome;
+  return clear(workspace_.slot(number_ + 1), workspace_.slot_bytes(), stream);
+}
+
+/// Then all ranks have set up what they need, and it is known where their workspaces lie.
+bool StreamGroup::have_met() noexcept {
+  if (have_met_) return true;
+  if (is_aborted()) return false;  // its flags say nothing
+  for (int r = 0; r < members_.ranks; ++r) {
+    if (!has_reached(flag(ControlLayout::kReady, r), first_ + 1)) return false;
+  }
+  have_met_ = true;
+  for (int r = 0; r < members_.ranks; ++r) {
+    workspaces_[static_cast<std::size_t>(r)] = control_.place(r);
+  }
+  return true;
+}
+
+void StreamGroup::fill(Spin& spin, const StreamCall& call, bool is_usual) const noexcept {
+  const ControlLayout& layout = control_.layout();
+  spin.ready = pointer<std::uint32_t>(layout.flag(ControlLayout::kReady, 0));
+  spin.done = pointer<std::uint32_t>(layout.flag(ControlLayout::kDone, members_.self));
+  if (!call.ends_later) {
+    spin.completed = pointer<std::uint32_t>(layout.flag(ControlLayout::kCompleted, members_.self));
+  }
+  const CUdeviceptr ended = members_.workspace + WorkspaceLayout::ended();
+  spin.ended = is_usual ? reinterpret_cast<const std::uint32_t*>(ended)
+                        : pointer<const std::uint32_t>(ControlLayout::abort());
+  spin.places = pointer<const std::uint64_t>(layout.place(0));
+  spin.input = reinterpret_cast<const void*>(call.input_address);
+  spin.output = reinterpret_cast<void*>(call.output_address);
+  spin.value = number_;
+  spin.workspaces[members_.self] = members_.workspace;
+  if (is_usual) std::ranges::copy(workspaces_, spin.workspaces);
+}
+
+Outcome StreamGroup::launch_one_shot(const StreamCall& call, const KernelParameters& p) noexcept {
+  const std::int64_t packets =
+      (call.count * size_of(call.dtype) + WorkspaceLayout::kDataBytes - 1) /
+      WorkspaceLayout::kDataBytes;
+  // One thread a rank looks at its header, one at whether all has ended: no one does both.
+  const std::int64_t useful = std::max<std::int64_t>(packets, members_.ranks + 1);
+  const auto threads = static_cast<int>(std::min<std::int64_t>(
+      (useful + kWarpThreads - 1) / kWarpThreads * kWarpThreads, kBlockThreads));
+  const std::int64_t most = members_.blocks_limit > 0 ? members_.blocks_limit : kOneShotBlocks;
+  const auto blocks =
+      static_cast<int>(std::clamp<std::int64_t>(packets / (kPacketsPerThread * kBlockThreads), 1,
+                                                std::min<std::int64_t>(most, kOneShotBlocks)));
+  const int kernel = kernel_for(call.collective, call.dtype, call.op).number;
+  return kernels_->launch_one_shot(kernel, p, blocks, threads, call.stream);
+}
+
+Outcome StreamGroup::enqueue_spinning(const StreamCall& call) noexcept {
+  if (Outcome outcome = keep_clean(call.stream); !outcome.ok()) return outcome;
+  // Else the kernel is not launched before all have come, and asks the host where to send and
+  // whether to. Whoever has left never comes: that ends as an error.
+  const bool is_usual = have_met() && !is_aborted() && !has_one_left();
+  if (!is_usual) wait_for_all(ControlLayout::kReady);
+  if (Outcome outcome = flush(call.stream); !outcome.ok()) return outcome;
+  KernelParameters p = parameters(call);
+  fill(p.spin, call, is_usual);
+  const std::int64_t bytes = call.count * size_of(call.dtype);
+  return is_one_shot(call.collective, bytes) ? launch_one_shot(call, p) : launch(call, p, true);
 }
 
 Outcome StreamGroup::finish(CUstream stream) noexcept {
@@ -265,6 +365,39 @@ void StreamGroup::abort() noexcept {
       }
     }
   }
+  if (members_.spins && !told_.exchange(true, std::memory_order_relaxed)) tell_device();
+}
+
+/// Kernels of this rank that begin from then on write nothing. Those of other ranks never write to
+/// this rank's buffers unless it is ready, nor wait for it.
+void StreamGroup::tell_device() noexcept {
+  const ContextGuard guard(*context_);
+  CUstreamBatchMemOpParams operation{};
+  operation.writeValue.operation = CU_STREAM_MEM_OP_WRITE_VALUE_32;
+  operation.writeValue.address = members_.workspace + WorkspaceLayout::ended();
+  operation.writeValue.value = 1;
+  operation.writeValue.flags = CU_STREAM_WRITE_VALUE_DEFAULT;
+  // If it fails the context is lost, and nothing runs.
+  (void)context_->driver().stream_batch_mem_op(telling_.get(), 1, &operation, 0);
+}
+
+bool StreamGroup::has_told() const noexcept {
+  const ContextGuard guard(*context_);
+  return context_->driver().stream_query(telling_.get()) == CUDA_SUCCESS;
+}
+
+bool StreamGroup::leave() noexcept {
+  control_.store(control_.layout().flag(ControlLayout::kLeft, members_.self), 1);
+  // seq_cst: pairs with the one in has_one_left()
+  std::atomic_thread_fence(std::memory_order_seq_cst);
+  if (told_.load(std::memory_order_relaxed) && !has_told()) return false;
+  const bool is_regular = !is_aborted() && is_over(number_);
+  for (int r = 0; r < members_.ranks; ++r) {
+    // What the others have sent for operations that are over here has come.
+    const bool is_behind = is_regular && has_reached(number_, flag(ControlLayout::kIssued, r));
+    if (!is_behind && !is_drained(r)) return false;
+  }
+  return true;
 }
 
 }  // namespace shoal::cuda

@@ -7,8 +7,13 @@
 ///
 /// The brackets are one batch of stream memory operations, one launch, one batch. Nothing spins on
 /// the device, so ranks may share a GPU that is given to them in turns: a kernel is launched when
-/// all inputs are there. Where every rank can run at the same time as the others (Members::spins)
-/// the kernel does the waiting itself and the batches fall away.
+/// all inputs are there.
+///
+/// Where the ranks are threads of one process (Members::spins) their kernels run side by side: they
+/// do the waiting themselves, through device memory, and the batches fall away (kernel_meeting.h);
+/// what is small takes one round instead of two (kernel_one_shot.h). But a rank that has yet to set
+/// up what it needs may, in the driver, wait for kernels that run, and they would wait for it: so
+/// until all ranks have come to an operation, the stream waits for them before the kernel does.
 ///
 /// Operations of one communicator run in the order of their calls, whatever their streams: where
 /// the stream changes, the new one first waits for completed[me]. No event, for the old stream may
@@ -27,6 +32,7 @@
 #include "cuda/handles.h"
 #include "cuda/kernels.h"
 #include "cuda/stream_batch.h"
+#include "cuda/workspace.h"
 
 namespace shoal::cuda {
 
@@ -40,9 +46,13 @@ struct Location {
 struct Members {
   int self = 0;
   int ranks = 1;
-  /// The kernel may wait for the others: all of them can run beside it.
+  /// The kernel waits for the others: all of them can run beside it. The same for all ranks, as
+  /// whether they are threads of one process is.
   bool spins = false;
   int blocks_limit = 0;  ///< of one launch, where kernels must fit side by side; 0: none
+  /// Where it spins: WorkspaceLayout::bytes() of device memory in reach of all ranks, of any
+  /// content.
+  std::uint64_t workspace = 0;
 };
 
 struct StreamCall {
@@ -54,6 +64,7 @@ struct StreamCall {
   std::uint64_t sequence = 0;
   std::uint64_t fingerprint = 0;
   Location input, output;
+  std::uint64_t input_address = 0, output_address = 0;  ///< of the same, for kernels that spin
   CUstream stream = nullptr;
   /// Something of the operation follows on the stream, a copy out of staging: finish() is to come.
   bool ends_later = false;
@@ -75,6 +86,9 @@ class StreamGroup {
   [[nodiscard]] bool has_room() const noexcept;
   /// Is the stream being captured?
   Result<bool> is_capturing(CUstream stream) const noexcept;
+  /// It goes one-shot unless it is captured: neither its input nor its output is touched by others,
+  /// so `input` and `output` say nothing then. The same for all ranks.
+  [[nodiscard]] bool is_one_shot(Collective collective, std::int64_t block_bytes) const noexcept;
   /// Enqueues an operation; there is room. An error in the midst of it leaves the others waiting:
   /// abort() is due.
   Outcome enqueue(const StreamCall& call) noexcept;
@@ -121,7 +135,7 @@ class StreamGroup {
     return captured_.load(std::memory_order_relaxed) > 0;
   }
 
-  // --- the end; any thread
+  // --- the end; any thread but for leave()
 
   /// The communicator has ended: no kernel writes any more, and whatever waits is let go. To be
   /// repeated until is_drained(): streams that are let go set flags back.
@@ -133,6 +147,9 @@ class StreamGroup {
   [[nodiscard]] bool is_drained(int rank) const noexcept {
     return has_reached(flag(ControlLayout::kCompleted, rank), flag(ControlLayout::kIssued, rank));
   }
+  /// Nothing is enqueued any more, nor is abort() called. True: nor does anything store to this
+  /// rank's workspace from now on. To be asked again if it matters.
+  bool leave() noexcept;
 
  private:
   [[nodiscard]] std::uint32_t flag(ControlLayout::Flag which, int rank) const noexcept {
@@ -152,16 +169,34 @@ class StreamGroup {
   [[nodiscard]] KernelParameters parameters(const StreamCall& call) const noexcept;
   [[nodiscard]] int blocks_for(const StreamCall& call) const noexcept;
   Outcome launch(const StreamCall& call, const KernelParameters& parameters, bool spins) noexcept;
+  void wait_for_all(ControlLayout::Flag phase) noexcept;
+  [[nodiscard]] bool has_one_left() const noexcept;
+  Outcome launch_one_shot(const StreamCall& call, const KernelParameters& parameters) noexcept;
+  Outcome clear(std::int64_t offset, std::int64_t bytes, CUstream stream) noexcept;
+  Outcome keep_clean(CUstream stream) noexcept;
+  [[nodiscard]] bool have_met() noexcept;
+  void fill(Spin& spin, const StreamCall& call, bool is_usual) const noexcept;
+  Outcome enqueue_spinning(const StreamCall& call) noexcept;
+  void tell_device() noexcept;
+  [[nodiscard]] bool has_told() const noexcept;
   const PrimaryContext* context_;
   const Kernels* kernels_;
   Members members_;
   ControlBlock control_;
   const std::uint64_t* bases_;
   std::shared_ptr<const MappedMemory> mapped_;  ///< the block
-  CUdeviceptr finished_ = 0;  ///< a word of the device: blocks of the running kernel that are over
-  std::uint32_t number_ = 0;  ///< of the last operation
+  std::uint32_t first_;                         ///< the operation before the first
+  std::uint32_t number_;                        ///< of the last operation
   CUstream last_stream_ = nullptr;
   StreamBatch batch_;
+  // Where kernels spin:
+  WorkspaceLayout workspace_;
+  bool is_clear_ = false;                  ///< this rank's workspace
+  bool have_met_ = false;                  ///< all ranks have come to an operation ...
+  std::vector<std::uint64_t> workspaces_;  ///< ... and where their workspaces lie
+  Stream telling_;                         ///< reaches the device whatever the users' streams do
+  std::atomic<bool> told_{false};          ///< the device, that the communicator has ended
+
   std::atomic<int> captured_{0};
   struct Watch {
     std::uint32_t runs = 0;

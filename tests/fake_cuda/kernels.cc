@@ -96,6 +96,13 @@ CUresult CUDAAPI cuModuleGetFunction(CUfunction* function, CUmodule module, cons
   return CUDA_SUCCESS;
 }
 
+CUresult CUDAAPI cuFuncGetAttribute(int* value, CUfunction_attribute, CUfunction) {
+  *value = 0;
+  return fake::enter_context("cuFuncGetAttribute");
+}
+
+CUresult CUDAAPI cuFuncLoad(CUfunction) { return fake::enter_context("cuFuncLoad"); }
+
 CUresult CUDAAPI cuOccupancyMaxActiveBlocksPerMultiprocessor(int* blocks, CUfunction, int, size_t) {
   *blocks = fake::kBlocksPerMultiprocessor;
   return CUDA_SUCCESS;

@@ -435,8 +435,11 @@ CUresult CUDAAPI cuMemsetD8Async(CUdeviceptr to, unsigned char value, size_t byt
 
 CUresult CUDAAPI cuMemsetD32Async(CUdeviceptr to, unsigned value, size_t count, CUstream stream) {
   return fake::enqueue("cuMemsetD32Async", stream, [to, value, count] {
+    // As words that kernels look at, also through other addresses of theirs.
     auto* words = reinterpret_cast<unsigned*>(to);
-    for (size_t i = 0; i < count; ++i) words[i] = value;
+    for (size_t i = 0; i < count; ++i) {
+      std::atomic_ref(words[i]).store(value, std::memory_order_relaxed);
+    }
   });
 }
 
