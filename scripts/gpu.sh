@@ -44,9 +44,9 @@ all_tests() {
   try interop.py checks interop.py
   if [[ $has_torch == ON ]]; then
     try torch_cuda.py checks torch_cuda.py
-    try nccl.py run tests.gpu.nccl
+    try nccl_users.py run tests.gpu.nccl_users
   else
-    echo "test-gpu: skipped: torch_cuda.py, nccl.py: $python has no torch"
+    echo "test-gpu: skipped: torch_cuda.py, nccl_users.py: $python has no torch"
   fi
   return "$failed"
 }
@@ -69,7 +69,7 @@ if [[ -f $stand_in/fake_cuda/libcuda_fake.so ]]; then
   export FAKE_CUDA_KERNELS=$stand_in/cuda/libshoal_cuda_kernels_host.so
   export SHOAL_CUDA_DEVICE=0   # shared by all ranks, as one GPU would be
   case $what in
-    test) collectives 3 --quick; run tests.gpu.nccl --try ;;
+    test) collectives 3 --quick; run tests.gpu.nccl_users --try ;;
     bench) run benchmarks.gpu --try --ranks 1 2 >/dev/null ;;
   esac
   programs=$(cd build/release && ctest -N -R '^cuda_' | sed -n 's/^Total Tests: //p')

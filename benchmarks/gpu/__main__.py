@@ -71,12 +71,12 @@ class Job:
             elif "because" in words:
                 name = words.get("without") or words["hung"]
                 self._note(f"{self.ranks} ranks, without {name}: {words['because']}")
-                if "hung" in words and name in self.names:
+                if "hung" in words:
                     hung = name
             else:
                 self.facts |= words
-        if done.returncode != 0 and hung is None:
-            if not self.names:
+        if done.returncode != 0 and (hung or "own") not in self.names:
+            if hung is not None or not self.names:
                 self.failed = True
                 self._note(f"{self.ranks} ranks: the job ended with {done.returncode}")
                 return None

@@ -397,10 +397,12 @@ void other(const Rank& me) {
   uint8_t factor = 3, scaled = 0;
   ncclRedOp_t op;
   NCCL(ncclRedOpCreatePreMulSum(&op, &factor, ncclUint8, ncclScalarHostImmediate, me.comm));
-  const ncclResult_t multiplied = ncclAllReduce(data, data, 1, ncclUint8, op, me.comm, stream);
+  NCCL(ncclGroupStart());
+  const ncclResult_t begun = ncclAllReduce(data, data, 1, ncclUint8, op, me.comm, stream);
+  NCCL(ncclRedOpDestroy(op, me.comm));  // as PyTorch does: before the group ends
+  const ncclResult_t ended = ncclGroupEnd();
   cuda("cuMemcpyDtoHAsync_v2", static_cast<void*>(&scaled), device, sizeof scaled, stream);
   cuda("cuStreamSynchronize", stream);
-  NCCL(ncclRedOpDestroy(op, me.comm));
   REQUIRE(ncclRedOpCreatePreMulSum(&op, data, ncclUint8, ncclScalarDevice, me.comm) ==
           ncclInvalidArgument);
   cuda("cuMemFree_v2", device);
@@ -409,12 +411,12 @@ void other(const Rank& me) {
       ncclCommWindowRegister(me.comm, &x, sizeof x, &window, NCCL_WIN_DEFAULT);
   if (real) {
     REQUIRE(result == ncclSuccess && y == 0x77);  // the stand-in's answer
-    REQUIRE(multiplied == ncclSuccess && scaled == factor);
+    REQUIRE(begun == ncclSuccess && ended == ncclSuccess && scaled == factor);
     REQUIRE(registered == ncclInvalidUsage);
     std::puts("by NCCL");
     return;
   }
-  REQUIRE(result == ncclInvalidUsage && multiplied == ncclInvalidUsage);
+  REQUIRE(result == ncclInvalidUsage && begun == ncclInvalidUsage);
   REQUIRE(registered == ncclInvalidUsage);
   REQUIRE(std::strstr(ncclGetLastError(nullptr), "ncclCommWindowRegister") != nullptr);
   std::puts("refused");

@@ -131,11 +131,33 @@ def test_or_fails_with_its_name(nccl: Nccl, tmp_path: pathlib.Path) -> None:
 def test_every_name_of_the_header_is_exported(nccl: Nccl) -> None:
     text = re.sub(r"/\*.*?\*/|//[^\n]*", "", nccl.header.read_text(), flags=re.DOTALL)
     declared = set(re.findall(r"\b(p?nccl[A-Z]\w+)\s*\(", text)) - {"ncclUniqueId"}
+    exported = exported_names()
+    assert len(declared) > 100
+    assert declared - exported == set()
+    assert all(re.match(r"p?nccl[A-Z]", name) for name in exported)
+
+
+# What libtorch_cuda.so of torch 2.11.0+cu130 asks of libnccl.so.2:
+# nm -D --undefined-only torch/lib/libtorch_cuda.so | grep nccl
+TORCH = """
+AllGather AllReduce AlltoAll Bcast Broadcast CommAbort CommCount CommDeregister CommDestroy
+CommFinalize CommGetAsyncError CommInitAll CommInitRank CommInitRankConfig CommInitRankScalable
+CommRegister CommShrink CommSplit CommUserRank CommWindowDeregister CommWindowRegister
+DevCommCreate DevCommDestroy GetErrorString GetLastError GetUniqueId GetVersion GroupEnd
+GroupSimulateEnd GroupStart MemAlloc MemFree Recv RedOpCreatePreMulSum RedOpDestroy Reduce
+ReduceScatter Send
+"""
+
+
+def test_every_name_that_torch_asks_for_is_exported() -> None:
+    if not library().exists():
+        pytest.skip(f"no {library()}")
+    assert {f"nccl{name}" for name in TORCH.split()} - exported_names() == set()
+
+
+def exported_names() -> set[str]:
     shown = subprocess.run(
         ["nm", "-D", "--defined-only", library()],
         capture_output=True, text=True, check=True, timeout=30,
     ).stdout  # fmt: skip
-    exported = {line.split()[-1] for line in shown.splitlines()}
-    assert len(declared) > 100
-    assert declared - exported == set()
-    assert all(re.match(r"p?nccl[A-Z]", name) for name in exported)
+    return {line.split()[-1] for line in shown.splitlines()}

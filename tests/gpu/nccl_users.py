@@ -22,7 +22,7 @@ from collections.abc import Callable
 
 from shoal import _nccl
 
-PROGRAM = str(pathlib.Path(__file__).with_name("nccl_program.py"))
+PROGRAM = str(pathlib.Path(__file__).with_name("nccl_users_program.py"))
 CHECK_S, ALL_S = 40, 110
 RANKS = 2
 TAIL = 40  # lines
