@@ -19,6 +19,8 @@ Call = Callable[[], None]
 NAMES = ("gloo", "nccl", "nccl over shoal's plug-in")
 # A rendezvous or a collective of torch's that takes longer has failed.
 LIMIT_S = 25
+# What takes longer than that and does not fail is given up: its process ends.
+HUNG_S = 30
 
 
 def prepare(rank: int, shared: bool) -> None:

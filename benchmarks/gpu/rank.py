@@ -33,8 +33,6 @@ MOST_CALLS = 200
 # the first alone.
 FEW_S = 2e-3
 LEAST_CALLS = 4
-# A peer that takes longer for its first call, or for a round, is given up.
-HUNG_S = 30
 
 
 class Bench:
@@ -66,7 +64,7 @@ class Bench:
         self.driver.synchronize(self.stream)
 
     @contextlib.contextmanager
-    def bounded(self, name: str, limit_s: float = HUNG_S) -> Iterator[None]:
+    def bounded(self, name: str, limit_s: float = peers.HUNG_S) -> Iterator[None]:
         """Ends this process, and with it the job, if what is within hangs. Whoever started the job
         has been told whose turn it was."""
 
@@ -212,7 +210,7 @@ def measure(bench: Bench, systems: list[System], share_s: float, options: Any) -
     for turn in range(options.rounds):
         for system in systems:
             if turn < system.rounds:
-                with bench.bounded(system.name, HUNG_S + share_s):
+                with bench.bounded(system.name, peers.HUNG_S + share_s):
                     bench.once(system.call, system.finish)
                     system.times.append(bench.seconds(system.call, system.calls, system.finish))
 

@@ -155,6 +155,41 @@ def test_every_name_that_torch_asks_for_is_exported() -> None:
     assert {f"nccl{name}" for name in TORCH.split()} - exported_names() == set()
 
 
+def test_it_comes_before_the_one_that_a_library_would_find_by_itself(
+    tmp_path: pathlib.Path,
+) -> None:
+    """PyTorch's libraries find NCCL by their own RPATH."""
+    if shutil.which("gcc") is None or not library().exists():
+        pytest.skip(f"no gcc, or no {library()}")
+
+    def build(output: str, source: str, *options: str) -> pathlib.Path:
+        (tmp_path / f"{output}.c").write_text(source)
+        command = ["gcc", "-shared", "-fPIC", f"{output}.c", "-o", output, *options]
+        subprocess.run(command, cwd=tmp_path, check=True, timeout=60)
+        return tmp_path / output
+
+    build(
+        "libnccl.so.2",
+        "int ncclGetVersion(int* version) { *version = 1; return 0; }",
+        "-Wl,-soname,libnccl.so.2",
+    )
+    user = build(
+        "libuser.so",
+        "int ncclGetVersion(int*); int answered(void) { int v = 0; ncclGetVersion(&v); return v; }",
+        "./libnccl.so.2", "-Wl,--disable-new-dtags", "-Wl,-rpath,$ORIGIN",
+    )  # fmt: skip
+    ask = [sys.executable, "-c", f"import ctypes; print(ctypes.CDLL('{user}').answered())"]
+
+    def answer(*before: str) -> str:
+        done = subprocess.run(
+            [*before, *ask], capture_output=True, text=True, timeout=LIMIT_S, check=True
+        )
+        return done.stdout.strip()
+
+    assert answer() == "1"
+    assert answer(sys.executable, "-m", "shoal.cli", "run", "-n", "1", "--nccl", "--") == "23203"
+
+
 def exported_names() -> set[str]:
     shown = subprocess.run(
         ["nm", "-D", "--defined-only", library()],
