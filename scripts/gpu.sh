@@ -1,5 +1,5 @@
 #!/bin/bash
-# gpu.sh test|bench: CUDA memory on a GPU (`make test-gpu`, `make bench-gpu`). Collectives beside the same ones on host
+# gpu.sh test|bench [OPTION...]: CUDA memory on a GPU (`make test-gpu`, `make bench-gpu`). Collectives beside the same ones on host
 # memory, bit for bit, then torch.distributed and what other libraries share with shoal; or all_reduce beside gloo's and
 # NCCL's, and over its floor.
 #
@@ -55,7 +55,7 @@ if nvidia-smi -L 2>/dev/null; then
   has_torch=$("$python" -c "import torch" 2>/dev/null && echo ON || echo OFF)
   case $what in
     test) build "$has_torch"; all_tests ;;
-    bench) build OFF; run benchmarks.gpu ;;
+    bench) build OFF; run benchmarks.gpu "${@:2}" ;;
   esac
   exit
 fi
