@@ -7,6 +7,7 @@
 #include <signal.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <chrono>
 #include <cstdio>
 #include <cstdlib>
@@ -368,6 +369,25 @@ void on_device(const Rank& me) {
     cuda("cuMemcpyDtoHAsync_v2", static_cast<void*>(out.data()), y, kBytes, stream);
     cuda("cuStreamSynchronize", stream);
     REQUIRE(out == input<float>(previous + round, kCount));
+  }
+  // Everybody to everybody, oneself among them: all_to_all as PyTorch makes it.
+  const size_t part = kCount / static_cast<size_t>(me.size);
+  in = input<float>(me.rank, kCount);
+  cuda("cuMemcpyHtoDAsync_v2", x, static_cast<const void*>(in.data()), kBytes, stream);
+  NCCL(ncclGroupStart());
+  for (int peer = 0; peer < me.size; ++peer) {
+    const size_t offset = static_cast<size_t>(peer) * part;
+    NCCL(ncclSend(static_cast<float*>(send) + offset, part, type, peer, me.comm, stream));
+    NCCL(ncclRecv(static_cast<float*>(receive) + offset, part, type, peer, me.comm, stream));
+  }
+  NCCL(ncclGroupEnd());
+  cuda("cuMemcpyDtoHAsync_v2", static_cast<void*>(out.data()), y, kBytes, stream);
+  cuda("cuStreamSynchronize", stream);
+  for (int peer = 0; peer < me.size; ++peer) {
+    const std::vector<float> theirs = input<float>(peer, kCount);
+    const auto mine = theirs.begin() + static_cast<std::ptrdiff_t>(me.rank * part);
+    REQUIRE(std::equal(mine, mine + static_cast<std::ptrdiff_t>(part),
+                       out.begin() + static_cast<std::ptrdiff_t>(peer * part)));
   }
   // One group, two streams.
   CUstream beside;
