@@ -1,5 +1,5 @@
 #!/bin/bash
-# gpu.sh test|bench: CUDA memory on a GPU (`make test-gpu`, `make bench-gpu`). Collectives beside the same ones on host
+# gpu.sh test|bench [OPTION...]: CUDA memory on a GPU (`make test-gpu`, `make bench-gpu`). Collectives beside the same ones on host
 # memory, bit for bit, then torch.distributed and what other libraries share with shoal; or all_reduce beside gloo's and
 # NCCL's, and over its floor.
 #
@@ -44,9 +44,9 @@ all_tests() {
   try interop.py checks interop.py
   if [[ $has_torch == ON ]]; then
     try torch_cuda.py checks torch_cuda.py
-    try nccl.py run tests.gpu.nccl
+    try nccl_users.py run tests.gpu.nccl_users
   else
-    echo "test-gpu: skipped: torch_cuda.py, nccl.py: $python has no torch"
+    echo "test-gpu: skipped: torch_cuda.py, nccl_users.py: $python has no torch"
   fi
   return "$failed"
 }
@@ -55,7 +55,7 @@ if nvidia-smi -L 2>/dev/null; then
   has_torch=$("$python" -c "import torch" 2>/dev/null && echo ON || echo OFF)
   case $what in
     test) build "$has_torch"; all_tests ;;
-    bench) build OFF; run benchmarks.gpu ;;
+    bench) build OFF; run benchmarks.gpu "${@:2}" ;;
   esac
   exit
 fi
@@ -69,7 +69,7 @@ if [[ -f $stand_in/fake_cuda/libcuda_fake.so ]]; then
   export FAKE_CUDA_KERNELS=$stand_in/cuda/libshoal_cuda_kernels_host.so
   export SHOAL_CUDA_DEVICE=0   # shared by all ranks, as one GPU would be
   case $what in
-    test) collectives 3 --quick; run tests.gpu.nccl --try ;;
+    test) collectives 3 --quick; run tests.gpu.nccl_users --try ;;
     bench) run benchmarks.gpu --try --ranks 1 2 >/dev/null ;;
   esac
   programs=$(cd build/release && ctest -N -R '^cuda_' | sed -n 's/^Total Tests: //p')

@@ -23,7 +23,7 @@ from benchmarks.gpu.peers import NAMES
 
 SIZES = (8, 1 << 10, 64 << 10, 1 << 20, 16 << 20, 256 << 20)
 TRY_SIZES = (8, 64 << 10)
-MINUTES = 7.0
+MINUTES = 6.0
 # What a job takes before it measures: the interpreter, torch, the device's contexts, connections.
 START_S = 15
 # A job that does not end by itself is ended so long after its time.
@@ -43,16 +43,19 @@ class Job:
     def run(self, seconds: float) -> None:
         sizes = list(self.options.bytes)
         end = time.monotonic() + seconds
-        for _ in range(1 + len(NAMES)):  # each time at least one peer fewer
-            hung = self._try(sizes, max(5.0, end - time.monotonic() - START_S))
-            if hung is None:
+        for _ in range(1 + len(NAMES)):  # each time one peer fewer
+            culprit = self._try(sizes, max(5.0, end - time.monotonic() - START_S))
+            if culprit is None:
                 return
-            self.names.remove(hung)
+            if culprit not in self.names:
+                self.failed = True
+                return
+            self.names.remove(culprit)
             measured = {row["bytes"] for row in self.rows}
             sizes = [size for size in sizes if size not in measured]
 
     def _try(self, sizes: list[int], seconds: float) -> str | None:
-        """Returns the peer that hung."""
+        """Returns whose turn it was when the job failed, or None."""
         command = [
             sys.executable, "-m", "shoal.cli", "run", "-n", str(self.ranks), "--no-prefix",
             "--timeout", str(int(seconds + START_S + GRACE_S)),
@@ -61,29 +64,23 @@ class Job:
             "--calls", str(self.options.calls), "--peers", *self.names,
         ]  # fmt: skip
         done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=False)
-        hung = None
+        doing, ended = "shoal", f"the job ended with {done.returncode}"
         for line in done.stdout.splitlines():
-            if not line.startswith("{"):
-                continue
-            words = json.loads(line)
+            words = json.loads(line) if line.startswith("{") else {}
             if "system" in words:
                 self.rows.append(words)
-            elif "because" in words:
-                name = words.get("without") or words["hung"]
-                self._note(f"{self.ranks} ranks, without {name}: {words['because']}")
-                if "hung" in words and name in self.names:
-                    hung = name
+            elif "without" in words:
+                self._note(f"{self.ranks} ranks, without {words['without']}: {words['because']}")
+            elif "hung" in words:
+                ended = f"not over after {words['after_s']:.0f} s"
+            elif "doing" in words:
+                doing = words["doing"]
             else:
                 self.facts |= words
-        if done.returncode != 0 and hung is None:
-            if not self.names:
-                self.failed = True
-                self._note(f"{self.ranks} ranks: the job ended with {done.returncode}")
-                return None
-            # Not known whose fault it was: NCCL ends a process by itself.
-            hung = self.names[-1]
-            self._note(f"{self.ranks} ranks: the job ended with {done.returncode}; without {hung}")
-        return hung
+        if done.returncode == 0:
+            return None
+        self._note(f"{self.ranks} ranks, {doing}: {ended}")
+        return doing
 
     def _note(self, text: str) -> None:
         if text not in self.notes:

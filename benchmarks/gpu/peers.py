@@ -19,18 +19,16 @@ Call = Callable[[], None]
 NAMES = ("gloo", "nccl", "nccl over shoal's plug-in")
 # A rendezvous or a collective of torch's that takes longer has failed.
 LIMIT_S = 25
+# What takes longer than that and does not fail is given up: its process ends.
+HUNG_S = 30
 
 
 def prepare(rank: int, shared: bool) -> None:
     """Before torch is loaded: NCCL reads its environment once. `shared`: ranks share a GPU."""
-    plugin = _nccl.plugin()
-    settings = {
-        "GLOO_SOCKET_IFNAME": "lo",
-        "TORCH_NCCL_DUMP_ON_TIMEOUT": "0",
-        **({"NCCL_NET_PLUGIN": str(plugin)} if plugin else {}),
-    }
+    settings = {"GLOO_SOCKET_IFNAME": "lo", "TORCH_NCCL_DUMP_ON_TIMEOUT": "0"}
     if shared:
         settings |= {
+            "NCCL_NET_PLUGIN": str(_nccl.plugin() or "none"),
             "NCCL_HOSTID": f"bench-gpu-{rank}",
             "NCCL_SOCKET_IFNAME": "lo",
             # Nor does it look for NVLink between these "nodes" and their GPUs.
@@ -69,6 +67,11 @@ class Peers:
         """all_reduce of `count` floats: the call, and what ends it. Collective."""
         if name != "gloo" and not self._on_gpu:
             raise RuntimeError("needs a GPU")
+        if name not in ("gloo", "nccl"):
+            if not self._shared:
+                raise RuntimeError("NCCL needs no network: no ranks share a GPU")
+            if _nccl.plugin() is None:
+                raise RuntimeError(f"this shoal was built without {_nccl.NAME}")
         if name not in self._groups:
             self._groups[name] = self._group(name)
         group, dist = self._groups[name], self._dist
@@ -83,10 +86,6 @@ class Peers:
         if name == "gloo":
             return self._dist.new_group(backend="gloo", timeout=self._timeout)
         options = self._dist.ProcessGroupNCCL.Options()
-        if name != "nccl":
-            if _nccl.plugin() is None:
-                raise RuntimeError(f"this shoal was built without {_nccl.NAME}")
-            options.config.net_name = "shoal"
-        elif self._shared:
-            options.config.net_name = "Socket"
+        if self._shared:
+            options.config.net_name = "Socket" if name == "nccl" else "shoal"
         return self._dist.new_group(backend="nccl", timeout=self._timeout, pg_options=options)

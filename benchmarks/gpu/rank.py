@@ -33,8 +33,6 @@ MOST_CALLS = 200
 # the first alone.
 FEW_S = 2e-3
 LEAST_CALLS = 4
-# A peer that takes longer for its first call, or for a round, is given up.
-HUNG_S = 30
 
 
 class Bench:
@@ -43,6 +41,7 @@ class Bench:
     def __init__(self, comm: shoal.Communicator, driver: Driver) -> None:
         self.comm, self.driver = comm, driver
         self.stream = driver.stream()
+        self.captures = True
 
     def seconds(self, call: Call, calls: int, finish: Call) -> tuple[float, float]:
         """Of a call: until all of them are over, and until the host has them off its hands."""
@@ -64,6 +63,24 @@ class Bench:
     def finish(self) -> None:
         self.driver.synchronize(self.stream)
 
+    @contextlib.contextmanager
+    def bounded(self, name: str, limit_s: float = peers.HUNG_S) -> Iterator[None]:
+        """Ends this process, and with it the job, if what is within hangs. Whoever started the job
+        has been told whose turn it was."""
+
+        def end() -> None:
+            print(json.dumps({"hung": name, "after_s": limit_s}), flush=True)
+            os._exit(70)
+
+        self.say(doing=name)
+        timer = threading.Timer(limit_s, end)
+        timer.daemon = True
+        timer.start()
+        try:
+            yield
+        finally:
+            timer.cancel()
+
     def slowest(self, value: float) -> float:
         """The largest of all ranks: what they decide by has to be the same."""
         values = np.array([value])
@@ -73,23 +90,6 @@ class Bench:
     def say(self, **words: Any) -> None:
         if self.comm.rank == 0:
             print(json.dumps(words), flush=True)
-
-
-@contextlib.contextmanager
-def bounded(name: str, limit_s: float) -> Iterator[None]:
-    """Ends this process, and with it the job, if what is within hangs; says whose fault it is."""
-
-    def end() -> None:
-        print(json.dumps({"hung": name, "because": f"not over after {limit_s:.0f} s"}), flush=True)
-        os._exit(70)
-
-    timer = threading.Timer(limit_s, end)
-    timer.daemon = True
-    timer.start()
-    try:
-        yield
-    finally:
-        timer.cancel()
 
 
 @dataclass
@@ -127,13 +127,24 @@ def own_systems(bench: Bench, x: Any) -> list[System]:
     def call() -> None:
         comm.all_reduce(x, stream=stream)
 
-    bench.driver.begin_capture(stream)
-    call()
-    graph = bench.driver.end_capture(stream)
-    calls = (call, lambda: bench.driver.launch(graph, stream))
-    for run in calls:
-        bench.once(run, bench.finish)
-    return [System(name, run, bench.finish) for name, run in zip(OWN, calls, strict=True)]
+    with bench.bounded(OWN[0]):
+        bench.once(call, bench.finish)
+    found = [System(OWN[0], call, bench.finish)]
+    if bench.captures:
+        try:
+            bench.driver.begin_capture(stream)
+            call()
+            graph = bench.driver.end_capture(stream)
+        except Exception as error:  # this driver may not take it; then none of the ranks' does
+            bench.captures = False
+            bench.stream = bench.driver.stream()
+            bench.say(without=OWN[1], because=str(error)[:400])
+            return own_systems(bench, x)
+        replay = System(OWN[1], lambda: bench.driver.launch(graph, stream), bench.finish)
+        with bench.bounded(OWN[1]):
+            bench.once(replay.call, bench.finish)
+        found.append(replay)
+    return found
 
 
 class Others:
@@ -145,7 +156,7 @@ class Others:
         if not names:
             return
         try:
-            with bounded(names[0], HUNG_S):
+            with bench.bounded(names[0]):
                 self._peers = peers.Peers(device, shared)
             bench.say(versions=self._peers.versions)
         except Exception as error:
@@ -155,7 +166,7 @@ class Others:
         found = []
         for name in list(self._names):
             error: Exception | None = None
-            with bounded(name, HUNG_S):
+            with self._bench.bounded(name):
                 try:
                     assert self._peers is not None
                     call, finish = self._peers.call(name, count)
@@ -178,7 +189,7 @@ class Others:
 def plan(bench: Bench, system: System, share_s: float, most: int, rounds: int) -> None:
     """How many calls, from what a few take: `share_s` is all the time that this system has here."""
     for few in (1, 5):
-        with bounded(system.name, HUNG_S):
+        with bench.bounded(system.name):
             found = bench.seconds(system.call, few, system.finish)
         one_s = bench.slowest(max(found[0], 1e-7))
         if one_s > FEW_S:
@@ -199,7 +210,7 @@ def measure(bench: Bench, systems: list[System], share_s: float, options: Any) -
     for turn in range(options.rounds):
         for system in systems:
             if turn < system.rounds:
-                with bounded(system.name, HUNG_S + share_s):
+                with bench.bounded(system.name, peers.HUNG_S + share_s):
                     bench.once(system.call, system.finish)
                     system.times.append(bench.seconds(system.call, system.calls, system.finish))
 

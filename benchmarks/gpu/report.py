@@ -7,7 +7,7 @@ from typing import Any
 
 Row = dict[str, Any]
 OWN, GRAPH = "shoal", "shoal, graph"
-# How many times a peer's time over shoal's shall be, by its name's beginning.
+# How many times shoal's time a peer's shall be.
 FASTER = {"nccl": 2.0, "gloo": 10.0}
 HOST_US = 3.0
 

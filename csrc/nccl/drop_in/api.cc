@@ -83,18 +83,6 @@ CallOptions options_of(const Call& call) noexcept {
   return options;
 }
 
-/// The function again, of NCCL itself; `arguments` are all but communicator and stream.
-template <class... Arguments>
-Operation elsewhere(const Call& call, Arguments... arguments) {
-  ncclComm* const real = real_communicator(*call.comm, call.function);
-  Operation operation;
-  operation.comm = call.comm;
-  operation.elsewhere = [=, function = call.function, stream = call.stream] {
-    call_real(function, arguments..., real, stream);
-  };
-  return operation;
-}
-
 Operation collective(const Call& call, std::function<Work()> start) {
   type_of(call.type);  // throws for none
   Operation operation;
@@ -138,23 +126,27 @@ Reduction reduction_of(const Call& call, ncclRedOp_t op) {
                   "communicator");
 }
 
-/// The reduction's number for NCCL itself, which has to be told of one that a user has made.
-ncclRedOp_t real_reduction(const Call& call, ncclRedOp_t op) {
-  if (op < ncclNumOps) return op;
-  Reduction what = reduction_of(call, op);  // throws for none
+/// A reduction by NCCL itself. It has to be told of one that a user has made, whose number is ours;
+/// the user may have forgotten it by the time that the group ends. `more`: the root, if there is
+/// one.
+template <class... More>
+Operation reduction_elsewhere(const Call& call, ncclRedOp_t op, More... more) {
+  const std::optional<Factor> factor = reduction_of(call, op).factor;
   ncclComm* const real = real_communicator(*call.comm, call.function);
-  const std::lock_guard lock(call.comm->mutex);
-  const auto [found, is_new] = call.comm->real_reductions.try_emplace(op, op);
-  if (!is_new) return found->second;
-  try {
-    call_real("ncclRedOpCreatePreMulSum", &found->second,
-              static_cast<void*>(what.factor->given.data()), call.type, ncclScalarHostImmediate,
-              real);
-  } catch (...) {
-    call.comm->real_reductions.erase(found);
-    throw;
-  }
-  return found->second;
+  Operation operation;
+  operation.comm = call.comm;
+  operation.elsewhere = [=] {
+    Factor scalar = factor.value_or(Factor());
+    ncclRedOp_t theirs = op;
+    if (factor) {
+      call_real("ncclRedOpCreatePreMulSum", &theirs, static_cast<void*>(scalar.given.data()),
+                call.type, ncclScalarHostImmediate, real);
+    }
+    call_real(call.function, call.input, call.output, call.count, call.type, theirs, more..., real,
+              call.stream);
+    if (factor) call_real("ncclRedOpDestroy", theirs, real);  // it is read when it is called
+  };
+  return operation;
 }
 
 using StartReduction = std::function<Work(const void* input, ReduceOp op)>;
@@ -185,8 +177,7 @@ ncclResult_t all_reduce(const Call& call, ncclRedOp_t op) {
   return guarded([&] {
     Communicator comm = checked(call.comm, call.function).comm;
     if (is_for_nccl(call, op)) {
-      return submit(elsewhere(call, call.input, call.output, call.count, call.type,
-                              real_reduction(call, op)));
+      return submit(reduction_elsewhere(call, op));
     }
     submit(reduction(call, op, 1, 1, [=](const void* input, ReduceOp by) mutable {
       return comm.all_reduce({input, {call.bytes()}}, {call.output, {call.bytes()}},
@@ -199,8 +190,7 @@ ncclResult_t reduce(const Call& call, ncclRedOp_t op, int root) {
   return guarded([&] {
     Communicator comm = checked(call.comm, call.function).comm;
     if (is_for_nccl(call, op)) {
-      return submit(elsewhere(call, call.input, call.output, call.count, call.type,
-                              real_reduction(call, op), root));
+      return submit(reduction_elsewhere(call, op, root));
     }
     const bool at_root = comm.rank() == root;
     const Buffer output = at_root ? Buffer{call.output, {call.bytes()}} : Buffer{};
@@ -215,8 +205,7 @@ ncclResult_t reduce_scatter(const Call& call, ncclRedOp_t op) {
   return guarded([&] {
     Communicator comm = checked(call.comm, call.function).comm;
     if (is_for_nccl(call, op)) {
-      return submit(elsewhere(call, call.input, call.output, call.count, call.type,
-                              real_reduction(call, op)));
+      return submit(reduction_elsewhere(call, op));
     }
     const int ranks = comm.size();
     submit(reduction(call, op, ranks, 1, [=](const void* input, ReduceOp by) mutable {
@@ -558,10 +547,6 @@ SHOAL_NCCL_API ncclResult_t ncclRedOpDestroy(ncclRedOp_t op, ncclComm_t comm) {
   return guarded([&] {
     checked(comm, "ncclRedOpDestroy");
     const std::lock_guard lock(comm->mutex);
-    if (const auto found = comm->real_reductions.find(op); found != comm->real_reductions.end()) {
-      call_real("ncclRedOpDestroy", found->second, comm->real);
-      comm->real_reductions.erase(found);
-    }
     if (comm->factors.erase(op) == 1) return;
     throw Error(ErrorCode::kInvalidArgument, "ncclRedOpDestroy: no such reduction");
   });

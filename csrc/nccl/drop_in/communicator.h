@@ -24,8 +24,6 @@ struct ncclComm {
   /// in the same order.
   std::map<int, shoal::nccl::Factor> factors;  // mutex
   int next_factor = ncclNumOps;                // mutex
-  /// The same reductions of `real`, as far as it has had to do them.
-  std::map<int, ncclRedOp_t> real_reductions;  // mutex
   /// A communicator of NCCL's own over the same ranks, for what shoal does not do; made when that
   /// is first asked for.
   ncclComm* real = nullptr;  // mutex

@@ -7,6 +7,7 @@
 #include <signal.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <chrono>
 #include <cstdio>
 #include <cstdlib>
@@ -369,6 +370,25 @@ void on_device(const Rank& me) {
     cuda("cuStreamSynchronize", stream);
     REQUIRE(out == input<float>(previous + round, kCount));
   }
+  // Everybody to everybody, oneself among them: all_to_all as PyTorch makes it.
+  const size_t part = kCount / static_cast<size_t>(me.size);
+  in = input<float>(me.rank, kCount);
+  cuda("cuMemcpyHtoDAsync_v2", x, static_cast<const void*>(in.data()), kBytes, stream);
+  NCCL(ncclGroupStart());
+  for (int peer = 0; peer < me.size; ++peer) {
+    const size_t offset = static_cast<size_t>(peer) * part;
+    NCCL(ncclSend(static_cast<float*>(send) + offset, part, type, peer, me.comm, stream));
+    NCCL(ncclRecv(static_cast<float*>(receive) + offset, part, type, peer, me.comm, stream));
+  }
+  NCCL(ncclGroupEnd());
+  cuda("cuMemcpyDtoHAsync_v2", static_cast<void*>(out.data()), y, kBytes, stream);
+  cuda("cuStreamSynchronize", stream);
+  for (int peer = 0; peer < me.size; ++peer) {
+    const std::vector<float> theirs = input<float>(peer, kCount);
+    const auto mine = theirs.begin() + static_cast<std::ptrdiff_t>(me.rank * part);
+    REQUIRE(std::equal(mine, mine + static_cast<std::ptrdiff_t>(part),
+                       out.begin() + static_cast<std::ptrdiff_t>(peer * part)));
+  }
   // One group, two streams.
   CUstream beside;
   cuda("cuStreamCreate", &beside, static_cast<unsigned>(CU_STREAM_NON_BLOCKING));
@@ -397,10 +417,12 @@ void other(const Rank& me) {
   uint8_t factor = 3, scaled = 0;
   ncclRedOp_t op;
   NCCL(ncclRedOpCreatePreMulSum(&op, &factor, ncclUint8, ncclScalarHostImmediate, me.comm));
-  const ncclResult_t multiplied = ncclAllReduce(data, data, 1, ncclUint8, op, me.comm, stream);
+  NCCL(ncclGroupStart());
+  const ncclResult_t begun = ncclAllReduce(data, data, 1, ncclUint8, op, me.comm, stream);
+  NCCL(ncclRedOpDestroy(op, me.comm));  // as PyTorch does: before the group ends
+  const ncclResult_t ended = ncclGroupEnd();
   cuda("cuMemcpyDtoHAsync_v2", static_cast<void*>(&scaled), device, sizeof scaled, stream);
   cuda("cuStreamSynchronize", stream);
-  NCCL(ncclRedOpDestroy(op, me.comm));
   REQUIRE(ncclRedOpCreatePreMulSum(&op, data, ncclUint8, ncclScalarDevice, me.comm) ==
           ncclInvalidArgument);
   cuda("cuMemFree_v2", device);
@@ -409,12 +431,12 @@ void other(const Rank& me) {
       ncclCommWindowRegister(me.comm, &x, sizeof x, &window, NCCL_WIN_DEFAULT);
   if (real) {
     REQUIRE(result == ncclSuccess && y == 0x77);  // the stand-in's answer
-    REQUIRE(multiplied == ncclSuccess && scaled == factor);
+    REQUIRE(begun == ncclSuccess && ended == ncclSuccess && scaled == factor);
     REQUIRE(registered == ncclInvalidUsage);
     std::puts("by NCCL");
     return;
   }
-  REQUIRE(result == ncclInvalidUsage && multiplied == ncclInvalidUsage);
+  REQUIRE(result == ncclInvalidUsage && begun == ncclInvalidUsage);
   REQUIRE(registered == ncclInvalidUsage);
   REQUIRE(std::strstr(ncclGetLastError(nullptr), "ncclCommWindowRegister") != nullptr);
   std::puts("refused");

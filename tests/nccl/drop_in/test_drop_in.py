@@ -131,11 +131,68 @@ def test_or_fails_with_its_name(nccl: Nccl, tmp_path: pathlib.Path) -> None:
 def test_every_name_of_the_header_is_exported(nccl: Nccl) -> None:
     text = re.sub(r"/\*.*?\*/|//[^\n]*", "", nccl.header.read_text(), flags=re.DOTALL)
     declared = set(re.findall(r"\b(p?nccl[A-Z]\w+)\s*\(", text)) - {"ncclUniqueId"}
+    exported = exported_names()
+    assert len(declared) > 100
+    assert declared - exported == set()
+    assert all(re.match(r"p?nccl[A-Z]", name) for name in exported)
+
+
+# What libtorch_cuda.so of torch 2.11.0+cu130 asks of libnccl.so.2:
+# nm -D --undefined-only torch/lib/libtorch_cuda.so | grep nccl
+TORCH = """
+AllGather AllReduce AlltoAll Bcast Broadcast CommAbort CommCount CommDeregister CommDestroy
+CommFinalize CommGetAsyncError CommInitAll CommInitRank CommInitRankConfig CommInitRankScalable
+CommRegister CommShrink CommSplit CommUserRank CommWindowDeregister CommWindowRegister
+DevCommCreate DevCommDestroy GetErrorString GetLastError GetUniqueId GetVersion GroupEnd
+GroupSimulateEnd GroupStart MemAlloc MemFree Recv RedOpCreatePreMulSum RedOpDestroy Reduce
+ReduceScatter Send
+"""
+
+
+def test_every_name_that_torch_asks_for_is_exported() -> None:
+    if not library().exists():
+        pytest.skip(f"no {library()}")
+    assert {f"nccl{name}" for name in TORCH.split()} - exported_names() == set()
+
+
+def test_it_comes_before_the_one_that_a_library_would_find_by_itself(
+    tmp_path: pathlib.Path,
+) -> None:
+    """PyTorch's libraries find NCCL by their own RPATH."""
+    if shutil.which("gcc") is None or not library().exists():
+        pytest.skip(f"no gcc, or no {library()}")
+
+    def build(output: str, source: str, *options: str) -> pathlib.Path:
+        (tmp_path / f"{output}.c").write_text(source)
+        command = ["gcc", "-shared", "-fPIC", f"{output}.c", "-o", output, *options]
+        subprocess.run(command, cwd=tmp_path, check=True, timeout=60)
+        return tmp_path / output
+
+    build(
+        "libnccl.so.2",
+        "int ncclGetVersion(int* version) { *version = 1; return 0; }",
+        "-Wl,-soname,libnccl.so.2",
+    )
+    user = build(
+        "libuser.so",
+        "int ncclGetVersion(int*); int answered(void) { int v = 0; ncclGetVersion(&v); return v; }",
+        "./libnccl.so.2", "-Wl,--disable-new-dtags", "-Wl,-rpath,$ORIGIN",
+    )  # fmt: skip
+    ask = [sys.executable, "-c", f"import ctypes; print(ctypes.CDLL('{user}').answered())"]
+
+    def answer(*before: str) -> str:
+        done = subprocess.run(
+            [*before, *ask], capture_output=True, text=True, timeout=LIMIT_S, check=True
+        )
+        return done.stdout.strip()
+
+    assert answer() == "1"
+    assert answer(sys.executable, "-m", "shoal.cli", "run", "-n", "1", "--nccl", "--") == "23203"
+
+
+def exported_names() -> set[str]:
     shown = subprocess.run(
         ["nm", "-D", "--defined-only", library()],
         capture_output=True, text=True, check=True, timeout=30,
     ).stdout  # fmt: skip
-    exported = {line.split()[-1] for line in shown.splitlines()}
-    assert len(declared) > 100
-    assert declared - exported == set()
-    assert all(re.match(r"p?nccl[A-Z]", name) for name in exported)
+    return {line.split()[-1] for line in shown.splitlines()}

@@ -1,6 +1,6 @@
-"""What torch.distributed's nccl backend is asked in tests/gpu/nccl.py; each part beside the same
-by torch on the CPU. A program for `shoal run`: `nccl_program.py PART...`; a line `PART: right` or
-`PART: wrong` for each. Where there is no GPU it asks gloo on the CPU, to be tried itself.
+"""What torch.distributed's nccl backend is asked in tests/gpu/nccl_users.py; each part beside the
+same by torch on the CPU. A program for `shoal run`: `nccl_users_program.py PART...`; a line
+`PART: right` or `PART: wrong` for each. Where there is no GPU it asks gloo, to be tried itself.
 """
 
 from __future__ import annotations
