@@ -32,6 +32,7 @@ ArenaGroup::ArenaGroup(DeviceArena& arena, const GroupOptions& options)
 
 ArenaGroup::~ArenaGroup() {
   if (members_.spins && group_.leave()) arena_->take_back(members_.workspace);
+  arena_->forget(group_);
   for (const Block& block : blocks_) arena_->free(block.address);
 }
 
@@ -93,7 +94,7 @@ bool ArenaGroup::goes_one_shot(const GroupCall& call) const noexcept {
 DeviceGroup::Way ArenaGroup::prepare(const GroupCall& call) {
   const auto stream = static_cast<CUstream>(call.stream);
   {
-    const ContextGuard guard(arena_->context());
+    const StreamGuard guard(arena_->context());
     CUstreamCaptureStatus status = CU_STREAM_CAPTURE_STATUS_NONE;
     check({"cuStreamIsCapturing", arena_->context().driver().stream_is_capturing(stream, &status)});
     way_ = status == CU_STREAM_CAPTURE_STATUS_NONE ? Way::kOrdered : Way::kCaptured;
@@ -126,7 +127,7 @@ DeviceGroup::Way ArenaGroup::prepare(const GroupCall& call) {
 }
 
 void ArenaGroup::copy(std::uint64_t to, std::uint64_t from, std::int64_t bytes) {
-  const ContextGuard guard(arena_->context());
+  const StreamGuard guard(arena_->context());
   check({"cuMemcpyDtoDAsync", arena_->context().driver().memcpy_dtod_async(
                                   to, from, static_cast<std::size_t>(bytes), call_.stream)});
 }
@@ -146,8 +147,9 @@ void ArenaGroup::submit(std::uint64_t sequence, std::uint64_t fingerprint) {
     copy(output_.user, blocks_[output_.staging].address, output_.bytes);
     check(group_.finish(call_.stream));
   }
-  if (input_.is_own) arena_->used(input_.user, call_.stream);
-  if (output_.is_own && output_.user != input_.user) arena_->used(output_.user, call_.stream);
+  const DeviceArena::Operations by{&group_, number, call_.stream};
+  if (input_.is_own) arena_->used(input_.user, by);
+  if (output_.is_own && output_.user != input_.user) arena_->used(output_.user, by);
 }
 
 }  // namespace shoal::cuda

@@ -364,12 +364,14 @@ void DeviceArena::free(std::uint64_t address, bool shared) noexcept {
   exchange_->wake();  // it looks again, until the streams have let go
 }
 
-bool DeviceArena::completed(const std::vector<Use>& uses) noexcept {
-  return std::ranges::all_of(uses, [this](const Use& use) {
-    const CUresult result = driver_.event_query(use.event.get());
-    note(result);
-    return ok(result);
-  });
+bool DeviceArena::completed(const Block& block) noexcept {
+  return std::ranges::all_of(block.operations,
+                             [](const Operations& by) { return by.group->is_over(by.number); }) &&
+         std::ranges::all_of(block.uses, [this](const Use& use) {
+           const CUresult result = driver_.event_query(use.event.get());
+           note(result);
+           return ok(result);
+         });
 }
 
 /// Takes back what streams have let go of. True: some is left.
@@ -377,7 +379,7 @@ bool DeviceArena::reap() noexcept {
   const std::size_t before = leaving_.size();
   std::erase_if(leaving_, [this](const auto& entry) {
     const auto& [offset, block] = entry;
-    if (!completed(block.uses)) return false;
+    if (!completed(block)) return false;
     free_.give(offset, block.bytes);
     used_bytes_ -= block.bytes;
     return true;
@@ -407,6 +409,28 @@ void DeviceArena::used(std::uint64_t address, void* stream) {
   check(record(*block, as_stream(stream)));
 }
 
+void DeviceArena::used(std::uint64_t address, const Operations& by) {
+  const Lock lock(mutex_);
+  throw_if_lost();
+  Block* block = block_with(address);
+  SHOAL_ASSERT(block != nullptr);
+  const auto known = std::ranges::find(block->operations, by.group, &Operations::group);
+  if (known == block->operations.end()) {
+    block->operations.push_back(by);
+  } else {
+    *known = by;
+  }
+}
+
+void DeviceArena::forget(const StreamGroup& group) noexcept {
+  const auto forget_in = [&](Block& block) {
+    std::erase_if(block.operations, [&](const Operations& by) { return by.group == &group; });
+  };
+  const Lock lock(mutex_);
+  for (auto& [offset, block] : blocks_) forget_in(block);
+  for (auto& [offset, block] : leaving_) forget_in(block);
+}
+
 /// One event a stream: a later use takes the place of an earlier one.
 Outcome DeviceArena::record(Block& block, CUstream stream) noexcept {
   auto use = std::ranges::find(block.uses, stream, &Use::stream);
@@ -433,6 +457,10 @@ void DeviceArena::order_after_uses(std::uint64_t address, void* stream) {
     if (use.stream == as_stream(stream)) continue;
     check({"cuStreamWaitEvent",
            driver_.stream_wait_event(as_stream(stream), use.event.get(), CU_EVENT_WAIT_DEFAULT)});
+  }
+  for (const Operations& by : block->operations) {
+    if (by.stream == as_stream(stream) || by.group->is_over(by.number)) continue;
+    check(by.group->order_after(by.number, as_stream(stream)));
   }
 }
 

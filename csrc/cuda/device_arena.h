@@ -23,6 +23,7 @@
 #include "cuda/exchange.h"
 #include "cuda/kernels.h"
 #include "cuda/slice.h"
+#include "cuda/stream_group.h"
 #include "memory/free_ranges.h"
 
 namespace shoal::cuda {
@@ -74,6 +75,16 @@ class DeviceArena final : public DeviceMemory {
   std::uint64_t allocate(std::int64_t bytes, const Interrupt& interrupt = {}) override;
   void free(std::uint64_t block, bool shared = false) noexcept override;
   void used(std::uint64_t block, void* stream) override;
+  /// The operations of a group, up to a number: over when its word says so, and ordered by it.
+  /// Costs no call of the driver, as an event would.
+  struct Operations {
+    const StreamGroup* group;
+    std::uint32_t number;
+    CUstream stream;  ///< of the last
+  };
+  void used(std::uint64_t block, const Operations& by);
+  /// All operations of the group are over.
+  void forget(const StreamGroup& group) noexcept;
   void order_after_uses(std::uint64_t block, void* stream) override;
   void copy_to_host(void* to, std::uint64_t from, std::int64_t bytes) override;
   void copy_from_host(std::uint64_t to, const void* from, std::int64_t bytes) override;
@@ -96,6 +107,7 @@ class DeviceArena final : public DeviceMemory {
   struct Block {
     std::int64_t bytes = 0;
     std::vector<Use> uses;
+    std::vector<Operations> operations;
   };
   using Lock = std::unique_lock<std::mutex>;
 
@@ -113,7 +125,7 @@ class DeviceArena final : public DeviceMemory {
   [[noreturn]] void throw_exhausted(std::int64_t bytes, const std::string& why) const;
   void throw_if_lost() const;
   Outcome record(Block& block, CUstream stream) noexcept;
-  bool completed(const std::vector<Use>& uses) noexcept;
+  bool completed(const Block& block) noexcept;
   bool reap() noexcept;
   void note(CUresult result) noexcept;
   void check(const Outcome& outcome);

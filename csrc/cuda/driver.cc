@@ -47,6 +47,7 @@ void bind_devices(Binder& b, Driver& d) {
   b.bind(d.primary_ctx_release, "cuDevicePrimaryCtxRelease_v2");
   b.bind(d.ctx_push_current, "cuCtxPushCurrent_v2");
   b.bind(d.ctx_pop_current, "cuCtxPopCurrent_v2");
+  b.bind(d.ctx_get_current, "cuCtxGetCurrent");
   b.bind(d.ctx_get_device, "cuCtxGetDevice");
   b.bind(d.ctx_enable_peer_access, "cuCtxEnablePeerAccess");
 }

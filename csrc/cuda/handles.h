@@ -33,25 +33,42 @@ class PrimaryContext {
   CUcontext context_ = nullptr;
 };
 
-/// Makes a context current in this thread for a while, and lets the thread allocate, free and query
-/// also while another one captures a stream: none of ours touches what is captured.
-class ContextGuard {
+/// Makes a context current in this thread for a while; mostly it is already. Enough for what goes
+/// onto a stream.
+class StreamGuard {
  public:
-  explicit ContextGuard(const PrimaryContext& context) noexcept : driver_(context.driver()) {
+  explicit StreamGuard(const PrimaryContext& context) noexcept : driver_(context.driver()) {
+    CUcontext current = nullptr;
+    if (ok(driver_.ctx_get_current(&current)) && current == context.get()) return;
     pushed_ = ok(driver_.ctx_push_current(context.get()));
-    (void)driver_.thread_exchange_stream_capture_mode(&mode_);
   }
-  ~ContextGuard() {
-    (void)driver_.thread_exchange_stream_capture_mode(&mode_);
+  ~StreamGuard() {
     if (pushed_) (void)driver_.ctx_pop_current(nullptr);
   }
+  StreamGuard(const StreamGuard&) = delete;
+  StreamGuard& operator=(const StreamGuard&) = delete;
+
+ private:
+  const Driver& driver_;
+  bool pushed_ = false;
+};
+
+/// Besides, lets the thread allocate, free and query while another one captures a stream: none of
+/// ours touches what is captured.
+class ContextGuard {
+ public:
+  explicit ContextGuard(const PrimaryContext& context) noexcept
+      : current_(context), driver_(context.driver()) {
+    (void)driver_.thread_exchange_stream_capture_mode(&mode_);
+  }
+  ~ContextGuard() { (void)driver_.thread_exchange_stream_capture_mode(&mode_); }
   ContextGuard(const ContextGuard&) = delete;
   ContextGuard& operator=(const ContextGuard&) = delete;
 
  private:
+  StreamGuard current_;
   const Driver& driver_;
   CUstreamCaptureMode mode_ = CU_STREAM_CAPTURE_MODE_RELAXED;
-  bool pushed_ = false;
 };
 
 /// What Stream, Event and KernelModule share: a handle and how it is given back. One thread.

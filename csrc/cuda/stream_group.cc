@@ -142,7 +142,7 @@ void StreamGroup::wait_for_all(ControlLayout::Flag phase) noexcept {
 }
 
 Outcome StreamGroup::enqueue(const StreamCall& call) noexcept {
-  const ContextGuard guard(*context_);
+  const StreamGuard guard(*context_);
   const ControlLayout& layout = control_.layout();
   const std::uint32_t before = number_++;
   const bool is_first = before == first_;
@@ -265,13 +265,13 @@ Outcome StreamGroup::enqueue_spinning(const StreamCall& call) noexcept {
 }
 
 Outcome StreamGroup::finish(CUstream stream) noexcept {
-  const ContextGuard guard(*context_);
+  const StreamGuard guard(*context_);
   write(control_.layout().flag(ControlLayout::kCompleted, members_.self), number_);
   return flush(stream);
 }
 
 Outcome StreamGroup::capture(const StreamCall& call) noexcept {
-  const ContextGuard guard(*context_);
+  const StreamGuard guard(*context_);
   const ControlLayout& layout = control_.layout();
   const int slot = captured_.load(std::memory_order_relaxed);
   const int self = members_.self;
@@ -300,6 +300,13 @@ Outcome StreamGroup::capture(const StreamCall& call) noexcept {
     outcome = meet([&](int from, int to) { return layout.capture_done(slot, from, to); });
   }
   return outcome;
+}
+
+Outcome StreamGroup::order_after(std::uint32_t number, CUstream stream) const noexcept {
+  StreamBatch batch(1);
+  batch.wait(device(control_.layout().flag(ControlLayout::kCompleted, members_.self)), number,
+             CU_STREAM_WAIT_VALUE_GEQ);
+  return batch.flush(context_->driver(), stream);
 }
 
 // --- looking at it ------------------------------------------------------------------------------

@@ -101,6 +101,9 @@ class StreamGroup {
     return control_.layout().captures() - captured_.load(std::memory_order_relaxed);
   }
 
+  /// What comes next on the stream waits until operation `number` is over. Any thread.
+  Outcome order_after(std::uint32_t number, CUstream stream) const noexcept;
+
   // --- looking at it; any thread
 
   /// The rank's group has been made. A kernel that waits for the others in itself has to wait until

@@ -106,6 +106,29 @@ TEST(DeviceCalls, WhatARankNeedsOfTheDriverDoesNotWaitForAKernel) {
   });
 }
 
+// Who reads or frees memory need not know of the operations that use it.
+TEST(DeviceCalls, MemoryWaitsForItsOperations) {
+  run_ranks(2, [](Communicator& comm) {
+    const Device device;
+    CudaBlock x = make(comm, ints(1000, 1));
+    sum_ints(comm, x, device.stream()).wait();
+    comm.barrier().wait();
+    if (comm.rank() == 1) {
+      std::this_thread::sleep_for(std::chrono::milliseconds(50));
+      (void)sum_ints(comm, x, device.stream());
+      EXPECT_EQ(content_of(x), ints(1000, 4));
+      comm.barrier().wait();
+      return;
+    }
+    const void* const place = x.data();
+    (void)sum_ints(comm, x, device.stream());
+    x = comm.allocate_cuda({4000});
+    EXPECT_NE(x.data(), place) << "rank 1 has yet to write there";
+    device.synchronize();
+    comm.barrier().wait();
+  });
+}
+
 TEST(DeviceCalls, MemoryOfOthersIsStaged) {
   run_ranks(2, [](Communicator& comm) {
     const Device device;

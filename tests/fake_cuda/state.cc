@@ -300,6 +300,12 @@ CUresult CUDAAPI cuCtxPopCurrent(CUcontext* context) {
   return CUDA_SUCCESS;
 }
 
+CUresult CUDAAPI cuCtxGetCurrent(CUcontext* context) {
+  if (const CUresult r = fake::enter("cuCtxGetCurrent"); r != CUDA_SUCCESS) return r;
+  *context = fake::current();
+  return CUDA_SUCCESS;
+}
+
 CUresult CUDAAPI cuCtxGetDevice(CUdevice* device) {
   if (const CUresult r = fake::enter_context("cuCtxGetDevice"); r != CUDA_SUCCESS) return r;
   *device = fake::current()->device;
