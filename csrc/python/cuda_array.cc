@@ -61,16 +61,25 @@ std::optional<void*> consumer_stream(const py::object& stream) {
 
 }  // namespace
 
+py::array shadow(const py::dtype& dtype, const std::vector<py::ssize_t>& shape,
+                 std::uintptr_t data) {
+  static const char kNothing = 0;
+  const void* address = data == 0 ? &kNothing : reinterpret_cast<const void*>(data);
+  return {dtype, shape, address, py::none()};
+}
+
 void* cuda_stream(const py::object& stream) {
   py::object handle = stream;
-  if (py::hasattr(stream, "__cuda_stream__")) {
+  if (PyLong_Check(stream.ptr()) != 0) {
+    // asked first: looking for what is not there raises an error each time
+  } else if (py::hasattr(stream, "__cuda_stream__")) {
     handle = stream.attr("__cuda_stream__")().cast<py::tuple>()[1];
   } else if (py::hasattr(stream, "cuda_stream")) {
     handle = stream.attr("cuda_stream");
   } else if (py::hasattr(stream, "ptr")) {
     handle = stream.attr("ptr");
   }
-  if (!py::isinstance<py::int_>(handle)) {
+  if (PyLong_Check(handle.ptr()) == 0) {
     invalid(
         "stream: expected a handle (int) or an object with cuda_stream, ptr or "
         "__cuda_stream__, got " +
@@ -82,7 +91,8 @@ void* cuda_stream(const py::object& stream) {
 CudaArray::CudaArray(CudaBlock block, py::dtype dtype, std::vector<py::ssize_t> shape)
     : block_(std::make_shared<CudaBlock>(std::move(block))),
       dtype_(std::move(dtype)),
-      shape_(std::move(shape)) {}
+      shape_(std::move(shape)),
+      shadow_(shadow(dtype_, shape_, reinterpret_cast<std::uintptr_t>(block_->data()))) {}
 
 /// Whoever asks works on the legacy default stream, or makes his stream wait for it.
 py::dict CudaArray::cuda_array_interface() const {

@@ -9,6 +9,10 @@
 
 namespace shoal::python {
 
+/// Shape and dtype of memory that the host cannot read: the base keeps numpy from copying it.
+py::array shadow(const py::dtype& dtype, const std::vector<py::ssize_t>& shape,
+                 std::uintptr_t data);
+
 /// C-contiguous. Its memory goes with the last holder: this, or what __dlpack__ has made of it.
 class CudaArray {
  public:
@@ -17,6 +21,7 @@ class CudaArray {
   [[nodiscard]] const py::dtype& dtype() const noexcept { return dtype_; }
   [[nodiscard]] const std::vector<py::ssize_t>& shape() const noexcept { return shape_; }
   [[nodiscard]] CudaBlock& block() const noexcept { return *block_; }
+  [[nodiscard]] const py::array& as_shadow() const noexcept { return shadow_; }
 
   [[nodiscard]] py::dict cuda_array_interface() const;
   [[nodiscard]] py::tuple dlpack_device() const;
@@ -30,6 +35,7 @@ class CudaArray {
   std::shared_ptr<CudaBlock> block_;  // shared_ptr: a capsule's consumer may keep it longer
   py::dtype dtype_;
   std::vector<py::ssize_t> shape_;
+  py::array shadow_;  // made once: calls take it as their argument
 };
 
 /// A new array in the communicator's CUDA memory; `device` is "cuda" or "cuda:1".

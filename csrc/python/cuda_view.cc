@@ -14,13 +14,6 @@ namespace {
 
 using Shape = std::vector<py::ssize_t>;
 
-/// Shape and dtype of memory that the host cannot read: the base keeps numpy from copying it.
-py::array shadow(const py::dtype& dtype, const Shape& shape, std::uintptr_t data) {
-  static const char kNothing = 0;
-  const void* address = data == 0 ? &kNothing : reinterpret_cast<const void*>(data);
-  return {dtype, shape, address, py::none()};
-}
-
 [[noreturn]] void refuse_strides(std::string_view call, std::string_view name) {
   invalid(std::string(call) + ": " + std::string(name) +
           ": the array is not C-contiguous; pass x.contiguous() or a copy");
@@ -72,8 +65,7 @@ std::optional<Array> view_cuda(const py::object& object, std::string_view call,
                                std::string_view name, void* stream) {
   py::array array;
   if (py::isinstance<CudaArray>(object)) {
-    const auto& own = object.cast<const CudaArray&>();
-    array = shadow(own.dtype(), own.shape(), reinterpret_cast<std::uintptr_t>(own.block().data()));
+    array = object.cast<const CudaArray&>().as_shadow();
   } else if (dlpack_device(object) == kDlCuda) {
     array = by_dlpack(object, call, name, stream);
   } else if (py::hasattr(object, "__cuda_array_interface__")) {
