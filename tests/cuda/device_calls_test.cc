@@ -129,6 +129,24 @@ TEST(DeviceCalls, MemoryWaitsForItsOperations) {
   });
 }
 
+// The driver is what a call takes its time for: two looks at the context, one at whether the stream
+// is being captured, and the launch.
+TEST(DeviceCalls, TakeFourCallsOfTheDriver) {
+  if (cuda::testing::on_gpu()) GTEST_SKIP() << "the stand-in counts";
+  auto* const calls =
+      cuda::testing::fake_function<decltype(fake_cuda_calls)>("fake_cuda_calls");
+  run_ranks(1, [&](Communicator& comm) {
+    const Device device;
+    CudaBlock x = make(comm, ints(1000, 1));
+    sum_ints(comm, x, device.stream()).wait();
+    constexpr std::uint64_t kCalls = 100;
+    const std::uint64_t before = calls();
+    for (std::uint64_t i = 0; i < kCalls; ++i) (void)sum_ints(comm, x, device.stream());
+    EXPECT_EQ(calls() - before, 4 * kCalls);
+    device.synchronize();
+  });
+}
+
 TEST(DeviceCalls, MemoryOfOthersIsStaged) {
   run_ranks(2, [](Communicator& comm) {
     const Device device;

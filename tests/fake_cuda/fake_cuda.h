@@ -51,6 +51,8 @@ __attribute__((visibility("default"))) void fake_cuda_set_kernels(FakeKernelLook
 /// In place of FAKE_CUDA_FAIL: what was asked before is forgotten, a sticky error too. False: not
 /// of that form.
 __attribute__((visibility("default"))) bool fake_cuda_fail(const char* failures);
+/// Calls of the entry points that a GPU's driver takes time for, and of cuCtxGetCurrent, so far.
+__attribute__((visibility("default"))) uint64_t fake_cuda_calls(void);
 /// Device memory that this process has allocated on all devices.
 __attribute__((visibility("default"))) uint64_t fake_cuda_used_bytes(void);
 

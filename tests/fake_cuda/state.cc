@@ -34,6 +34,7 @@ struct State {
   std::vector<Failure> failures;
   std::atomic<CUresult> sticky{CUDA_SUCCESS};
   std::atomic<bool> initialised{false};
+  std::atomic<std::uint64_t> calls{0};
   CUctx_st contexts[kMaxDevices];
   std::atomic<int> retained[kMaxDevices];
   std::mutex running_mutex;
@@ -81,13 +82,13 @@ CUresult injected(const char* call) {
   return CUDA_SUCCESS;
 }
 
+}  // namespace
+
 CUresult fail_if_asked(const char* call) {
   const CUresult code = injected(call);
   if (sticks(code)) set_sticky(code);
   return code;
 }
-
-}  // namespace
 
 const Settings& settings() {
   static const Settings values = [] {
@@ -104,6 +105,7 @@ const Settings& settings() {
 }
 
 CUresult enter(const char* call) {
+  state().calls.fetch_add(1, std::memory_order_relaxed);
   if (!state().initialised.load()) return CUDA_ERROR_NOT_INITIALIZED;
   if (const CUresult stuck = sticky(); stuck != CUDA_SUCCESS) return stuck;
   return fail_if_asked(call);
@@ -156,6 +158,8 @@ bool fake_cuda_fail(const char* failures) {
   fake::set_sticky(CUDA_SUCCESS);
   return true;
 }
+
+uint64_t fake_cuda_calls(void) { return fake::state().calls.load(std::memory_order_relaxed); }
 
 CUresult CUDAAPI cuInit(unsigned int) {
   const char* failures = std::getenv("FAKE_CUDA_FAIL");

@@ -25,6 +25,8 @@ const Settings& settings();
 CUresult enter(const char* call);
 /// The same for a call that needs a current context.
 CUresult enter_context(const char* call);
+/// The failure that was asked for of this call, which is none of an entry point.
+CUresult fail_if_asked(const char* call);
 /// From now on every call fails with `code`.
 void set_sticky(CUresult code);
 CUresult sticky();

@@ -96,7 +96,7 @@ Registry& registry() {
 void run_one(const Operation& operation) {
   if (settings().delay_us > 0) std::this_thread::sleep_for(microseconds(settings().delay_us));
   // On a lost context nothing runs any more, but what waits for it is let go.
-  if (sticky() == CUDA_SUCCESS) (void)enter("stream");
+  if (sticky() == CUDA_SUCCESS) (void)fail_if_asked("stream");
   operation();
 }
 
@@ -368,6 +368,7 @@ CUresult CUDAAPI cuLaunchHostFunc(CUstream stream, CUhostFn function, void* data
 }
 
 CUresult CUDAAPI cuStreamIsCapturing(CUstream handle, CUstreamCaptureStatus* status) {
+  if (const CUresult r = enter("cuStreamIsCapturing"); r != CUDA_SUCCESS) return r;
   const auto stream = find(handle);
   if (stream == nullptr) return CUDA_ERROR_INVALID_HANDLE;
   *status = fake::capture_of(*stream) != nullptr ? CU_STREAM_CAPTURE_STATUS_ACTIVE
