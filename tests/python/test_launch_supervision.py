@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import os
 import pathlib
 import signal
 import subprocess
@@ -114,6 +115,17 @@ def test_standard_input_goes_to_rank_0() -> None:
         [*SHOAL, "-n", "2", "cat"], input="data\n", capture_output=True, text=True, timeout=30
     )
     assert done.stdout == "[0] data\n"
+
+
+@pytest.mark.parametrize("own", [{}, {"CUDA_DEVICE_MAX_CONNECTIONS": "1"}])
+def test_streams_have_queues_of_their_own_unless_the_user_says_otherwise(
+    own: dict[str, str],
+) -> None:
+    done = subprocess.run(
+        [*SHOAL, "-n", "1", "sh", "-c", "echo $CUDA_DEVICE_MAX_CONNECTIONS"],
+        env={**os.environ, **own}, capture_output=True, text=True, timeout=30, check=True,
+    )  # fmt: skip
+    assert done.stdout.split()[-1] == own.get("CUDA_DEVICE_MAX_CONNECTIONS", "32")
 
 
 def test_a_long_line_costs_linear_time() -> None:

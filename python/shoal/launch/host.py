@@ -176,6 +176,9 @@ class LocalHost:
         return {
             "PYTHONUNBUFFERED": "1",  # a pipe would hold the output back
             "OMP_NUM_THREADS": str(threads_of(len(self._job.ranks))),
+            # A stream that waits for another rank holds up those it shares a queue of the GPU with;
+            # the driver makes 8 queues unless told, and 32 at most.
+            "CUDA_DEVICE_MAX_CONNECTIONS": "32",
             **own_environment(os.environ),
             **self._job.environment_of(local_rank),
             "SHOAL_SECRET_FD": str(secret),
