@@ -61,11 +61,13 @@ std::optional<void*> consumer_stream(const py::object& stream) {
 
 }  // namespace
 
-py::array shadow(const py::dtype& dtype, const std::vector<py::ssize_t>& shape,
-                 std::uintptr_t data) {
+py::array shadow(const py::dtype& dtype, const std::vector<py::ssize_t>& shape, std::uintptr_t data,
+                 bool read_only) {
   static const char kNothing = 0;
   const void* address = data == 0 ? &kNothing : reinterpret_cast<const void*>(data);
-  return {dtype, shape, address, py::none()};
+  py::array array(dtype, shape, address, py::none());
+  if (read_only) array.attr("setflags")(py::arg("write") = false);
+  return array;
 }
 
 void* cuda_stream(const py::object& stream) {
