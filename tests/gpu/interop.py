@@ -77,7 +77,9 @@ def address(x: Any) -> int:
 def require(x: Any, wanted: float) -> None:
     host = np.asarray(x)
     wrong = np.flatnonzero(host != wanted)
-    assert wrong.size == 0, f"{wrong.size} elements are not {wanted}: {host[wrong[:3]]} at {wrong[:3]}"
+    assert wrong.size == 0, (
+        f"{wrong.size} elements are not {wanted}: {host[wrong[:3]]} at {wrong[:3]}"
+    )
 
 
 def refused(call: Callable[[], object], *words: str) -> None:

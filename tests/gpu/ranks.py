@@ -1,8 +1,8 @@
 """Checks on ranks that share a GPU, each with a time limit of its own.
 
-A program of checks calls main(): without arguments it starts itself again, once for each rank, with
-the variables that torchrun sets, and gives the ranks one check after the other. A rank says how each
-went; what it prints goes into a file, whose end is shown after a failure. One line a check:
+A program of checks calls main(): it starts itself again, once for each rank, with the variables
+that torchrun sets, and gives the ranks one check after the other. A rank says how each went; what
+it prints goes into a file, whose end is shown after a failure. One line a check:
 
     ok|FAILED|skipped NAME: what
 

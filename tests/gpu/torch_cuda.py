@@ -449,7 +449,7 @@ def require_close(got: dict[str, torch.Tensor], want: dict[str, torch.Tensor]) -
     assert got.keys() == want.keys(), (got.keys(), want.keys())
     for name, value in want.items():
         torch.testing.assert_close(got[name].cpu(), value.cpu(), rtol=1e-3, atol=2e-5)
-    return max((got[name].cpu() - value.cpu()).abs().max().item() for name, value in want.items())
+    return float(max((got[name].cpu() - x.cpu()).abs().max() for name, x in want.items()))
 
 
 def ddp() -> str:
