@@ -499,7 +499,7 @@ Collective parse_collective(const char* call, const std::string& name) {
 }
 
 DataType parse_dtype(const char* call, const py::object& dtype) {
-  const auto name = py::str(dtype).cast<std::string>();
+  const std::string name = text_of(dtype);
   if (name == "bool") return DataType::kUint8;
   for (int i = 0; i < kDataTypes; ++i) {
     if (name_of(static_cast<DataType>(i)) == name) return static_cast<DataType>(i);
