@@ -10,8 +10,8 @@ namespace shoal::python {
 
 namespace py = pybind11;
 
-/// Python's str(object). By way of a handle: pybind11 3.0.1, which torch 2.11 has, finds str(dtype) and
-/// other kinds of object ambiguous.
+/// Python's str(object). By way of a handle: with pybind11 3.0.1, which torch 2.11 has, str(dtype)
+/// is ambiguous.
 inline std::string text_of(py::handle object) { return py::str(object); }
 
 void register_errors(py::module_& module);
