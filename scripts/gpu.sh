@@ -1,7 +1,7 @@
 #!/bin/bash
-# gpu.sh test|bench [OPTION...]: CUDA memory on a GPU (`make test-gpu`, `make bench-gpu`). Collectives beside the same ones on host
-# memory, bit for bit, then torch.distributed and what other libraries share with shoal; or all_reduce beside gloo's and
-# NCCL's, and over its floor.
+# gpu.sh test|bench [OPTION...]: CUDA memory on a GPU (`make test-gpu`, `make bench-gpu`). Collectives beside the same ones
+# on host memory, bit for bit, then torch.distributed and what other libraries share with shoal; or all_reduce beside
+# gloo's and NCCL's, and over its floor.
 #
 # Needs nvcc, g++, CMake >= 3.22 and a Python with PyTorch, whose pybind11 serves, and no package or network:
 # what else is installed (UCX, GoogleTest, pybind11, OpenSSL's headers) is not looked at, so that it is the same build
