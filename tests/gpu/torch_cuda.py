@@ -428,12 +428,15 @@ def loss_of(model: nn.Module, words: torch.Tensor) -> torch.Tensor:
 def trained_alone(steps: int) -> dict[str, torch.Tensor]:
     """By one process, with the batches of all ranks."""
     model = transformer()
+    before = [value.detach().clone() for value in model.parameters()]
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
     for step in range(steps):
         for rank in range(SIZE):
             (loss_of(model, text(step, rank)) / SIZE).backward()
         optimizer.step()
         optimizer.zero_grad()
+    pairs = zip(before, model.parameters(), strict=True)
+    assert not any(torch.equal(a, b) for a, b in pairs), "some weights have not been trained"
     return {name: value.detach() for name, value in model.named_parameters()}
 
 
