@@ -1,7 +1,7 @@
 #!/bin/bash
-# gpu.sh test|bench [OPTION...]: CUDA memory on a GPU (`make test-gpu`, `make bench-gpu`). Collectives beside the same ones on host
-# memory, bit for bit, then torch.distributed and what other libraries share with shoal; or all_reduce beside gloo's and
-# NCCL's, and over its floor.
+# gpu.sh test|bench [OPTION...]: CUDA memory on a GPU (`make test-gpu`, `make bench-gpu`). Collectives beside the same ones
+# on host memory, bit for bit, then torch.distributed and what other libraries share with shoal; or all_reduce beside
+# gloo's and NCCL's, and over its floor.
 #
 # Needs nvcc, g++, CMake >= 3.22 and a Python with PyTorch, whose pybind11 serves, and no package or network:
 # what else is installed (UCX, GoogleTest, pybind11, OpenSSL's headers) is not looked at, so that it is the same build
@@ -46,15 +46,18 @@ all_tests() {
     try torch_cuda.py checks torch_cuda.py
     try nccl_users.py run tests.gpu.nccl_users
   else
-    echo "test-gpu: skipped: torch_cuda.py, nccl_users.py: $python has no torch"
+    echo "test-gpu: skipped: torch_cuda.py, nccl_users.py: $python has no torch >= 2.11"
   fi
   return "$failed"
 }
 
 if nvidia-smi -L 2>/dev/null; then
-  has_torch=$("$python" -c "import torch" 2>/dev/null && echo ON || echo OFF)
   case $what in
-    test) build "$has_torch"; all_tests ;;
+    test)
+      has_torch=$("$python" -c "import sys, torch; sys.exit(torch.__version__ < '2.11')" 2>/dev/null && echo ON || echo OFF)
+      build "$has_torch"
+      all_tests
+      ;;
     bench) build OFF; run benchmarks.gpu "${@:2}" ;;
   esac
   exit

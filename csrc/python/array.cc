@@ -72,11 +72,11 @@ py::array as_numpy(const py::object& object, What&& what) {
     }
     if (py::hasattr(object, "__dlpack__")) return by_dlpack(object);
   } catch (const py::error_already_set& error) {
-    invalid(what() + ": numpy cannot look at this " + std::string(py::str(py::type::of(object))) +
+    invalid(what() + ": numpy cannot look at this " + text_of(py::type::of(object)) +
             " without a copy: " + error.what());
   }
   invalid(what() + ": expected an array (numpy, buffer protocol or DLPack on the CPU), got " +
-          std::string(py::str(py::type::of(object))));
+          text_of(py::type::of(object)));
 }
 
 }  // namespace
@@ -92,8 +92,7 @@ Array check_array(const py::object& object, const py::array& array, std::string_
   Array result{.object = object, .array = array};
   const std::optional<DataType> dtype = data_type(array.dtype());
   if (!dtype.has_value()) {
-    invalid(what() + ": dtype " +
-            std::string(py::str(py::getattr(object, "dtype", array.dtype()))) +
+    invalid(what() + ": dtype " + text_of(py::getattr(object, "dtype", array.dtype())) +
             " is not supported; " + kSupported + " are");
   }
   if (array.dtype().byteorder() == '>') {
@@ -102,8 +101,7 @@ Array check_array(const py::object& object, const py::array& array, std::string_
   }
   if ((array.flags() & py::array::c_style) == 0) {
     invalid(what() + ": the array is not C-contiguous (shape " + describe_shape(result) +
-            ", strides " + std::string(py::str(array.attr("strides"))) +
-            "); pass np.ascontiguousarray(x)");
+            ", strides " + text_of(array.attr("strides")) + "); pass np.ascontiguousarray(x)");
   }
   // What is lent is refused where its holder can be named (BufferInUse).
   if (written && !array.writeable() && !was_lent(array)) {
@@ -121,8 +119,7 @@ namespace {
 DataType type_of_new(const py::dtype& dtype) {
   const std::optional<DataType> type = data_type(dtype);
   if (type.has_value()) return *type;
-  invalid("empty: dtype " + std::string(py::str(dtype)) + " is not supported; " + kSupported +
-          " are");
+  invalid("empty: dtype " + text_of(dtype) + " is not supported; " + kSupported + " are");
 }
 
 py::ssize_t count_of_new(const std::vector<py::ssize_t>& shape) {
@@ -164,8 +161,6 @@ std::vector<py::ssize_t> shape_of(const Array& array) {
   return {array.array.shape(), array.array.shape() + array.array.ndim()};
 }
 
-std::string describe_shape(const Array& array) {
-  return std::string(py::str(array.array.attr("shape")));
-}
+std::string describe_shape(const Array& array) { return text_of(array.array.attr("shape")); }
 
 }  // namespace shoal::python

@@ -70,7 +70,8 @@ struct OnStream {
 Array operand(const py::object& object, const char* call, const char* name, bool written,
               const OnStream& stream) {
   if (!py::isinstance<py::array>(object)) {
-    if (std::optional<Array> array = view_cuda(object, call, name, stream.handle)) return *array;
+    std::optional<Array> array = view_cuda(object, call, name, written, stream.handle);
+    if (array.has_value()) return *array;
   }
   if (stream.is_given) {
     invalid(std::string(call) + ": " + name +
@@ -139,7 +140,7 @@ Array output_or_new(Communicator& comm, const char* call, const py::object& out,
                     const Array& like, const OnStream& stream) {
   if (out.is_none() && like.on_device) {
     const auto made = py::cast(empty_cuda(comm, shape, like.array.dtype(), "cuda"));
-    return *view_cuda(made, call, "out", stream.handle);
+    return *view_cuda(made, call, "out", true, stream.handle);
   }
   if (out.is_none()) return empty(comm, shape, like.array.dtype());
   Array output = operand(out, call, "out", true, stream);
@@ -498,7 +499,7 @@ Collective parse_collective(const char* call, const std::string& name) {
 }
 
 DataType parse_dtype(const char* call, const py::object& dtype) {
-  const auto name = py::str(dtype).cast<std::string>();
+  const std::string name = text_of(dtype);
   if (name == "bool") return DataType::kUint8;
   for (int i = 0; i < kDataTypes; ++i) {
     if (name_of(static_cast<DataType>(i)) == name) return static_cast<DataType>(i);

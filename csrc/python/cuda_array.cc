@@ -61,11 +61,13 @@ std::optional<void*> consumer_stream(const py::object& stream) {
 
 }  // namespace
 
-py::array shadow(const py::dtype& dtype, const std::vector<py::ssize_t>& shape,
-                 std::uintptr_t data) {
+py::array shadow(const py::dtype& dtype, const std::vector<py::ssize_t>& shape, std::uintptr_t data,
+                 bool read_only) {
   static const char kNothing = 0;
   const void* address = data == 0 ? &kNothing : reinterpret_cast<const void*>(data);
-  return {dtype, shape, address, py::none()};
+  py::array array(dtype, shape, address, py::none());
+  if (read_only) array.attr("setflags")(py::arg("write") = false);
+  return array;
 }
 
 void* cuda_stream(const py::object& stream) {
@@ -83,7 +85,7 @@ void* cuda_stream(const py::object& stream) {
     invalid(
         "stream: expected a handle (int) or an object with cuda_stream, ptr or "
         "__cuda_stream__, got " +
-        std::string(py::str(py::type::of(stream))));
+        text_of(py::type::of(stream)));
   }
   return reinterpret_cast<void*>(handle.cast<std::uintptr_t>());
 }
@@ -155,18 +157,18 @@ py::array CudaArray::copy_to_host() const {
 void CudaArray::copy_from_host(const py::object& source) {
   const Array array = view(source, "copy_from_host", "source", false);
   if (shape_of(array) != shape_ || !array.array.dtype().equal(dtype_)) {
-    invalid("copy_from_host: the source is " + std::string(py::str(array.array.dtype())) + " " +
-            describe_shape(array) + ", this array is " + std::string(py::str(dtype_)) + " " +
-            std::string(py::str(py::tuple(py::cast(shape_)))));
+    invalid("copy_from_host: the source is " + text_of(array.array.dtype()) + " " +
+            describe_shape(array) + ", this array is " + text_of(dtype_) + " " +
+            text_of(py::tuple(py::cast(shape_))));
   }
   const py::gil_scoped_release release;
   block_->copy_from_host(array.data);
 }
 
 std::string CudaArray::repr() const {
-  return "shoal.CudaArray(shape=" + std::string(py::str(py::tuple(py::cast(shape_)))) +
-         ", dtype=" + std::string(py::str(dtype_)) +
-         ", device=\"cuda:" + std::to_string(block_->device()) + "\")";
+  return "shoal.CudaArray(shape=" + text_of(py::tuple(py::cast(shape_))) +
+         ", dtype=" + text_of(dtype_) + ", device=\"cuda:" + std::to_string(block_->device()) +
+         "\")";
 }
 
 CudaArray empty_cuda(Communicator& comm, const std::vector<py::ssize_t>& shape,

@@ -10,8 +10,8 @@
 namespace shoal::python {
 
 /// Shape and dtype of memory that the host cannot read: the base keeps numpy from copying it.
-py::array shadow(const py::dtype& dtype, const std::vector<py::ssize_t>& shape,
-                 std::uintptr_t data);
+py::array shadow(const py::dtype& dtype, const std::vector<py::ssize_t>& shape, std::uintptr_t data,
+                 bool read_only = false);
 
 /// C-contiguous. Its memory goes with the last holder: this, or what __dlpack__ has made of it.
 class CudaArray {

@@ -4,9 +4,15 @@
 #include <pybind11/numpy.h>
 #include <pybind11/pybind11.h>
 
+#include <string>
+
 namespace shoal::python {
 
 namespace py = pybind11;
+
+/// Python's str(object). By way of a handle: with pybind11 3.0.1, which torch 2.11 has, str(dtype)
+/// is ambiguous.
+inline std::string text_of(py::handle object) { return py::str(object); }
 
 void register_errors(py::module_& module);
 void register_communicator(py::module_& module);

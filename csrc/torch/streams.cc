@@ -7,22 +7,9 @@ namespace shoal::torch {
 
 namespace {
 
-/// Older torch has no way to ask for a stream's handle without linking its CUDA library.
-template <class Stream>
-constexpr bool kTellsHandles = requires(const Stream& stream) { stream.native_handle(); };
-
-template <class Stream>
-void* handle_or_null(const Stream& stream) {
-  if constexpr (kTellsHandles<Stream>) return stream.native_handle();
-  return nullptr;
-}
-
 std::string find_out(Communicator& communicator, c10::Device device) {
   if (!device.is_cuda())
     return "shoal's kernels are for CUDA, and the tensor is on " + device.str();
-  if (!kTellsHandles<c10::Stream>) {
-    return "this torch does not tell the handles of its streams; 2.13 does";
-  }
   try {
     (void)communicator.allocate_cuda({0}, device.index());
   } catch (const Error& error) {
@@ -34,7 +21,7 @@ std::string find_out(Communicator& communicator, c10::Device device) {
 
 }  // namespace
 
-void* handle_of(const c10::Stream& stream) { return handle_or_null(stream); }
+void* handle_of(const c10::Stream& stream) { return stream.native_handle(); }
 
 c10::Stream current_stream(c10::Device device) {
   return c10::impl::VirtualGuardImpl(device.type()).getStream(device);

@@ -23,6 +23,7 @@ COUNT = 100_000
 DELAY_MS = 200
 
 os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")  # the other ranks need memory too
+os.environ.setdefault("SHOAL_CUDA_DEVICE", "0")  # which is where the others put what they make
 
 comm: Any = None  # a Communicator on each rank
 
@@ -77,7 +78,9 @@ def address(x: Any) -> int:
 def require(x: Any, wanted: float) -> None:
     host = np.asarray(x)
     wrong = np.flatnonzero(host != wanted)
-    assert wrong.size == 0, f"{wrong.size} elements are not {wanted}: {host[wrong[:3]]} at {wrong[:3]}"
+    assert wrong.size == 0, (
+        f"{wrong.size} elements are not {wanted}: {host[wrong[:3]]} at {wrong[:3]}"
+    )
 
 
 def refused(call: Callable[[], object], *words: str) -> None:
@@ -124,7 +127,8 @@ def torch_tensors_and_streams() -> str:
     with torch.cuda.stream(stream):
         t = torch.zeros(COUNT, device="cuda")
         out = torch.zeros(SIZE, COUNT, device="cuda")
-        comm.all_reduce(t, stream=stream)  # the first call makes what streams use
+        comm.all_reduce(t, stream=stream)  # the first calls make what streams use
+        comm.all_gather(t, out=out, stream=stream)
         cycles = cycles_of(torch, DELAY_MS)
         stream.synchronize()
         comm.barrier()
@@ -242,7 +246,8 @@ def jax_arrays_are_inputs() -> str:
     require(jax.dlpack.from_dlpack(part).astype("float32"), SUM)
     whole = jax.dlpack.from_dlpack(comm.all_gather(x))
     assert whole.size == SIZE * COUNT
-    require(whole.reshape(SIZE, COUNT)[:, 0], np.arange(1, SIZE + 1))
+    for rank in range(SIZE):
+        require(whole[rank * COUNT : (rank + 1) * COUNT], rank + 1)
     return f"jax {jax.__version__}: in by DLPack, out in pool memory, which JAX shares"
 
 
@@ -270,7 +275,7 @@ def numba_arrays() -> str:
     require(theirs.copy_to_host(), SUM)
     stream = cuda.stream()
     y = cuda.to_device(np.full(COUNT, RANK + 1, "float32"), stream=stream)
-    comm.all_reduce(y, stream=stream.handle.value)
+    comm.all_reduce(y, stream=int(getattr(stream.handle, "value", stream.handle)))
     require(y.copy_to_host(stream=stream), SUM)
     return "as_cuda_array, device arrays, streams"
 

@@ -1,8 +1,8 @@
 """Checks on ranks that share a GPU, each with a time limit of its own.
 
-A program of checks calls main(): without arguments it starts itself again, once for each rank, with
-the variables that torchrun sets, and gives the ranks one check after the other. A rank says how each
-went; what it prints goes into a file, whose end is shown after a failure. One line a check:
+A program of checks calls main(): it starts itself again, once for each rank, with the variables
+that torchrun sets, and gives the ranks one check after the other. A rank says how each went; what
+it prints goes into a file, whose end is shown after a failure. One line a check:
 
     ok|FAILED|skipped NAME: what
 
@@ -30,6 +30,7 @@ from dataclasses import dataclass
 RANKS = 2
 START_S = 60.0  # until the ranks have loaded what they need and met: torch's files may be cold
 CHECK_S = 20.0
+FAILED_S = 3.0  # what the others have, when one rank has failed
 TAIL_LINES = 25
 
 
@@ -83,6 +84,7 @@ class Job:
         return self.hear(limit_s)
 
     def hear(self, limit_s: float) -> list[str]:
+        """Not long after one has failed: the others are in a call that it will not make."""
         end = time.monotonic() + limit_s
         said = [b""] * RANKS
         with selectors.DefaultSelector() as selector:
@@ -94,6 +96,8 @@ class Job:
                     said[key.data] += part if part else b"gone\n"
                     if said[key.data].endswith(b"\n"):
                         selector.unregister(key.fd)
+                    if said[key.data].startswith(b"FAILED"):
+                        end = min(end, time.monotonic() + FAILED_S)
         return [text.decode().strip() if text.endswith(b"\n") else "late" for text in said]
 
     def show_stacks(self) -> None:

@@ -201,9 +201,13 @@ def cycles_of(ms: float) -> int:
     return int(ms / begin.elapsed_time(end) * 10_000_000)
 
 
-def ready_to_sleep() -> int:
-    """The cycles of DELAY_MS; a group's first call may wait, and is over."""
-    dist.all_reduce(mine(3), async_op=True).wait()
+def ready_to_sleep(x: torch.Tensor) -> int:
+    """The cycles of DELAY_MS. The first calls of a group, and those that need more memory, may
+    wait for the device: those of this size are over. `x` is left as it was."""
+    before = x.clone()
+    dist.all_reduce(x)
+    dist.all_reduce(x, async_op=True).wait()
+    x.copy_(before)
     cycles = cycles_of(DELAY_MS)
     torch.cuda.synchronize()
     dist.barrier()
@@ -216,11 +220,10 @@ def at_once(begin: float) -> None:
 
 
 def a_blocking_call_is_the_current_streams() -> str:
-    cycles = ready_to_sleep()
     for stream in (torch.cuda.current_stream(), torch.cuda.Stream()):
         with torch.cuda.stream(stream):
             x, source = torch.zeros(30_000, device=DEVICE), mine(30_000)
-            stream.synchronize()
+            cycles = ready_to_sleep(x)
             begin = time.monotonic()
             torch.cuda._sleep(cycles)
             x.copy_(source)
@@ -232,10 +235,9 @@ def a_blocking_call_is_the_current_streams() -> str:
 
 
 def an_asynchronous_call_is_waited_for_by_another_stream() -> str:
-    cycles = ready_to_sleep()
     other = torch.cuda.Stream()
     x, source = torch.zeros(30_000, device=DEVICE), mine(30_000)
-    torch.cuda.synchronize()
+    cycles = ready_to_sleep(x)
     begin = time.monotonic()
     torch.cuda._sleep(cycles)
     x.copy_(source)
@@ -259,16 +261,16 @@ def until(condition: Callable[[], bool]) -> None:
 
 def computation_goes_on_beside() -> str:
     """Rank 1 comes late; the current stream of the others does not wait for it."""
-    ready_to_sleep()
-    x = mine(3000)
-    torch.cuda.synchronize()
+    x, y = mine(3000), torch.ones(3000, device=DEVICE)
+    y.copy_(y * 3)
+    ready_to_sleep(x)
     if RANK == 1:
         time.sleep(DELAY_MS / 1000)
     work = dist.all_reduce(x, async_op=True)
-    y = torch.ones(3000, device=DEVICE) * 3
+    y.copy_(y * 3)
     torch.cuda.current_stream().synchronize()
     assert RANK == 1 or not work.is_completed(), "the current stream has waited"
-    assert (y.cpu() == 3).all()
+    assert (y.cpu() == 9).all()
     assert work.wait(timedelta(seconds=10))  # with a time-out: the host's
     assert work.is_completed()
     require_sum(x)
@@ -276,9 +278,8 @@ def computation_goes_on_beside() -> str:
 
 
 def futures_are_ordered_by_streams() -> str:
-    cycles = ready_to_sleep()
     x, source = torch.zeros(3000, device=DEVICE), mine(3000)
-    torch.cuda.synchronize()
+    cycles = ready_to_sleep(x)
     torch.cuda._sleep(cycles)
     x.copy_(source)
     future = dist.all_reduce(x, async_op=True).get_future()
@@ -293,7 +294,7 @@ def futures_are_ordered_by_streams() -> str:
 
 def memory_is_not_used_again_too_early() -> str:
     """Rank 1's stream is late: tensors of works that nobody holds are still read then."""
-    cycles = ready_to_sleep() // 4
+    cycles = ready_to_sleep(mine(3)) // 4
     count = 2 << 20
     for turn in range(6):
         whole = torch.zeros(SIZE * count, device=DEVICE)
@@ -427,12 +428,15 @@ def loss_of(model: nn.Module, words: torch.Tensor) -> torch.Tensor:
 def trained_alone(steps: int) -> dict[str, torch.Tensor]:
     """By one process, with the batches of all ranks."""
     model = transformer()
+    before = [value.detach().clone() for value in model.parameters()]
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
     for step in range(steps):
         for rank in range(SIZE):
             (loss_of(model, text(step, rank)) / SIZE).backward()
         optimizer.step()
         optimizer.zero_grad()
+    pairs = zip(before, model.parameters(), strict=True)
+    assert not any(torch.equal(a, b) for a, b in pairs), "some weights have not been trained"
     return {name: value.detach() for name, value in model.named_parameters()}
 
 
@@ -449,7 +453,7 @@ def require_close(got: dict[str, torch.Tensor], want: dict[str, torch.Tensor]) -
     assert got.keys() == want.keys(), (got.keys(), want.keys())
     for name, value in want.items():
         torch.testing.assert_close(got[name].cpu(), value.cpu(), rtol=1e-3, atol=2e-5)
-    return max((got[name].cpu() - value.cpu()).abs().max().item() for name, value in want.items())
+    return float(max((got[name].cpu() - x.cpu()).abs().max() for name, x in want.items()))
 
 
 def ddp() -> str:

@@ -131,6 +131,32 @@ def test_memory_of_other_libraries(cuda_job: Runner) -> None:
         s.synchronize()
         assert y.streams == [s.cuda_stream]
         assert y.array.copy_to_host().tolist() == [3] * 10
+
+        # What is read-only is an input; JAX's arrays say so by the interface, beside DLPack.
+        class Immutable(ByDlpack):
+            @property
+            def __cuda_array_interface__(self):
+                interface = self.array.__cuda_array_interface__
+                return interface | {"data": (interface["data"][0], True)}
+
+        class ImmutableInterface:
+            def __init__(self, array):
+                self.__cuda_array_interface__ = Immutable(array).__cuda_array_interface__
+
+        for kind in (Immutable, ImmutableInterface):
+            ours, out = on_device(comm, np.full(10, r + 1, "int16")), comm.empty(10, "int16", "cuda")
+            z = kind(ours)
+            comm.all_reduce(z, out=out, stream=s)
+            s.synchronize()
+            assert out.copy_to_host().tolist() == [3] * 10
+            for call in (lambda: comm.all_reduce(z, stream=s),
+                         lambda: comm.all_reduce(out, out=z, stream=s)):
+                try:
+                    call()
+                    raise SystemExit("no error")
+                except shoal.InvalidArgument as error:
+                    assert "the array is read-only and would be written" in str(error), error
+            assert ours.copy_to_host().tolist() == [r + 1] * 10
         """
     )
 
