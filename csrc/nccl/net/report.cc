@@ -50,6 +50,7 @@ abi::Result result_of(ErrorCode code) noexcept {
       return abi::kInternalError;
     case ErrorCode::kOutOfMemory:
     case ErrorCode::kTransport:
+    case ErrorCode::kDevice:
     case ErrorCode::kSystem:
       return abi::kSystemError;
   }
