@@ -195,6 +195,7 @@ bool attempt(const char* name, const std::function<void()>& body) {
 
 int run() {
   ::setenv("SHOAL_CUDA_MODULE", SHOAL_CUDA_MODULE_PATH, 0);
+  ::setenv("CUDA_DEVICE_MAX_CONNECTIONS", "32", 0);  // a hardware queue for each stream
   const shoal::cuda::DriverFound& found = shoal::cuda::find_driver();
   if (found.driver == nullptr) {
     std::printf("skipped gpu_floor: %s\n", found.reason.c_str());

@@ -211,11 +211,11 @@ bool DeviceCalls::watch(std::int64_t now_ns) noexcept {
   return !pending_.empty();
 }
 
-/// What is over while nobody has aborted is so because its work has been done: abort() says that it
-/// comes before it lets anything go.
+/// What is over while nobody has aborted or complained is so because its work has been done:
+/// abort() says that it comes before it lets anything go, and a kernel complains before it is over.
 void DeviceCalls::finish_over() noexcept {
   while (!pending_.empty() && group_->is_over(pending_.front()->number_)) {
-    if (group_->is_aborted() || impl_.group->ended()) return;
+    if (group_->is_aborted() || impl_.group->ended() || group_->complained_of() >= 0) return;
     finish(*pending_.front(), kOkStatus, {});
     pending_.pop_front();
   }
@@ -236,6 +236,8 @@ void DeviceCalls::finish(DeviceTask& task, Status status, const std::string& tex
 void DeviceCalls::look_for_trouble(std::int64_t now_ns) {
   // The lines have told who called what, unless the kernels have seen what the lines did not.
   if (const int other = group_->complained_of(); other >= 0) {
+    impl_.group->compare(last_sequence_);  // the other's line may have come since
+    if (impl_.group->ended()) return;
     return fail({ErrorCode::kMismatch, other, impl_.rank},
                 "ranks called different things: the buffers of " +
                     impl_.context->name(other, impl_.members[other]) +

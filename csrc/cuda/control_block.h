@@ -7,7 +7,7 @@
 ///   completed[r] ... and so are those of all others: rank r's buffers are its own again
 ///   issued[r]    rank r's host has enqueued operation n, or is about to
 ///   present[r]   1: rank r has all that it needs of the driver to launch kernels
-///   left[r]      not 0: rank r has left; who sees that waits for it and sends it nothing
+///   left[r]      not 0: rank r has left; who sees that sends it nothing
 ///   place[r]     where rank r's workspace lies (workspace.h), for ranks of its process
 ///   complaint[r] what a kernel of rank r has found called differently (kernel_parameters.h)
 ///   records[r]   a ring: operation n uses number n % kRecords

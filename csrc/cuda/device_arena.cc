@@ -24,6 +24,9 @@ constexpr std::int64_t kLegacyPart = 8;
 /// How long a rank that leaves waits for streams that still use its memory.
 constexpr std::int64_t kDrainMs = 2000;
 
+/// Operations of a group after which blocks forget those that are over: before numbers go round.
+constexpr std::uint32_t kForgetEvery = 1 << 20;
+
 constexpr std::int64_t round_up(std::int64_t value, std::int64_t unit) noexcept {
   return (value + unit - 1) / unit * unit;
 }
@@ -104,8 +107,8 @@ DeviceArena::~DeviceArena() {
   } else {
     // Taking memory from under a kernel would end the whole process's use of CUDA.
     log(LogLevel::kWarn,
-        "cuda: a stream still uses pool memory after %lld ms; it is not given back",
-        static_cast<long long>(kDrainMs));
+        "cuda: a stream of this rank or of another may still use pool memory; it is not given "
+        "back");
     for (auto& slice : slices_) (void)slice.release();
     for (auto& slice : old_slices_) (void)slice.release();
   }
@@ -297,6 +300,15 @@ std::uint64_t DeviceArena::allocate(std::int64_t bytes, const Interrupt& interru
 
 std::uint64_t DeviceArena::lend(std::int64_t bytes) {
   const std::uint64_t block = allocate(bytes);
+  const ContextGuard guard(context_);
+  try {
+    check({"cuMemsetD8Async",
+           driver_.memset_d8_async(block, 0, static_cast<std::size_t>(bytes), copies_.get())});
+    await(copies_);
+  } catch (...) {
+    free(block);
+    throw;
+  }
   const Lock lock(mutex_);
   ++lent_;
   return block;
@@ -414,6 +426,9 @@ void DeviceArena::used(std::uint64_t address, const Operations& by) {
   throw_if_lost();
   Block* block = block_with(address);
   SHOAL_ASSERT(block != nullptr);
+  if (by.number % kForgetEvery == 0) {
+    forget_operations([](const Operations& old) { return old.group->is_over(old.number); });
+  }
   const auto known = std::ranges::find(block->operations, by.group, &Operations::group);
   if (known == block->operations.end()) {
     block->operations.push_back(by);
@@ -422,13 +437,15 @@ void DeviceArena::used(std::uint64_t address, const Operations& by) {
   }
 }
 
+template <class Condition>
+void DeviceArena::forget_operations(const Condition& condition) noexcept {
+  for (auto& [offset, block] : blocks_) std::erase_if(block.operations, condition);
+  for (auto& [offset, block] : leaving_) std::erase_if(block.operations, condition);
+}
+
 void DeviceArena::forget(const StreamGroup& group) noexcept {
-  const auto forget_in = [&](Block& block) {
-    std::erase_if(block.operations, [&](const Operations& by) { return by.group == &group; });
-  };
   const Lock lock(mutex_);
-  for (auto& [offset, block] : blocks_) forget_in(block);
-  for (auto& [offset, block] : leaving_) forget_in(block);
+  forget_operations([&](const Operations& by) { return by.group == &group; });
 }
 
 /// One event a stream: a later use takes the place of an earlier one.

@@ -67,8 +67,8 @@ class DeviceArena final : public DeviceMemory {
   /// Throws InvalidArgument: `what` is not CUDA memory, of whatever pool or library.
   void require_device_memory(const std::string& what, std::uint64_t address) const;
 
-  /// A block of the pool into which other ranks' kernels store. Until it is taken back the pool's
-  /// memory stays mapped, also when this is destroyed. Throws as allocate().
+  /// A block of the pool, zeroed, into which other ranks' kernels store. Until it is taken back the
+  /// pool's memory stays mapped, also when this is destroyed. Throws as allocate().
   std::uint64_t lend(std::int64_t bytes);
   void take_back(std::uint64_t block) noexcept;
 
@@ -126,6 +126,8 @@ class DeviceArena final : public DeviceMemory {
   void throw_if_lost() const;
   Outcome record(Block& block, CUstream stream) noexcept;
   bool completed(const Block& block) noexcept;
+  template <class Condition>
+  void forget_operations(const Condition& condition) noexcept;
   bool reap() noexcept;
   void note(CUresult result) noexcept;
   void check(const Outcome& outcome);

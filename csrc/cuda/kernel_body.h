@@ -486,7 +486,7 @@ SHOAL_BOTH void open_job(const KernelParameters& p, Job& job, int64_t element_by
                             collective == Collective::kGather || collective == Collective::kScatter;
   const bool moves_pairs =
       collective == Collective::kAllGather || collective == Collective::kAllToAll;
-  job.refused = load_flag(p.spin.ready != nullptr ? p.spin.ended : p.abort) != 0;
+  job.refused = p.spin.ready != nullptr ? has_ended(p) : load_flag(p.abort) != 0;
   job.pairs = moves_pairs ? p.ranks : 0;
   job.count = whole_blocks || moves_pairs ? p.count
                                           : slice_of(p.count, p.ranks, p.self, element_bytes).count;

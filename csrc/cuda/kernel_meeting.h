@@ -3,8 +3,7 @@
 /// what it was called with, whatever it is to do, so that calls of any two kinds that do not fit
 /// are seen by both sides.
 ///
-/// Nothing waits for the host's memory, but for the abort word after many looks; and in the first
-/// operations of a group, whose ranks' workspaces are looked up there.
+/// Nothing waits for the host's memory, but for the abort word after many looks.
 #pragma once
 
 #include "cuda/kernel_parameters.h"
@@ -26,19 +25,20 @@ SHOAL_BOTH void complain(const KernelParameters& p, int rank) {
   store_complaint(p.complaint, complaint_of(p.sequence, rank));
 }
 
-/// 0: the communicator has ended before that was known.
-SHOAL_BOTH uint64_t workspace_of(const KernelParameters& p, int rank) {
-  const uint64_t known = p.spin.workspaces[rank];
-  if (known != 0) return known;
-  if (!await_flag(p.spin.ready + rank, p.spin.value, p.abort)) return 0;
-  return load_flag(p.abort) != 0 ? 0 : load_base(p.spin.places + rank);
+/// In the workspace of a rank.
+template <class T>
+SHOAL_BOTH T* in_workspace(const KernelParameters& p, int rank, int64_t offset) {
+  return at<T>(p.spin.workspaces[rank], offset);
 }
 
-/// The area of `from` in the workspace of `to`; null: as above.
+/// This rank's host has said that the communicator has ended.
+SHOAL_BOTH bool has_ended(const KernelParameters& p) {
+  return load_flag(in_workspace<uint32_t>(p, p.self, WorkspaceLayout::ended())) != 0;
+}
+
+/// The area of `from` in the workspace of `to`.
 SHOAL_BOTH Packet* area_of(const KernelParameters& p, int to, int from) {
-  const uint64_t workspace = workspace_of(p, to);
-  if (workspace == 0) return nullptr;
-  return at<Packet>(workspace, WorkspaceLayout(p.ranks).area(p.spin.value, from));
+  return in_workspace<Packet>(p, to, WorkspaceLayout(p.ranks).area(p.spin.value, from));
 }
 
 SHOAL_BOTH const Packet* inbox_of(const KernelParameters& p, int from) {
@@ -90,12 +90,10 @@ SHOAL_BOTH bool receive_header(const KernelParameters& p, int rank, Buffers& buf
 template <class Team>
 SHOAL_BOTH void arrive(const KernelParameters& p, const Team& team) {
   if (team.block() != 0) return;
-  if (team.thread() == 0) show_flag(p.spin.ready + p.self, p.spin.value);
+  if (team.thread() == 0) show_flag(p.spin.ready, p.spin.value);
   team.publish();  // what kernels before this one have stored, to processors elsewhere
   for (int r = team.thread(); r < p.ranks; r += team.threads()) {
-    if (r == p.self) continue;
-    Packet* const area = area_of(p, r, p.self);
-    if (area != nullptr) send_header(p, area);
+    if (r != p.self) send_header(p, area_of(p, r, p.self));
   }
 }
 
@@ -107,7 +105,7 @@ SHOAL_BOTH bool is_last(const KernelParameters& p, const Team& team) {
   if (team.thread() != 0) return false;
   team.publish();
   if (team.blocks() == 1) return true;
-  uint32_t* const finished = at<uint32_t>(p.spin.workspaces[p.self], WorkspaceLayout::finished());
+  uint32_t* const finished = in_workspace<uint32_t>(p, p.self, WorkspaceLayout::finished());
   if (add_one(finished) + 1 != static_cast<uint32_t>(team.blocks())) return false;
   *finished = 0;
   team.publish();
@@ -121,13 +119,13 @@ SHOAL_BOTH void leave_together(const KernelParameters& p, const Team& team) {
   const uint32_t flag = flag_of(p.spin.value);
   show_flag(p.spin.done, p.spin.value);
   for (int r = 0; r < p.ranks; ++r) {
-    const uint64_t workspace = r == p.self ? 0 : workspace_of(p, r);
-    if (workspace != 0) store_flag(at<uint32_t>(workspace, WorkspaceLayout::done(p.self)), flag);
+    if (r != p.self) {
+      store_flag(in_workspace<uint32_t>(p, r, WorkspaceLayout::done(p.self)), flag);
+    }
   }
   for (int r = 0; r < p.ranks; ++r) {
-    const uint32_t* const theirs =
-        at<uint32_t>(p.spin.workspaces[p.self], WorkspaceLayout::done(r));
-    if (r != p.self) (void)await_exactly(theirs, flag, p.abort);
+    const uint32_t* const theirs = in_workspace<uint32_t>(p, p.self, WorkspaceLayout::done(r));
+    if (r != p.self) (void)await_flag(theirs, flag, p.abort);
   }
   if (p.spin.completed != nullptr) store_flag(p.spin.completed, p.spin.value);
 }

@@ -70,22 +70,18 @@ struct Messages {
   Share share;
 };
 
-/// False: the communicator has ended.
-SHOAL_BOTH bool send_messages(const KernelParameters& p, const Messages& m) {
+SHOAL_BOTH void send_messages(const KernelParameters& p, const Messages& m) {
   const auto* const input = static_cast<const char*>(p.spin.input);
   for (int k = 1; k < p.ranks; ++k) {
     const int r = (p.self + k) % p.ranks;  // not all to one at once
     if (!carries(p, p.self, r)) continue;
-    Packet* area = nullptr;
+    Packet* const area = area_of(p, r, p.self);
     const char* const from = input + input_offset(p, m.bytes, r);
     for (int64_t i = m.share.index; i < m.packets; i += m.share.count) {
-      if (area == nullptr) area = area_of(p, r, p.self);
-      if (area == nullptr) return false;
       store_packet(at<Packet>(reinterpret_cast<uintptr_t>(area), WorkspaceLayout::packet(i)),
                    load_data(from + 8 * i, m.bytes - 8 * i), flag_of(p.spin.value));
     }
   }
-  return true;
 }
 
 /// Packet i of what rank `from` has for this one.
@@ -179,14 +175,13 @@ SHOAL_BOTH void run_one_shot(const KernelParameters& p, const Team& team) {
                    {team.block() * int64_t{team.threads()} + team.thread(),
                     int64_t{team.blocks()} * team.threads()}};
   if (team.block() == 0) {
-    if (team.thread() == 0) show_flag(p.spin.ready + p.self, p.spin.value);
+    if (team.thread() == 0) show_flag(p.spin.ready, p.spin.value);
     for (int r = team.thread(); r < p.ranks; r += team.threads()) {
-      Packet* const area = r == p.self ? nullptr : area_of(p, r, p.self);
-      if (area != nullptr) send_tag(p, area);
+      if (r != p.self) send_tag(p, area_of(p, r, p.self));
     }
   }
-  bool fits = send_messages(p, m);
-  if (team.thread() == team.threads() - 1 && load_flag(p.spin.ended) != 0) fits = false;
+  send_messages(p, m);
+  bool fits = team.thread() != team.threads() - 1 || !has_ended(p);
   for (int r = team.thread(); r < p.ranks; r += team.threads()) {
     if (r != p.self && fits) fits = receive_tag(p, r);
   }

@@ -25,15 +25,12 @@ static_assert(sizeof(Record) == 64);
 /// stream does it. Then the ranks are threads of one process, to all of whom an address means the
 /// same. What this rank stores to the host's memory tells its host how far it is.
 struct Spin {
-  std::uint32_t* ready = nullptr;        ///< of all ranks, one word each; the host's memory
-  std::uint32_t* done = nullptr;         ///< this rank's; likewise
-  std::uint32_t* completed = nullptr;    ///< this rank's; likewise; null: the stream will say so
-  const std::uint32_t* ended = nullptr;  ///< not 0: the communicator has ended; in reach of the GPU
-  const std::uint64_t* places = nullptr;  ///< of all ranks' workspaces; the host's memory
-  const void* input = nullptr;            ///< this rank's buffers
+  std::uint32_t *ready = nullptr, *done = nullptr;  ///< this rank's words
+  std::uint32_t* completed = nullptr;               ///< likewise; null: the stream will say so
+  const void* input = nullptr;                      ///< this rank's buffers
   void* output = nullptr;
   std::uint32_t value = 0;  ///< number of the operation
-  /// Of all ranks, by workspace.h. 0: not known here yet, but as soon as the rank is ready.
+  /// Of all ranks: device memory, by workspace.h.
   std::uint64_t workspaces[kMaxKernelRanks] = {};
 };
 

@@ -126,19 +126,8 @@ SHOAL_BOTH void let_others_run() {
 #endif
 }
 
-/// Until `flag` says `value` or a later one. False: the communicator has ended first.
+/// Until `flag` is `value`. False: the communicator has ended first.
 SHOAL_BOTH bool await_flag(const uint32_t* flag, uint32_t value, const uint32_t* abort) {
-  while (load_flag(abort) == 0) {
-    for (int i = 0; i < kPollsPerLook; ++i) {
-      if (static_cast<int32_t>(load_flag(flag) - value) >= 0) return true;
-    }
-    let_others_run();
-  }
-  return false;
-}
-
-/// Until `flag` is `value`. The same.
-SHOAL_BOTH bool await_exactly(const uint32_t* flag, uint32_t value, const uint32_t* abort) {
   for (;;) {
     for (int i = 0; i < kPollsPerLook; ++i) {
       if (load_flag(flag) == value) return true;

@@ -41,18 +41,12 @@ StreamGroup::StreamGroup(const PrimaryContext& context, const Kernels& kernels,
       control_(block->memory(), members.ranks),
       bases_(bases),
       mapped_(std::move(block)),
-      first_(issued()),
-      number_(first_),
+      number_(issued()),
       batch_(3 * static_cast<std::size_t>(members.ranks) + 2),  // all that one operation needs
       workspace_(members.ranks),
       workspaces_(static_cast<std::size_t>(members.ranks)) {
   watches_.resize(static_cast<std::size_t>(control_.layout().captures()));
-  if (members.spins) {
-    const ContextGuard guard(context);
-    telling_ = make_stream(context.driver(), CU_STREAM_NON_BLOCKING);
-    workspaces_[static_cast<std::size_t>(members.self)] = members.workspace;
-    control_.set_place(members.self, members.workspace);
-  }
+  control_.set_place(members.self, members.workspace);
   control_.store(control_.layout().flag(ControlLayout::kPresent, members_.self), 1);
 }
 
@@ -145,11 +139,11 @@ Outcome StreamGroup::enqueue(const StreamCall& call) noexcept {
   const StreamGuard guard(*context_);
   const ControlLayout& layout = control_.layout();
   const std::uint32_t before = number_++;
-  const bool is_first = before == first_;
   if (!members_.spins) fill(control_.record_at(layout.record(members_.self, number_)), call);
   control_.store(layout.flag(ControlLayout::kIssued, members_.self), number_);
-  const bool changes_stream = !is_first && call.stream != last_stream_;
+  const bool changes_stream = has_begun_ && call.stream != last_stream_;
   last_stream_ = call.stream;
+  has_begun_ = true;
   if (changes_stream) {
     wait(layout.flag(ControlLayout::kCompleted, members_.self), before, CU_STREAM_WAIT_VALUE_GEQ);
   }
@@ -192,47 +186,36 @@ Outcome StreamGroup::clear(std::int64_t offset, std::int64_t bytes, CUstream str
                                               0, static_cast<std::size_t>(bytes) / 4, stream)};
 }
 
-/// See workspace.h. The first time nobody stores there yet: this rank has not been ready.
-Outcome StreamGroup::keep_clean(CUstream stream) noexcept {
-  const bool is_due = number_ % kSweep < 2;
-  if (is_clear_ && !is_due) return {};
+/// See workspace.h.
+Outcome StreamGroup::sweep(CUstream stream) noexcept {
+  if (number_ % kSweep > 1) return {};
   if (Outcome outcome = flush(stream); !outcome.ok()) return outcome;  // what is waited for first
-  if (!std::exchange(is_clear_, true)) return clear(0, workspace_.bytes(), stream);
   Outcome outcome = clear(WorkspaceLayout::done(0), WorkspaceLayout::done_bytes(), stream);
   if (!outcome.ok()) return outcome;
   return clear(workspace_.slot(number_ + 1), workspace_.slot_bytes(), stream);
 }
 
-/// Then all ranks have set up what they need, and it is known where their workspaces lie.
-bool StreamGroup::have_met() noexcept {
-  if (have_met_) return true;
-  if (is_aborted()) return false;  // its flags say nothing
-  for (int r = 0; r < members_.ranks; ++r) {
-    if (!has_reached(flag(ControlLayout::kReady, r), first_ + 1)) return false;
-  }
-  have_met_ = true;
-  for (int r = 0; r < members_.ranks; ++r) {
+/// All ranks are there to be sent something, and where.
+bool StreamGroup::can_send() noexcept {
+  if (is_aborted() || has_one_left()) return false;
+  for (int r = 0; !knows_all_ && r < members_.ranks; ++r) {
+    if (!is_present(r)) return false;
     workspaces_[static_cast<std::size_t>(r)] = control_.place(r);
   }
-  return true;
+  return knows_all_ = true;
 }
 
-void StreamGroup::fill(Spin& spin, const StreamCall& call, bool is_usual) const noexcept {
+void StreamGroup::fill(Spin& spin, const StreamCall& call) const noexcept {
   const ControlLayout& layout = control_.layout();
-  spin.ready = pointer<std::uint32_t>(layout.flag(ControlLayout::kReady, 0));
+  spin.ready = pointer<std::uint32_t>(layout.flag(ControlLayout::kReady, members_.self));
   spin.done = pointer<std::uint32_t>(layout.flag(ControlLayout::kDone, members_.self));
   if (!call.ends_later) {
     spin.completed = pointer<std::uint32_t>(layout.flag(ControlLayout::kCompleted, members_.self));
   }
-  const CUdeviceptr ended = members_.workspace + WorkspaceLayout::ended();
-  spin.ended = is_usual ? reinterpret_cast<const std::uint32_t*>(ended)
-                        : pointer<const std::uint32_t>(ControlLayout::abort());
-  spin.places = pointer<const std::uint64_t>(layout.place(0));
   spin.input = reinterpret_cast<const void*>(call.input_address);
   spin.output = reinterpret_cast<void*>(call.output_address);
   spin.value = number_;
-  spin.workspaces[members_.self] = members_.workspace;
-  if (is_usual) std::ranges::copy(workspaces_, spin.workspaces);
+  std::ranges::copy(workspaces_, spin.workspaces);
 }
 
 Outcome StreamGroup::launch_one_shot(const StreamCall& call, const KernelParameters& p) noexcept {
@@ -251,15 +234,21 @@ Outcome StreamGroup::launch_one_shot(const StreamCall& call, const KernelParamet
   return kernels_->launch_one_shot(kernel, p, blocks, threads, call.stream);
 }
 
+/// An operation that cannot be done: its place on the stream, until the communicator ends.
+Outcome StreamGroup::enqueue_nothing(const StreamCall& call) noexcept {
+  wait_for_all(ControlLayout::kReady);
+  if (!call.ends_later) {
+    write(control_.layout().flag(ControlLayout::kCompleted, members_.self), number_);
+  }
+  return flush(call.stream);
+}
+
 Outcome StreamGroup::enqueue_spinning(const StreamCall& call) noexcept {
-  if (Outcome outcome = keep_clean(call.stream); !outcome.ok()) return outcome;
-  // Else the kernel is not launched before all have come, and asks the host where to send and
-  // whether to. Whoever has left never comes: that ends as an error.
-  const bool is_usual = have_met() && !is_aborted() && !has_one_left();
-  if (!is_usual) wait_for_all(ControlLayout::kReady);
+  if (!can_send()) return enqueue_nothing(call);
+  if (Outcome outcome = sweep(call.stream); !outcome.ok()) return outcome;
   if (Outcome outcome = flush(call.stream); !outcome.ok()) return outcome;
   KernelParameters p = parameters(call);
-  fill(p.spin, call, is_usual);
+  fill(p.spin, call);
   const std::int64_t bytes = call.count * size_of(call.dtype);
   return is_one_shot(call.collective, bytes) ? launch_one_shot(call, p) : launch(call, p, true);
 }
@@ -378,19 +367,25 @@ void StreamGroup::abort() noexcept {
 /// Kernels of this rank that begin from then on write nothing. Those of other ranks never write to
 /// this rank's buffers unless it is ready, nor wait for it.
 void StreamGroup::tell_device() noexcept {
+  const Driver& driver = context_->driver();
   const ContextGuard guard(*context_);
+  // Made here, for streams are few (CUDA_DEVICE_MAX_CONNECTIONS). The users' streams may be late.
+  CUstream stream = nullptr;
+  if (!ok(driver.stream_create(&stream, CU_STREAM_NON_BLOCKING))) return;  // no context any more
+  telling_ = Stream(driver, stream);
   CUstreamBatchMemOpParams operation{};
   operation.writeValue.operation = CU_STREAM_MEM_OP_WRITE_VALUE_32;
-  operation.writeValue.address = members_.workspace + WorkspaceLayout::ended();
+  operation.writeValue.address =
+      members_.workspace + static_cast<CUdeviceptr>(WorkspaceLayout::ended());
   operation.writeValue.value = 1;
   operation.writeValue.flags = CU_STREAM_WRITE_VALUE_DEFAULT;
-  // If it fails the context is lost, and nothing runs.
-  (void)context_->driver().stream_batch_mem_op(telling_.get(), 1, &operation, 0);
+  (void)driver.stream_batch_mem_op(stream, 1, &operation, 0);
 }
 
 bool StreamGroup::has_told() const noexcept {
   const ContextGuard guard(*context_);
-  return context_->driver().stream_query(telling_.get()) == CUDA_SUCCESS;
+  return telling_.get() == nullptr ||
+         context_->driver().stream_query(telling_.get()) == CUDA_SUCCESS;
 }
 
 bool StreamGroup::leave() noexcept {

@@ -11,9 +11,7 @@
 ///
 /// Where the ranks are threads of one process (Members::spins) their kernels run side by side: they
 /// do the waiting themselves, through device memory, and the batches fall away (kernel_meeting.h);
-/// what is small takes one round instead of two (kernel_one_shot.h). But a rank that has yet to set
-/// up what it needs may, in the driver, wait for kernels that run, and they would wait for it: so
-/// until all ranks have come to an operation, the stream waits for them before the kernel does.
+/// what is small takes one round instead of two (kernel_one_shot.h).
 ///
 /// Operations of one communicator run in the order of their calls, whatever their streams: where
 /// the stream changes, the new one first waits for completed[me]. No event, for the old stream may
@@ -50,8 +48,7 @@ struct Members {
   /// whether they are threads of one process is.
   bool spins = false;
   int blocks_limit = 0;  ///< of one launch, where kernels must fit side by side; 0: none
-  /// Where it spins: WorkspaceLayout::bytes() of device memory in reach of all ranks, of any
-  /// content.
+  /// Where it spins: WorkspaceLayout::bytes() of zeroed device memory in reach of all ranks.
   std::uint64_t workspace = 0;
 };
 
@@ -176,9 +173,10 @@ class StreamGroup {
   [[nodiscard]] bool has_one_left() const noexcept;
   Outcome launch_one_shot(const StreamCall& call, const KernelParameters& parameters) noexcept;
   Outcome clear(std::int64_t offset, std::int64_t bytes, CUstream stream) noexcept;
-  Outcome keep_clean(CUstream stream) noexcept;
-  [[nodiscard]] bool have_met() noexcept;
-  void fill(Spin& spin, const StreamCall& call, bool is_usual) const noexcept;
+  Outcome sweep(CUstream stream) noexcept;
+  [[nodiscard]] bool can_send() noexcept;
+  void fill(Spin& spin, const StreamCall& call) const noexcept;
+  Outcome enqueue_nothing(const StreamCall& call) noexcept;
   Outcome enqueue_spinning(const StreamCall& call) noexcept;
   void tell_device() noexcept;
   [[nodiscard]] bool has_told() const noexcept;
@@ -188,17 +186,16 @@ class StreamGroup {
   ControlBlock control_;
   const std::uint64_t* bases_;
   std::shared_ptr<const MappedMemory> mapped_;  ///< the block
-  std::uint32_t first_;                         ///< the operation before the first
   std::uint32_t number_;                        ///< of the last operation
+  bool has_begun_ = false;
   CUstream last_stream_ = nullptr;
   StreamBatch batch_;
   // Where kernels spin:
   WorkspaceLayout workspace_;
-  bool is_clear_ = false;                  ///< this rank's workspace
-  bool have_met_ = false;                  ///< all ranks have come to an operation ...
-  std::vector<std::uint64_t> workspaces_;  ///< ... and where their workspaces lie
-  Stream telling_;                         ///< reaches the device whatever the users' streams do
-  std::atomic<bool> told_{false};          ///< the device, that the communicator has ended
+  std::vector<std::uint64_t> workspaces_;  ///< of all ranks ...
+  bool knows_all_ = false;                 ///< ... which it has once all are present
+  std::atomic<bool> told_{false};          ///< the device, that the communicator has ended ...
+  Stream telling_;                         ///< ... on this stream
 
   std::atomic<int> captured_{0};
   struct Watch {

@@ -133,8 +133,7 @@ TEST(DeviceCalls, MemoryWaitsForItsOperations) {
 // is being captured, and the launch.
 TEST(DeviceCalls, TakeFourCallsOfTheDriver) {
   if (cuda::testing::on_gpu()) GTEST_SKIP() << "the stand-in counts";
-  auto* const calls =
-      cuda::testing::fake_function<decltype(fake_cuda_calls)>("fake_cuda_calls");
+  auto* const calls = cuda::testing::fake_function<decltype(fake_cuda_calls)>("fake_cuda_calls");
   run_ranks(1, [&](Communicator& comm) {
     const Device device;
     CudaBlock x = make(comm, ints(1000, 1));
@@ -144,6 +143,47 @@ TEST(DeviceCalls, TakeFourCallsOfTheDriver) {
     for (std::uint64_t i = 0; i < kCalls; ++i) (void)sum_ints(comm, x, device.stream());
     EXPECT_EQ(calls() - before, 4 * kCalls);
     device.synchronize();
+  });
+}
+
+// What goes in one round of packets, and what does not.
+TEST(DeviceCalls, SmallOnesAndLargeOnesInTurn) {
+  run_ranks(3, [](Communicator& comm) {
+    const Device device;
+    CudaBlock small = make(comm, ints(3, 1)), large = make(comm, ints(100'000, 1));
+    std::uint32_t wanted = 1;
+    for (int i = 0; i < 60; ++i) {
+      if (i % 20 == 6 * comm.rank()) std::this_thread::sleep_for(std::chrono::milliseconds(3));
+      CUstream stream = i % 7 == 0 ? device.other() : device.stream();
+      (void)sum_ints(comm, small, stream);
+      if (i % 3 != 0) (void)sum_ints(comm, small, stream);
+      (void)sum_ints(comm, large, stream);
+      wanted *= 3;
+    }
+    device.synchronize();
+    EXPECT_EQ(content_of(large), ints(100'000, static_cast<std::int32_t>(wanted)));
+    std::uint32_t twice = wanted;
+    for (int i = 0; i < 40; ++i) twice *= 3;
+    EXPECT_EQ(content_of(small), ints(3, static_cast<std::int32_t>(twice)));
+    EXPECT_EQ(comm.error(), ErrorCode::kOk);
+  });
+}
+
+TEST(DeviceCalls, ASmallOneAndALargeOneAreAMismatchOnAll) {
+  run_ranks(3, [](Communicator& comm) {
+    const Device device;
+    const std::size_t count = comm.rank() == 1 ? 100'000 : 10;
+    CudaBlock x = make(comm, ints(count, 1));
+    CudaBlock warm = make(comm, ints(1, 1));
+    sum_ints(comm, warm, device.stream()).wait();
+    std::string text;
+    EXPECT_EQ(outcome([&] { sum_ints(comm, x, device.stream()).wait(); }, &text),
+              ErrorCode::kMismatch);
+    EXPECT_NE(text.find("rank 1 called all_reduce(count 100000, int32, sum, CUDA)"),
+              std::string::npos)
+        << text;
+    device.synchronize();
+    EXPECT_EQ(content_of(x), ints(count, 1));
   });
 }
 

@@ -66,8 +66,7 @@ class Node {
       start_after(before, r);
     }
     for (int r = 0; r < ranks; ++r) {
-      workspaces_.push_back(
-          noise(static_cast<std::size_t>(WorkspaceLayout(ranks).bytes()) + 16, 4));
+      workspaces_.emplace_back(static_cast<std::size_t>(WorkspaceLayout(ranks).bytes()) + 16);
       groups_.push_back(std::make_unique<StreamGroup>(
           context_, kernels_, Members{r, ranks, spins, 2, workspace(r)},
           std::make_shared<const MappedMemory>(context_, blocks_[r].get(),

@@ -6,8 +6,8 @@
 /// memory that was freed, unmapped or not yet made accessible faults when it is touched (it is
 /// PROT_NONE, and its addresses are never given out again); exported memory is seen by other
 /// processes; calls that change what kernels may see (cuMemAlloc, cuMemFree, cuMemHostRegister,
-/// cuModuleLoadData ...) wait for the kernels of their context; each call may fail; a sticky error
-/// stays.
+/// cuModuleLoadData, the first launch of a function that was not loaded ...) wait for the kernels
+/// of their context; each call may fail; a sticky error stays.
 /// What is not: the null stream (legacy and of a thread) is one more stream and synchronises with
 /// no other; branches of a captured graph run one after the other, in the order in which they were
 /// captured; memory limits are of one process.

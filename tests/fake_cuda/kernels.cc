@@ -17,6 +17,7 @@ struct CUmod_st {
 };
 struct CUfunc_st {
   const FakeKernel* kernel;
+  std::atomic<bool> loaded{false};  // onto the device; the first launch does it otherwise
 };
 
 namespace fake {
@@ -45,11 +46,16 @@ const FakeKernel* find_kernel(const char* name) {
   return chosen == nullptr ? nullptr : chosen(name);
 }
 
+void load(CUfunction function) {
+  if (!function->loaded.exchange(true)) await_kernels();
+}
+
 CUresult launch(const char* call, CUfunction function, const FakeLaunch& shape, CUstream stream,
                 void** parameters) {
   const FakeKernel* kernel = function->kernel;
   const unsigned threads = shape.block[0] * shape.block[1] * shape.block[2];
   if (threads == 0 || threads > kMostThreads || shape.grid[0] == 0) return CUDA_ERROR_INVALID_VALUE;
+  load(function);
   std::vector<char> copy(kernel->parameter_bytes);
   if (!copy.empty()) std::memcpy(copy.data(), parameters[0], copy.size());
   return enqueue(call, stream, [kernel, shape, copy = std::move(copy), context = current()] {
@@ -91,17 +97,24 @@ CUresult CUDAAPI cuModuleGetFunction(CUfunction* function, CUmodule module, cons
   if (const CUresult r = fake::enter_context("cuModuleGetFunction"); r != CUDA_SUCCESS) return r;
   const FakeKernel* kernel = fake::find_kernel(name);
   if (kernel == nullptr) return CUDA_ERROR_NOT_FOUND;
-  module->functions.push_back(std::make_unique<CUfunc_st>(CUfunc_st{kernel}));
+  module->functions.push_back(std::make_unique<CUfunc_st>(kernel));
   *function = module->functions.back().get();
   return CUDA_SUCCESS;
 }
 
-CUresult CUDAAPI cuFuncGetAttribute(int* value, CUfunction_attribute, CUfunction) {
+/// Of a function, not of its handle: it has to be there.
+CUresult CUDAAPI cuFuncGetAttribute(int* value, CUfunction_attribute, CUfunction function) {
+  if (const CUresult r = fake::enter_context("cuFuncGetAttribute"); r != CUDA_SUCCESS) return r;
+  fake::load(function);
   *value = 0;
-  return fake::enter_context("cuFuncGetAttribute");
+  return CUDA_SUCCESS;
 }
 
-CUresult CUDAAPI cuFuncLoad(CUfunction) { return fake::enter_context("cuFuncLoad"); }
+CUresult CUDAAPI cuFuncLoad(CUfunction function) {
+  if (const CUresult r = fake::enter_context("cuFuncLoad"); r != CUDA_SUCCESS) return r;
+  fake::load(function);
+  return CUDA_SUCCESS;
+}
 
 CUresult CUDAAPI cuOccupancyMaxActiveBlocksPerMultiprocessor(int* blocks, CUfunction, int, size_t) {
   *blocks = fake::kBlocksPerMultiprocessor;
