@@ -263,8 +263,10 @@ struct Job {
   int64_t count;  ///< elements
   int32_t source_count, target_count;
   int32_t pairs;    ///< > 0: so many moves of `count` elements, source to target, and no fold
-  int32_t refused;  ///< not 0: nothing is to be written
+  int32_t refused;  ///< not 0: nothing is to be written; a rank + 1: it has called something else
 };
+/// In Job::refused: the communicator has ended.
+inline constexpr int32_t kEnded = -1;
 
 /// Which threads share the work: all of a launch.
 struct Share {
@@ -409,26 +411,24 @@ SHOAL_BOTH char* address_of(const KernelParameters& p, int owner, int64_t offset
                                  static_cast<uintptr_t>(offset));
 }
 
-/// Where `rank`'s buffers lie, by what it has written before it was ready. False: it has called
-/// something else.
-SHOAL_BOTH bool look_up(const KernelParameters& p, int rank, Buffers& buffers) {
+/// Where `rank`'s buffers lie, by what it has written before it was ready.
+SHOAL_BOTH Answer look_up(const KernelParameters& p, int rank, Buffers& buffers) {
   const Record& record = record_of(p, rank);
   if (record.sequence != p.sequence || record.fingerprint != p.fingerprint) {
-    complain(p, rank);
-    return false;
+    return Answer::kOther;
   }
   buffers.input = address_of(p, record.input_owner, record.input_offset);
   buffers.output = address_of(p, record.output_owner, record.output_offset);
-  return true;
+  return Answer::kSame;
 }
 
 /// The part of the job that `rank`'s buffers decide. Each rank's by one thread.
 SHOAL_BOTH void resolve_rank(const KernelParameters& p, Job& job, int rank, int64_t element_bytes) {
   Buffers buffers{};
-  const bool there =
+  const Answer answer =
       p.spin.ready != nullptr ? receive_header(p, rank, buffers) : look_up(p, rank, buffers);
-  if (!there) {
-    job.refused = 1;
+  if (answer != Answer::kSame) {
+    job.refused = answer == Answer::kOther ? rank + 1 : kEnded;
     return;
   }
   char* const input = buffers.input;
@@ -486,7 +486,8 @@ SHOAL_BOTH void open_job(const KernelParameters& p, Job& job, int64_t element_by
                             collective == Collective::kGather || collective == Collective::kScatter;
   const bool moves_pairs =
       collective == Collective::kAllGather || collective == Collective::kAllToAll;
-  job.refused = p.spin.ready != nullptr ? has_ended(p) : load_flag(p.abort) != 0;
+  const bool ended = p.spin.ready != nullptr ? has_ended(p) : load_flag(p.abort) != 0;
+  job.refused = ended ? kEnded : 0;
   job.pairs = moves_pairs ? p.ranks : 0;
   job.count = whole_blocks || moves_pairs ? p.count
                                           : slice_of(p.count, p.ranks, p.self, element_bytes).count;
@@ -521,6 +522,7 @@ SHOAL_BOTH void run(const KernelParameters& p, const Team& team, Job& job) {
   }
   if (spins) team.publish();  // the others' buffers are read after their headers
   team.meet();
+  if (leads && job.refused > 0) complain(p, job.refused - 1);
   const Share share{team.block() * int64_t{team.threads()} + team.thread(),
                     int64_t{team.blocks()} * team.threads()};
   if (job.refused == 0 && job.count > 0) work<Format, Op>(job, p.scale, share);

@@ -21,6 +21,7 @@ SHOAL_BOTH T* at(uint64_t address, int64_t offset) {
   return reinterpret_cast<T*>(static_cast<uintptr_t>(address) + static_cast<uintptr_t>(offset));
 }
 
+/// When all ranks have been heard, so that their hosts can tell who called what.
 SHOAL_BOTH void complain(const KernelParameters& p, int rank) {
   store_complaint(p.complaint, complaint_of(p.sequence, rank));
 }
@@ -51,13 +52,13 @@ SHOAL_BOTH void send_tag(const KernelParameters& p, Packet* area) {
   store_packet(area, tag_of(p.sequence, p.fingerprint), flag_of(p.spin.value));
 }
 
-/// False: `rank` has called something else, or never will.
-SHOAL_BOTH bool receive_tag(const KernelParameters& p, int rank) {
+/// What a rank has called: the same as this one, something else, or nothing before the end.
+enum class Answer : int32_t { kSame, kOther, kNone };
+
+SHOAL_BOTH Answer receive_tag(const KernelParameters& p, int rank) {
   Packet tag{};
-  if (!await_packet(inbox_of(p, rank), flag_of(p.spin.value), p.abort, tag)) return false;
-  if (data_of(tag) == tag_of(p.sequence, p.fingerprint)) return true;
-  complain(p, rank);
-  return false;
+  if (!await_packet(inbox_of(p, rank), flag_of(p.spin.value), p.abort, tag)) return Answer::kNone;
+  return data_of(tag) == tag_of(p.sequence, p.fingerprint) ? Answer::kSame : Answer::kOther;
 }
 
 SHOAL_BOTH void send_header(const KernelParameters& p, Packet* area) {
@@ -68,20 +69,20 @@ SHOAL_BOTH void send_header(const KernelParameters& p, Packet* area) {
 }
 
 /// A rank that has called something else need not send addresses.
-SHOAL_BOTH bool receive_header(const KernelParameters& p, int rank, Buffers& buffers) {
+SHOAL_BOTH Answer receive_header(const KernelParameters& p, int rank, Buffers& buffers) {
   if (rank == p.self) {
     buffers = {static_cast<char*>(const_cast<void*>(p.spin.input)),
                static_cast<char*>(p.spin.output)};
-    return true;
+    return Answer::kSame;
   }
-  if (!receive_tag(p, rank)) return false;
+  if (const Answer answer = receive_tag(p, rank); answer != Answer::kSame) return answer;
   const Packet* const inbox = inbox_of(p, rank);
   const uint32_t flag = flag_of(p.spin.value);
   Packet input{}, output{};
-  if (!await_packet(inbox + 1, flag, p.abort, input)) return false;
-  if (!await_packet(inbox + 2, flag, p.abort, output)) return false;
+  if (!await_packet(inbox + 1, flag, p.abort, input)) return Answer::kNone;
+  if (!await_packet(inbox + 2, flag, p.abort, output)) return Answer::kNone;
   buffers = {at<char>(data_of(input), 0), at<char>(data_of(output), 0)};
-  return true;
+  return Answer::kSame;
 }
 
 // ---- a kernel that reads and writes the others' buffers

@@ -182,10 +182,16 @@ SHOAL_BOTH void run_one_shot(const KernelParameters& p, const Team& team) {
   }
   send_messages(p, m);
   bool fits = team.thread() != team.threads() - 1 || !has_ended(p);
+  int other = -1;
   for (int r = team.thread(); r < p.ranks; r += team.threads()) {
-    if (r != p.self && fits) fits = receive_tag(p, r);
+    if (r == p.self) continue;
+    const Answer answer = receive_tag(p, r);
+    fits = fits && answer == Answer::kSame;
+    if (answer == Answer::kOther) other = r;
   }
-  if (team.all(fits)) {
+  const bool all_fit = team.all(fits);
+  if (other >= 0) complain(p, other);
+  if (all_fit) {
     if (reduces(static_cast<Collective>(p.collective))) {
       combine_messages<Format, Op>(p, m);
     } else {
