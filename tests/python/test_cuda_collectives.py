@@ -144,7 +144,8 @@ def test_memory_of_other_libraries(cuda_job: Runner) -> None:
                 self.__cuda_array_interface__ = Immutable(array).__cuda_array_interface__
 
         for kind in (Immutable, ImmutableInterface):
-            ours, out = on_device(comm, np.full(10, r + 1, "int16")), comm.empty(10, "int16", "cuda")
+            ours = on_device(comm, np.full(10, r + 1, "int16"))
+            out = comm.empty(10, "int16", "cuda")
             z = kind(ours)
             comm.all_reduce(z, out=out, stream=s)
             s.synchronize()
