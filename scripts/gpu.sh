@@ -22,7 +22,7 @@ build() {   # TORCH: ON with shoal.torch, for the torch of this Python
   for name in OpenSSL pybind11 GTest UCX; do ignored+=("-DCMAKE_DISABLE_FIND_PACKAGE_$name=ON"); done
   cmake -S . -B build/gpu --log-level=NOTICE -DCMAKE_BUILD_TYPE=Release -DSHOAL_TESTS=OFF -DSHOAL_UCX=OFF \
     -DSHOAL_TRACER=OFF -DSHOAL_TORCH="$1" -DSHOAL_PYTHON=ON -DSHOAL_CUDA=ON -DPython_EXECUTABLE="$python" "${ignored[@]}"
-  cmake --build build/gpu --target shoal_package --parallel "$(nproc)"
+  cmake --build build/gpu --target shoal_package gpu_floor --parallel "$(nproc)"
   rm -rf $package
   mkdir -p $package
   cp -r python/shoal python/_shoal_torch.py $package/
@@ -31,6 +31,9 @@ build() {   # TORCH: ON with shoal.torch, for the torch of this Python
 
 run() { PYTHONPATH=$package:$PWD${PYTHONPATH:+:$PYTHONPATH} timeout "$limit_s" "$python" -m "$@"; }
 collectives() { run shoal.cli run -n "$1" "$python" tests/gpu/collectives.py "${@:2}"; }   # RANKS [--quick]
+# Their streams wait for one another: see "Queues" in docs/gpu.md.
+in_threads() { CUDA_DEVICE_MAX_CONNECTIONS=32 run tests.gpu.collectives --threads "$@"; }   # RANKS [--quick]
+gpu_floor() { timeout 100 build/gpu/benchmarks/gpu/gpu_floor "$@"; }
 
 # Says how a command went that is called NAME; all of them are run, whatever becomes of one.
 failed=0
@@ -41,6 +44,7 @@ checks() { PYTHONPATH=$package${PYTHONPATH:+:$PYTHONPATH} timeout 120 "$python" 
 all_tests() {
   local ranks
   for ranks in 1 2 4; do try "collectives.py, $ranks ranks" collectives "$ranks"; done
+  for ranks in 2 4; do try "collectives.py, $ranks ranks as threads" in_threads "$ranks"; done
   try interop.py checks interop.py
   if [[ $has_torch == ON ]]; then
     try torch_cuda.py checks torch_cuda.py
@@ -58,7 +62,7 @@ if nvidia-smi -L 2>/dev/null; then
       build "$has_torch"
       all_tests
       ;;
-    bench) build OFF; run benchmarks.gpu "${@:2}" ;;
+    bench) build OFF; run benchmarks.gpu "${@:2}"; gpu_floor ;;
   esac
   exit
 fi
@@ -72,8 +76,8 @@ if [[ -f $stand_in/fake_cuda/libcuda_fake.so ]]; then
   export FAKE_CUDA_KERNELS=$stand_in/cuda/libshoal_cuda_kernels_host.so
   export SHOAL_CUDA_DEVICE=0   # shared by all ranks, as one GPU would be
   case $what in
-    test) collectives 3 --quick; run tests.gpu.nccl_users --try ;;
-    bench) run benchmarks.gpu --try --ranks 1 2 >/dev/null ;;
+    test) collectives 3 --quick; in_threads 3 --quick; run tests.gpu.nccl_users --try ;;
+    bench) run benchmarks.gpu --try --ranks 1 2 >/dev/null; gpu_floor --try >/dev/null ;;
   esac
   programs=$(cd build/release && ctest -N -R '^cuda_' | sed -n 's/^Total Tests: //p')
   ran="its program, once; and with make test: $programs programs of ctest -R '^cuda_', tests/python/test_cuda_*.py"

@@ -23,7 +23,7 @@ from benchmarks.gpu.peers import NAMES
 
 SIZES = (8, 1 << 10, 64 << 10, 1 << 20, 16 << 20, 256 << 20)
 TRY_SIZES = (8, 64 << 10)
-MINUTES = 6.0
+MINUTES = 4.5
 # What a job takes before it measures: the interpreter, torch, the device's contexts, connections.
 START_S = 15
 # A job that does not end by itself is ended so long after its time.

@@ -149,7 +149,9 @@ void ArenaGroup::submit(std::uint64_t sequence, std::uint64_t fingerprint) {
   }
   const DeviceArena::Operations by{&group_, number, call_.stream};
   if (input_.is_own) arena_->used(input_.user, by);
-  if (output_.is_own && output_.user != input_.user) arena_->used(output_.user, by);
+  // A call in place may have no input here: a broadcast, but at its root.
+  const bool is_same = input_.is_own && output_.user == input_.user;
+  if (output_.is_own && !is_same) arena_->used(output_.user, by);
 }
 
 }  // namespace shoal::cuda

@@ -129,6 +129,22 @@ TEST(DeviceCalls, MemoryWaitsForItsOperations) {
   });
 }
 
+// Nor where it is the output only, at the place of an input that this rank does not give.
+TEST(DeviceCalls, MemoryWaitsForABroadcastInPlace) {
+  run_ranks(2, [](Communicator& comm) {
+    const Device device;
+    for (const std::size_t count : {std::size_t{10}, std::size_t{100'000}}) {
+      CudaBlock x = make(comm, ints(count, comm.rank()));
+      comm.barrier().wait();
+      if (comm.rank() == 1) std::this_thread::sleep_for(std::chrono::milliseconds(30));
+      (void)comm.broadcast({x.data(), x.bytes()}, {x.data(), x.bytes()},
+                           Count{static_cast<std::int64_t>(count)}, DataType::kInt32, 1,
+                           on(device.stream()));
+      EXPECT_EQ(content_of(x), ints(count, 1));
+    }
+  });
+}
+
 // The driver is what a call takes its time for: two looks at the context, one at whether the stream
 // is being captured, and the launch.
 TEST(DeviceCalls, TakeFourCallsOfTheDriver) {

@@ -11,6 +11,7 @@
 #include <mutex>
 #include <set>
 #include <thread>
+#include <utility>
 #include <vector>
 
 #include "state.h"
@@ -84,7 +85,8 @@ namespace {
 struct Registry {
   std::mutex mutex;
   std::map<CUstream, std::shared_ptr<CUstream_st>> streams;
-  std::map<CUcontext, CUstream> null_streams;
+  /// By context; of the threads' own default streams, by thread too.
+  std::map<std::pair<CUcontext, std::thread::id>, CUstream> null_streams;
   std::mutex capture_mutex;
 };
 
@@ -127,7 +129,9 @@ CUstream open_stream() {
 std::shared_ptr<CUstream_st> find(CUstream handle) {
   const std::lock_guard lock(registry().mutex);
   if (handle == nullptr || handle == CU_STREAM_LEGACY || handle == CU_STREAM_PER_THREAD) {
-    CUstream& stream = registry().null_streams[current()];
+    const bool of_thread = handle == CU_STREAM_PER_THREAD;
+    const auto owner = of_thread ? std::this_thread::get_id() : std::thread::id();
+    CUstream& stream = registry().null_streams[{current(), owner}];
     if (stream == nullptr) stream = open_stream();
     handle = stream;
   }
