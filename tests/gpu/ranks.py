@@ -26,6 +26,7 @@ import time
 import traceback
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 RANKS = 2
 START_S = 60.0  # until the ranks have loaded what they need and met: torch's files may be cold
@@ -50,6 +51,40 @@ class Check:
     @property
     def name(self) -> str:
         return self.run.__name__
+
+
+# --- what checks share
+
+
+def raises(kind: type[Exception], call: Callable[[], object], *words: str) -> None:
+    """It raises an error of that kind, which says all of the words."""
+    try:
+        call()
+    except kind as error:
+        missing = [word for word in words if word not in str(error)]
+        assert not missing, f"{missing} not in: {error}"
+    else:
+        raise AssertionError(f"no error that says {words}")
+
+
+def cycles_of(torch: Any, ms: float) -> int:
+    """For torch.cuda._sleep()."""
+    begin, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+    torch.cuda._sleep(1000)
+    begin.record()
+    torch.cuda._sleep(10_000_000)
+    end.record()
+    end.synchronize()
+    return int(ms / begin.elapsed_time(end) * 10_000_000)
+
+
+def at_once(begin: float, delay_ms: float) -> None:
+    """What has been called since has not waited for a stream that is so late."""
+    took_ms = 1000 * (time.monotonic() - begin)
+    assert took_ms < delay_ms / 2, f"the host waited {took_ms:.0f} ms"
+
+
+# --- a job of checks
 
 
 class Job:

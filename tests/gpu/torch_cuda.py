@@ -190,17 +190,6 @@ def collectives_float8() -> str:
 # --- streams -----------------------------------------------------------------------------------
 
 
-def cycles_of(ms: float) -> int:
-    """For torch.cuda._sleep()."""
-    begin, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
-    torch.cuda._sleep(1000)
-    begin.record()
-    torch.cuda._sleep(10_000_000)
-    end.record()
-    end.synchronize()
-    return int(ms / begin.elapsed_time(end) * 10_000_000)
-
-
 def ready_to_sleep(x: torch.Tensor) -> int:
     """The cycles of DELAY_MS. The first calls of a group, and those that need more memory, may
     wait for the device: those of this size are over. `x` is left as it was."""
@@ -208,15 +197,10 @@ def ready_to_sleep(x: torch.Tensor) -> int:
     dist.all_reduce(x)
     dist.all_reduce(x, async_op=True).wait()
     x.copy_(before)
-    cycles = cycles_of(DELAY_MS)
+    cycles: int = ranks.cycles_of(torch, DELAY_MS)
     torch.cuda.synchronize()
     dist.barrier()
     return cycles
-
-
-def at_once(begin: float) -> None:
-    took_ms = 1000 * (time.monotonic() - begin)
-    assert took_ms < DELAY_MS / 2, f"the host waited {took_ms:.0f} ms"
 
 
 def a_blocking_call_is_the_current_streams() -> str:
@@ -228,7 +212,7 @@ def a_blocking_call_is_the_current_streams() -> str:
             torch.cuda._sleep(cycles)
             x.copy_(source)
             dist.all_reduce(x)
-            at_once(begin)
+            ranks.at_once(begin, DELAY_MS)
             assert not stream.query(), "the stream was idle at once"
             require_sum(x * 2, 2)
     return "the host went on; a reader on the stream saw the sum"
@@ -244,7 +228,7 @@ def an_asynchronous_call_is_waited_for_by_another_stream() -> str:
     work = dist.all_reduce(x, async_op=True)
     with torch.cuda.stream(other):
         work.wait()
-        at_once(begin)
+        ranks.at_once(begin, DELAY_MS)
         assert not work.is_completed()
         require_sum(x * 2, 2)
     until(work.is_completed)
@@ -502,16 +486,6 @@ def fsdp2_with_pool_memory() -> str:
 # --- when it goes wrong ------------------------------------------------------------------------
 
 
-def named(call: Callable[[], object], *words: str) -> None:
-    try:
-        call()
-    except dist.DistBackendError as error:
-        missing = [word for word in words if word not in str(error)]
-        assert not missing, f"{missing} not in: {error}"
-    else:
-        raise AssertionError(f"no error that says {words}")
-
-
 def kill_9_of_a_rank() -> str:
     x = mine(100_000)
     dist.all_reduce(x)
@@ -529,7 +503,7 @@ def kill_9_of_a_rank() -> str:
     assert released_s < 10, f"the streams were let go after {released_s:.1f} s"
     until(work.is_completed)
     for call in (lambda: dist.all_reduce(x), work.wait, dist.barrier):
-        named(call, "rank 1", "PeerFailed")
+        ranks.raises(dist.DistBackendError, call, "rank 1", "PeerFailed")
     assert not work.is_success()
     return f"named; streams let go {released_s - 0.3:.2f} s after it"
 
@@ -548,14 +522,17 @@ def a_rank_that_never_calls() -> str:
     torch.cuda.synchronize()
     took_s = time.monotonic() - begin
     assert 1.5 < took_s < 8, took_s
-    named(lambda: dist.all_reduce(x, group=group), "Timeout", "rank 1")
+    ranks.raises(
+        dist.DistBackendError, lambda: dist.all_reduce(x, group=group), "Timeout", "rank 1"
+    )
     return f"named after {took_s:.2f} s; the deadline is 2 s"
 
 
 def cpu_and_cuda_in_one_call() -> str:
     group = dist.new_group()
     x = mine(100).cpu() if RANK == 1 else mine(100)
-    named(
+    ranks.raises(
+        dist.DistBackendError,
         lambda: dist.all_reduce(x, group=group, async_op=True).wait(timedelta(seconds=10)),
         "Mismatch", "CUDA",
     )  # fmt: skip
