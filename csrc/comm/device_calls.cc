@@ -77,7 +77,7 @@ DeviceCalls::~DeviceCalls() {
   while (!is_through() && !deadline.passed()) std::this_thread::sleep_for(kBusy);
   impl_.context->device_watch().remove(*this);
   if (group_->is_over(group_->issued())) return;
-  keep_for_ever(std::move(group_), impl_.context->rank(), impl_.group->binding().communicator);
+  leave_behind(std::move(group_), impl_.context->rank(), impl_.group->binding().communicator);
 }
 
 /// The block that the ranks share: that of whoever comes first.

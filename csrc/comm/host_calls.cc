@@ -67,7 +67,7 @@ HostCalls::~HostCalls() {
     drop_blocks();
     return;
   }
-  keep_for_ever(std::move(group_), impl_.context->rank(), impl_.group->binding().communicator);
+  leave_behind(std::move(group_), impl_.context->rank(), impl_.group->binding().communicator);
 }
 
 // --- memory -------------------------------------------------------------------------------------

@@ -4,11 +4,10 @@
 
 #include <cstdint>
 #include <memory>
-#include <mutex>
 #include <string>
 #include <utility>
-#include <vector>
 
+#include "core/kept.h"
 #include "core/log.h"
 #include "exec/plan.h"
 #include "exec/task.h"
@@ -33,18 +32,14 @@ inline std::uint64_t address_of(const void* data) noexcept {
   return reinterpret_cast<std::uintptr_t>(data);
 }
 
-/// What a stream uses that has not come to its end: it may still do so. Static and never destroyed,
-/// so that leak checkers find it and see that it is meant.
+/// What a stream uses that has not come to its end: it may still do so.
 template <class Group>
-void keep_for_ever(std::unique_ptr<Group> group, int rank, std::uint32_t communicator) {
+void leave_behind(std::unique_ptr<Group> group, int rank, std::uint32_t communicator) {
   log(LogLevel::kWarn,
       "rank %d: a stream has not come to the end of communicator %u's operations; "
       "what they use is not given back",
       rank, communicator);
-  static std::mutex mutex;
-  static auto* const kept = new std::vector<std::unique_ptr<Group>>;
-  const std::lock_guard lock(mutex);
-  kept->push_back(std::move(group));
+  keep_for_ever(std::move(group));
 }
 
 }  // namespace shoal::comm

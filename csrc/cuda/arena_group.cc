@@ -36,13 +36,6 @@ ArenaGroup::~ArenaGroup() {
   for (const Block& block : blocks_) arena_->free(block.address);
 }
 
-int ArenaGroup::absent() const noexcept {
-  for (int r = 0; members_.spins && r < members_.ranks; ++r) {
-    if (!group_.is_present(r)) return r;
-  }
-  return -1;
-}
-
 void ArenaGroup::check(const Outcome& outcome) const {
   require(arena_->context().driver(), outcome);
 }
@@ -95,9 +88,9 @@ DeviceGroup::Way ArenaGroup::prepare(const GroupCall& call) {
   const auto stream = static_cast<CUstream>(call.stream);
   {
     const StreamGuard guard(arena_->context());
-    CUstreamCaptureStatus status = CU_STREAM_CAPTURE_STATUS_NONE;
-    check({"cuStreamIsCapturing", arena_->context().driver().stream_is_capturing(stream, &status)});
-    way_ = status == CU_STREAM_CAPTURE_STATUS_NONE ? Way::kOrdered : Way::kCaptured;
+    bool captured = false;
+    check(ask_captured(arena_->context().driver(), stream, captured));
+    way_ = captured ? Way::kCaptured : Way::kOrdered;
   }
   if (way_ == Way::kCaptured && group_.captures_left() == 0) {
     throw Error(ErrorCode::kInvalidArgument,

@@ -19,7 +19,7 @@ class ArenaGroup final : public DeviceGroup {
 
   Way prepare(const GroupCall& call) override;
   void submit(std::uint64_t sequence, std::uint64_t fingerprint) override;
-  [[nodiscard]] int absent() const noexcept override;
+  [[nodiscard]] int absent() const noexcept override { return group_.absent(); }
   [[nodiscard]] std::uint32_t issued() const noexcept override { return group_.issued(); }
   [[nodiscard]] bool has_room() const noexcept override { return group_.has_room(); }
   [[nodiscard]] bool is_over(std::uint32_t number) const noexcept override {

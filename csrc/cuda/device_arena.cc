@@ -11,6 +11,7 @@
 #include <thread>
 
 #include "core/assert.h"
+#include "core/kept.h"
 #include "core/log.h"
 #include "cuda/arena_group.h"
 #include "cuda/host_stream_group.h"
@@ -51,14 +52,6 @@ std::optional<std::int64_t> number_in(const char* name) {
 CUstream as_stream(void* stream) noexcept { return static_cast<CUstream>(stream); }
 
 void sleep_a_moment() noexcept { std::this_thread::sleep_for(std::chrono::microseconds(50)); }
-
-/// Static and never destroyed, so that leak checkers find them and see that it is meant.
-void keep_for_ever(std::vector<std::unique_ptr<Slice>> slices) {
-  static std::mutex mutex;
-  static auto* const kept = new std::vector<std::vector<std::unique_ptr<Slice>>>;
-  const std::lock_guard lock(mutex);
-  kept->push_back(std::move(slices));
-}
 
 }  // namespace
 
@@ -421,9 +414,9 @@ void DeviceArena::used(std::uint64_t address, void* stream) {
   const ContextGuard guard(context_);
   const Lock lock(mutex_);
   throw_if_lost();
-  CUstreamCaptureStatus capture = CU_STREAM_CAPTURE_STATUS_NONE;
-  check({"cuStreamIsCapturing", driver_.stream_is_capturing(as_stream(stream), &capture)});
-  if (capture != CU_STREAM_CAPTURE_STATUS_NONE) return;
+  bool captured = false;
+  check(ask_captured(driver_, as_stream(stream), captured));
+  if (captured) return;
   Block* block = block_with(address);
   SHOAL_ASSERT(block != nullptr);
   check(record(*block, as_stream(stream)));

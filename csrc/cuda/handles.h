@@ -146,6 +146,14 @@ class MappedMemory {
   CUdeviceptr device_ = 0;
 };
 
+/// Is the stream being captured into a graph? In the current context.
+inline Outcome ask_captured(const Driver& driver, CUstream stream, bool& captured) noexcept {
+  CUstreamCaptureStatus status = CU_STREAM_CAPTURE_STATUS_NONE;
+  const Outcome outcome{"cuStreamIsCapturing", driver.stream_is_capturing(stream, &status)};
+  captured = status != CU_STREAM_CAPTURE_STATUS_NONE;
+  return outcome;
+}
+
 // In the current context. They throw Error.
 
 inline Stream make_stream(const Driver& driver, CUstream_flags flags) {

@@ -66,10 +66,9 @@ CUdeviceptr HostStreamGroup::on_device(const T& word) const noexcept {
 
 void HostStreamGroup::check_stream(const std::string& call, void* stream) {
   const ContextGuard guard(arena_->context());
-  CUstreamCaptureStatus status = CU_STREAM_CAPTURE_STATUS_NONE;
-  check({"cuStreamIsCapturing",
-         arena_->context().driver().stream_is_capturing(as_stream(stream), &status)});
-  if (status == CU_STREAM_CAPTURE_STATUS_NONE) return;
+  bool captured = false;
+  check(ask_captured(arena_->context().driver(), as_stream(stream), captured));
+  if (!captured) return;
   throw Error(ErrorCode::kInvalidArgument,
               call +
                   ": the stream is being captured, and the host takes part in messages and in "

@@ -59,13 +59,6 @@ bool StreamGroup::has_room() const noexcept {
   return is_over(issued() + 1 - kRecords);  // 0 and those before it are over from the beginning
 }
 
-Result<bool> StreamGroup::is_capturing(CUstream stream) const noexcept {
-  CUstreamCaptureStatus status = CU_STREAM_CAPTURE_STATUS_NONE;
-  const CUresult result = context_->driver().stream_is_capturing(stream, &status);
-  if (!ok(result)) return status_of(result);
-  return status != CU_STREAM_CAPTURE_STATUS_NONE;
-}
-
 // --- stream memory operations -------------------------------------------------------------------
 
 void StreamGroup::write(std::int64_t offset, std::uint32_t value) noexcept {
@@ -141,10 +134,8 @@ Outcome StreamGroup::enqueue(const StreamCall& call) noexcept {
   const std::uint32_t before = number_++;
   if (!members_.spins) fill(control_.record_at(layout.record(members_.self, number_)), call);
   control_.store(layout.flag(ControlLayout::kIssued, members_.self), number_);
-  const bool changes_stream = has_begun_ && call.stream != last_stream_;
-  last_stream_ = call.stream;
-  has_begun_ = true;
-  if (changes_stream) {
+  const std::optional<CUstream> last_stream = std::exchange(last_stream_, call.stream);
+  if (last_stream.has_value() && *last_stream != call.stream) {
     wait(layout.flag(ControlLayout::kCompleted, members_.self), before, CU_STREAM_WAIT_VALUE_GEQ);
   }
   if (members_.spins) return enqueue_spinning(call);
@@ -198,8 +189,8 @@ Outcome StreamGroup::sweep(CUstream stream) noexcept {
 /// All ranks are there to be sent something, and where.
 bool StreamGroup::can_send() noexcept {
   if (is_aborted() || has_one_left()) return false;
+  if (!knows_all_ && absent() >= 0) return false;
   for (int r = 0; !knows_all_ && r < members_.ranks; ++r) {
-    if (!is_present(r)) return false;
     workspaces_[static_cast<std::size_t>(r)] = control_.place(r);
   }
   return knows_all_ = true;
@@ -298,6 +289,13 @@ Outcome StreamGroup::order_after(std::uint32_t number, CUstream stream) const no
   return batch.flush(context_->driver(), stream);
 }
 
+int StreamGroup::absent() const noexcept {
+  for (int r = 0; members_.spins && r < members_.ranks; ++r) {
+    if (flag(ControlLayout::kPresent, r) == 0) return r;
+  }
+  return -1;
+}
+
 // --- looking at it ------------------------------------------------------------------------------
 
 int StreamGroup::awaited(std::uint32_t number) const noexcept {
@@ -373,13 +371,9 @@ void StreamGroup::tell_device() noexcept {
   CUstream stream = nullptr;
   if (!ok(driver.stream_create(&stream, CU_STREAM_NON_BLOCKING))) return;  // no context any more
   telling_ = Stream(driver, stream);
-  CUstreamBatchMemOpParams operation{};
-  operation.writeValue.operation = CU_STREAM_MEM_OP_WRITE_VALUE_32;
-  operation.writeValue.address =
-      members_.workspace + static_cast<CUdeviceptr>(WorkspaceLayout::ended());
-  operation.writeValue.value = 1;
-  operation.writeValue.flags = CU_STREAM_WRITE_VALUE_DEFAULT;
-  (void)driver.stream_batch_mem_op(stream, 1, &operation, 0);
+  StreamBatch batch(1);
+  batch.write(members_.workspace + static_cast<CUdeviceptr>(WorkspaceLayout::ended()), 1);
+  (void)batch.flush(driver, stream);
 }
 
 bool StreamGroup::has_told() const noexcept {

@@ -23,6 +23,7 @@
 #include <atomic>
 #include <cstdint>
 #include <memory>
+#include <optional>
 #include <vector>
 
 #include "cuda/control_block.h"
@@ -81,8 +82,6 @@ class StreamGroup {
   /// What the host can still issue without overwriting a record that a kernel may read: false after
   /// kRecords operations that the GPU has not passed. Any thread.
   [[nodiscard]] bool has_room() const noexcept;
-  /// Is the stream being captured?
-  Result<bool> is_capturing(CUstream stream) const noexcept;
   /// It goes one-shot unless it is captured: neither its input nor its output is touched by others,
   /// so `input` and `output` say nothing then. The same for all ranks.
   [[nodiscard]] bool is_one_shot(Collective collective, std::int64_t block_bytes) const noexcept;
@@ -103,11 +102,10 @@ class StreamGroup {
 
   // --- looking at it; any thread
 
-  /// The rank's group has been made. A kernel that waits for the others in itself has to wait until
-  /// all are: making one takes calls of the driver that may wait for the kernel.
-  [[nodiscard]] bool is_present(int rank) const noexcept {
-    return flag(ControlLayout::kPresent, rank) != 0;
-  }
+  /// A rank whose group has not been made; -1: none, or nothing waits for it. A kernel that waits
+  /// for the others in itself has to wait until all are: making one takes calls of the driver that
+  /// may wait for the kernel.
+  [[nodiscard]] int absent() const noexcept;
   /// Of the last operation that was enqueued, from 1.
   [[nodiscard]] std::uint32_t issued() const noexcept {
     return control_.load(control_.layout().flag(ControlLayout::kIssued, members_.self));
@@ -187,8 +185,7 @@ class StreamGroup {
   const std::uint64_t* bases_;
   std::shared_ptr<const MappedMemory> mapped_;  ///< the block
   std::uint32_t number_;                        ///< of the last operation
-  bool has_begun_ = false;
-  CUstream last_stream_ = nullptr;
+  std::optional<CUstream> last_stream_;
   StreamBatch batch_;
   // Where kernels spin:
   WorkspaceLayout workspace_;
