@@ -27,7 +27,9 @@ nobody. What libraries take without torch is in [performance.md](performance.md)
 - **floor** is the same call on a backend in C++ that moves nothing between ranks (torch's `fake`):
   what torch's Python and dispatcher take by themselves. Some of its operations copy within the rank
   (all_gather, reduce_scatter, all_to_all, gather, scatter), which shows from 1 MiB up.
-- **pool** is tensors made under `shoal.torch.pool()`, **ordinary** any others.
+- **pool** is tensors made under `shoal.torch.pool()`, **ordinary** any others. Those of 128 KiB and
+  more are adopted by the pool when three operations have used them ([torch.md](torch.md)), which is
+  in the first of the rounds.
 - Times faster: gloo's time over shoal's, the ratio of medians. **Above 1, shoal is faster.**
 - A round counts if a cache line's way from core to core took about what it took in the cell's
   median round (not {REGIME_RATIO} times longer or shorter), before and after each turn of it.
@@ -38,8 +40,8 @@ A transformer of 5.3 million parameters (21 MB of gradients), 64 words a step an
 communication is what a step takes longer than the same step of the same model under `no_sync()`,
 taken within a round (in brackets, between what lie half of the rounds): what the backward pass does
 not hide, and DDP's own copies between gradients and buckets, which the floor (a communication hook
-that does nothing) shows. FSDP2 is compared with the same step over the backend that does nothing.
-All rounds count here.
+that does nothing) shows: the target is for what comes beyond that. FSDP2 is compared with the same
+step over the backend that does nothing. All rounds count here.
 """
 
 

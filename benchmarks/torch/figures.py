@@ -71,10 +71,18 @@ class Step:
     rounds: int
     busy_rounds: int
 
-    def times_less(self, ours: str) -> float | None:
+    def times_less(self, contender: str) -> float | None:
         """Communication, than with gloo; infinite where it cannot be seen in the step's time. None
         if gloo's cannot be told, as on a machine that does something else, too."""
-        mine, theirs = self.communication_us.get(ours), self.communication_us.get(GLOO)
+        return self._times_less(
+            self.communication_us.get(contender), self.communication_us.get(GLOO)
+        )
+
+    def times_less_beyond_floor(self, ours: str) -> float | None:
+        """The same without what DDP itself does for it."""
+        return self._times_less(self.beyond_floor_us(ours), self.beyond_floor_us(GLOO))
+
+    def _times_less(self, mine: float | None, theirs: float | None) -> float | None:
         if mine is None or theirs is None:
             return None
         low, high = self.quartiles_us(GLOO)
@@ -257,9 +265,11 @@ def targets(report: Report) -> list[Target]:
         for ours in OURS:
             if not {ours, GLOO} <= {*step.communication_us}:
                 continue
-            times = step.times_less(ours)
-            text = f"{step}, {ours}: communication {_TRAINING_TIMES:g} times less"
-            shown = "unknown: gloo's is lost in noise" if times is None else f"{times:.1f} times"
+            times = step.times_less_beyond_floor(ours)
+            text = f"{step}, {ours}: communication beyond the floor {_TRAINING_TIMES:g} times less"
+            shown = "unknown: gloo's is lost in noise"
+            if times is not None:
+                shown = f"{times:.1f} times (with DDP's own copies {step.times_less(ours):.1f})"
             found.append(Target(text, shown, times is not None and times >= _TRAINING_TIMES))
     return found
 

@@ -19,7 +19,9 @@ from .cells import Training
 _WORDS, _WIDTH, _HEADS, _BLOCKS = 4096, 256, 4, 4
 _SENTENCES, _LENGTH = 4, 16  # short, so that a step is not all arithmetic
 _LEARNING_RATE = 1e-4
-_SETTLING_STEPS = 3  # DDP makes its buckets anew after the first
+_SETTLING_STEPS = (
+    5  # DDP makes its buckets anew after the first; they are in the pool after three more
+)
 
 
 @dataclass(frozen=True)

@@ -139,7 +139,7 @@ WorkPtr ShoalBackend::broadcast(Tensors& tensors, const c10d::BroadcastOptions& 
     const at::Tensor& user = only(call.name(), tensors);
     const at::Tensor x = getRank() == opts.rootRank ? call.in(user) : call.out(user);
     const Elements elements = moved(x);
-    call.add(call.communicator().broadcast(input_of(x), output_of(x), elements.count,
+    call.add(call.communicator().broadcast(call.input_of(x), call.output_of(x), elements.count,
                                            elements.dtype, static_cast<Rank>(opts.rootRank),
                                            call.options()));
     return call.launch(tensors);
@@ -171,7 +171,7 @@ WorkPtr ShoalBackend::allreduce_each(const Tensors& tensors, const c10d::Allredu
       const at::Tensor x = call.in_out(user);
       const Elements elements = reduced(call.name(), x);
       call.add(call.communicator().all_reduce(
-          input_of(x), output_of(x), elements.count, elements.dtype,
+          call.input_of(x), call.output_of(x), elements.count, elements.dtype,
           op_for(call.name(), opts.reduceOp, x.scalar_type()), call.options()));
     }
     return call.launch(tensors);
@@ -186,7 +186,7 @@ WorkPtr ShoalBackend::reduce(Tensors& tensors, const c10d::ReduceOptions& opts) 
     const at::Tensor y = is_root ? call.in_out(user) : call.in(user);
     const at::Tensor x = call.in(prescaled(y, opts.reduceOp));
     const Elements elements = reduced(call.name(), x);
-    call.add(call.communicator().reduce(input_of(x), is_root ? output_of(y) : Buffer{},
+    call.add(call.communicator().reduce(call.input_of(x), is_root ? call.output_of(y) : Buffer{},
                                         elements.count, elements.dtype,
                                         op_for(call.name(), opts.reduceOp, x.scalar_type()),
                                         static_cast<Rank>(opts.rootRank), call.options()));
@@ -215,7 +215,7 @@ WorkPtr ShoalBackend::allgather_into_tensor_coalesced(Tensors& outputs, Tensors&
       require_multiple(call.name(), "output", outputs[i], inputs[i], getSize());
       const at::Tensor x = call.in(inputs[i]), y = call.out(outputs[i]);
       const Elements elements = moved(x);
-      call.add(call.communicator().all_gather(input_of(x), output_of(y), elements.count,
+      call.add(call.communicator().all_gather(call.input_of(x), call.output_of(y), elements.count,
                                               elements.dtype, call.options()));
     }
     return call.launch(outputs);
@@ -260,16 +260,16 @@ WorkPtr ShoalBackend::allgather_lists(const std::vector<Tensors>& outputs, const
       if (equally_long(list)) {
         const at::Tensor y = call.out(list);
         const Elements elements = moved(x);
-        call.add(call.communicator().all_gather(input_of(x), output_of(y), elements.count,
+        call.add(call.communicator().all_gather(call.input_of(x), call.output_of(y), elements.count,
                                                 elements.dtype, call.options()));
         continue;
       }
       for (Rank root = 0; root < getSize(); ++root) {
         const at::Tensor y = call.out(list[root]);
         const Elements elements = moved(y);
-        call.add(call.communicator().broadcast(root == getRank() ? input_of(x) : ConstBuffer{},
-                                               output_of(y), elements.count, elements.dtype, root,
-                                               call.options()));
+        call.add(call.communicator().broadcast(root == getRank() ? call.input_of(x) : ConstBuffer{},
+                                               call.output_of(y), elements.count, elements.dtype,
+                                               root, call.options()));
       }
     }
     Tensors all;
@@ -297,7 +297,7 @@ WorkPtr ShoalBackend::gather(std::vector<Tensors>& outputs, Tensors& inputs,
       }
       y = call.out(list);
     }
-    call.add(call.communicator().gather(input_of(x), is_root ? output_of(y) : Buffer{},
+    call.add(call.communicator().gather(call.input_of(x), is_root ? call.output_of(y) : Buffer{},
                                         elements.count, elements.dtype,
                                         static_cast<Rank>(opts.rootRank), call.options()));
     return call.launch(is_root ? outputs[0] : Tensors{});
@@ -323,8 +323,8 @@ WorkPtr ShoalBackend::scatter(Tensors& outputs, std::vector<Tensors>& inputs,
       }
       x = call.in(list);
     }
-    call.add(call.communicator().scatter(is_root ? input_of(x) : ConstBuffer{}, output_of(y),
-                                         elements.count, elements.dtype,
+    call.add(call.communicator().scatter(is_root ? call.input_of(x) : ConstBuffer{},
+                                         call.output_of(y), elements.count, elements.dtype,
                                          static_cast<Rank>(opts.rootRank), call.options()));
     return call.launch(outputs);
   });
@@ -353,7 +353,7 @@ WorkPtr ShoalBackend::reduce_scatter_tensor_coalesced(Tensors& outputs, Tensors&
       const at::Tensor x = call.in(prescaled(inputs[i], opts.reduceOp)), y = call.out(outputs[i]);
       const Elements elements = reduced(call.name(), y);
       call.add(call.communicator().reduce_scatter(
-          input_of(x), output_of(y), elements.count, elements.dtype,
+          call.input_of(x), call.output_of(y), elements.count, elements.dtype,
           op_for(call.name(), opts.reduceOp, y.scalar_type()), call.options()));
     }
     return call.launch(outputs);
@@ -376,16 +376,16 @@ WorkPtr ShoalBackend::reduce_scatter(Tensors& outputs, std::vector<Tensors>& inp
     if (equally_long(list)) {
       const at::Tensor x = call.in(prescaled(call.in(list), opts.reduceOp));
       const Elements elements = reduced(call.name(), y);
-      call.add(call.communicator().reduce_scatter(input_of(x), output_of(y), elements.count,
-                                                  elements.dtype, op, call.options()));
+      call.add(call.communicator().reduce_scatter(
+          call.input_of(x), call.output_of(y), elements.count, elements.dtype, op, call.options()));
       return call.launch(outputs);
     }
     for (Rank root = 0; root < getSize(); ++root) {
       const at::Tensor x = call.in(prescaled(list[root], opts.reduceOp));
       const Elements elements = reduced(call.name(), x);
-      call.add(call.communicator().reduce(input_of(x), root == getRank() ? output_of(y) : Buffer{},
-                                          elements.count, elements.dtype, op, root,
-                                          call.options()));
+      call.add(call.communicator().reduce(
+          call.input_of(x), root == getRank() ? call.output_of(y) : Buffer{}, elements.count,
+          elements.dtype, op, root, call.options()));
     }
     return call.launch(outputs);
   });
@@ -424,16 +424,16 @@ void exchange_parts(Call& call, Rank rank, const Parts& inputs, const Parts& out
   call.exchange(messages);
 }
 
-/// Rows of a tensor, cut by their numbers (equally, if there are none).
-Parts cut(const char* call, const at::Tensor& tensor, const std::vector<std::int64_t>& splits,
-          int size) {
+/// Rows of a tensor, which lie at `data`, cut by their numbers (equally, if there are none).
+Parts cut(const char* call, const at::Tensor& tensor, void* data,
+          const std::vector<std::int64_t>& splits, int size) {
   const std::int64_t rows = tensor.dim() == 0 ? 1 : tensor.size(0);
   TORCH_CHECK(splits.empty() ? rows % size == 0 : splits.size() == static_cast<std::size_t>(size),
               call, ": ", rows, " rows cannot be cut into parts for ", size, " ranks by ",
               splits.size(), " split sizes");
   const auto bytes = static_cast<std::int64_t>(tensor.nbytes());
   const std::int64_t row_bytes = rows == 0 ? 0 : bytes / rows;
-  auto* at = static_cast<std::byte*>(const_cast<void*>(tensor.const_data_ptr()));
+  auto* at = static_cast<std::byte*>(data);
   Parts parts;
   std::int64_t used = 0;
   for (int i = 0; i < size; ++i) {
@@ -448,11 +448,20 @@ Parts cut(const char* call, const at::Tensor& tensor, const std::vector<std::int
   return parts;
 }
 
-Parts parts_of(const Tensors& tensors) {
+Parts inputs_of(const Call& call, const Tensors& tensors) {
   Parts parts;
   for (const at::Tensor& tensor : tensors) {
-    parts.emplace_back(const_cast<void*>(tensor.const_data_ptr()),
-                       static_cast<std::int64_t>(tensor.nbytes()));
+    const ConstBuffer part = call.input_of(tensor);
+    parts.emplace_back(const_cast<void*>(part.data), part.bytes.value);
+  }
+  return parts;
+}
+
+Parts outputs_of(const Call& call, const Tensors& tensors) {
+  Parts parts;
+  for (const at::Tensor& tensor : tensors) {
+    const Buffer part = call.output_of(tensor);
+    parts.emplace_back(part.data, part.bytes.value);
   }
   return parts;
 }
@@ -470,15 +479,16 @@ WorkPtr ShoalBackend::alltoall_base(at::Tensor& output, at::Tensor& input,
     at::Tensor x = call.in(input);
     const at::Tensor y = call.out(output);
     if (overlap(x, y)) x = call.in(x.clone());
-    const Parts inputs = cut(call.name(), x, input_splits, getSize());
-    const Parts outputs = cut(call.name(), y, output_splits, getSize());
+    const Parts inputs =
+        cut(call.name(), x, const_cast<void*>(call.input_of(x).data), input_splits, getSize());
+    const Parts outputs = cut(call.name(), y, call.output_of(y).data, output_splits, getSize());
     const Elements elements = moved(x);
     if (!input_splits.empty() || !output_splits.empty()) {
       exchange_parts(call, getRank(), inputs, outputs, elements.dtype, next_exchange_tag());
     } else {
       TORCH_CHECK(x.numel() == y.numel(), call.name(), ": input has ", x.numel(),
                   " elements, output ", y.numel());
-      call.add(call.communicator().all_to_all(input_of(x), output_of(y),
+      call.add(call.communicator().all_to_all(call.input_of(x), call.output_of(y),
                                               block_of(elements, getSize()), elements.dtype,
                                               call.options()));
     }
@@ -500,8 +510,8 @@ WorkPtr ShoalBackend::alltoall(Tensors& outputs, Tensors& inputs,
       from.push_back(call.in(inputs[i]));
       to.push_back(call.out(outputs[i]));
     }
-    exchange_parts(call, getRank(), parts_of(from), parts_of(to), moved(from[0]).dtype,
-                   next_exchange_tag());
+    exchange_parts(call, getRank(), inputs_of(call, from), outputs_of(call, to),
+                   moved(from[0]).dtype, next_exchange_tag());
     return call.launch(outputs);
   });
 }
@@ -525,9 +535,9 @@ WorkPtr ShoalBackend::message(Tensors& tensors, int peer, int tag, OpType op) {
     message.sends = sends;
     message.dtype = moved(x).dtype;
     if (sends) {
-      message.source = input_of(x);
+      message.source = call.input_of(x);
     } else {
-      message.target = output_of(x);
+      message.target = call.output_of(x);
     }
     call.exchange({message});
     return call.launch(tensors);
@@ -740,6 +750,7 @@ at::Tensor ShoalBackend::allocateTensor(long size, at::TensorOptions options) {
 c10::intrusive_ptr<ShoalBackend> make_backend(
     const GroupRequest& request, const c10::intrusive_ptr<c10d::Backend::Options>& opts,
     const std::string& ucx_directory) {
+  install_allocator();
   return translated([&] {
     return c10::make_intrusive<ShoalBackend>(join_group(request, ucx_directory), opts,
                                              ucx_directory);

@@ -8,6 +8,7 @@
 #include <cstring>
 #include <iterator>
 
+#include "torch/large_blocks.h"
 #include "torch/pool.h"
 #include "torch/stream_work.h"
 
@@ -104,7 +105,7 @@ void Call::hold(const at::Tensor& tensor) {
   if (on_stream_ != nullptr) {
     on_stream_->held.push_back(tensor);
   } else {
-    work_->hold(tensor);
+    work_->hold(tensor, backend_.job_);
   }
 }
 
@@ -222,6 +223,22 @@ at::Tensor Call::out(const Tensors& list) {
 
 // --- parts, and the end ------------------------------------------------------------------------
 
+void* Call::address_of(const at::Tensor& tensor, void* data) const {
+  if (on_stream_ != nullptr || tensor.storage().nbytes() < LargeBlocks::kSmallest) return data;
+  void* const address = LargeBlocks::instance().pool_address(data);
+  // It may be another job's pool.
+  return backend_.communicator_.in_pool(address, {1}) ? address : data;
+}
+
+ConstBuffer Call::input_of(const at::Tensor& tensor) const {
+  return {address_of(tensor, const_cast<void*>(tensor.const_data_ptr())),
+          {static_cast<std::int64_t>(tensor.nbytes())}};
+}
+
+Buffer Call::output_of(const at::Tensor& tensor) const {
+  return {address_of(tensor, tensor.data_ptr()), {static_cast<std::int64_t>(tensor.nbytes())}};
+}
+
 void Call::exchange(const std::vector<Message>& messages) {
   if (on_stream_ != nullptr && backend_.coalescing_ != nullptr) {
     ShoalBackend::Coalesced& block = backend_.coalesced_;
@@ -273,7 +290,7 @@ c10::intrusive_ptr<c10d::Work> Call::launch_on_stream(Tensors outputs) {
     for (const auto& step : mine.after) step();
   }
   if (backend_.coalescing_ != nullptr) {
-    for (const at::Tensor& tensor : mine.held) work_->hold(tensor);
+    for (const at::Tensor& tensor : mine.held) work_->hold(tensor, backend_.job_);
     block.stream = mine.stream;
     return what_.async ? work_ : nullptr;
   }

@@ -57,6 +57,10 @@ class Call {
   /// waits for it as it does for a call on the host.
   void come_after_stream(c10::Device device);
 
+  /// What parts work on, of a tensor that in(), out() or in_out() has returned.
+  [[nodiscard]] ConstBuffer input_of(const at::Tensor& tensor) const;
+  [[nodiscard]] Buffer output_of(const at::Tensor& tensor) const;
+
   void add(shoal::Work part) { work_->add(std::move(part)); }
   void exchange(const std::vector<Message>& messages);
   /// Within this rank's memory, before what comes after the call.
@@ -80,6 +84,9 @@ class Call {
   void require_dense(const at::Tensor& tensor) const;
   bool takes_stream(const at::Tensor& tensor);
   void begin_on_stream(c10::Device device);
+  /// Of a tensor whose memory begins at `data`: where the pool has it, if it does. For all parts of
+  /// a storage the same, so that what lies in one another's place still does.
+  [[nodiscard]] void* address_of(const at::Tensor& tensor, void* data) const;
   /// Memory that the operation uses.
   void hold(const at::Tensor& tensor);
   /// What is to be done when the parts are over.

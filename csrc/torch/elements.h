@@ -29,11 +29,4 @@ ReduceOp op_for(const char* call, const c10d::ReduceOp& op, at::ScalarType type)
 /// The tensor, or what PREMUL_SUM makes of it: a new one, multiplied by the factor.
 at::Tensor prescaled(const at::Tensor& tensor, const c10d::ReduceOp& op);
 
-inline ConstBuffer input_of(const at::Tensor& tensor) {
-  return {tensor.const_data_ptr(), {static_cast<std::int64_t>(tensor.nbytes())}};
-}
-inline Buffer output_of(const at::Tensor& tensor) {
-  return {tensor.data_ptr(), {static_cast<std::int64_t>(tensor.nbytes())}};
-}
-
 }  // namespace shoal::torch

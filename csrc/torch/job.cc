@@ -161,6 +161,18 @@ JoinedGroup join_known_job(std::istringstream& answer, StoreChannel& channel) {
 
 }  // namespace
 
+std::optional<PoolBlock> Job::take(std::size_t bytes, Reserve reserve) {
+  const auto wanted = static_cast<std::int64_t>(bytes);
+  const PoolStatistics pool = world.pool();
+  const std::int64_t reserved = std::min(reserve.most, pool.limit.value / reserve.parts);
+  if (pool.used.value + wanted > pool.limit.value - reserved) return std::nullopt;
+  try {
+    return world.allocate({wanted});
+  } catch (const Error&) {
+    return std::nullopt;
+  }
+}
+
 JoinedGroup join_group(const GroupRequest& request, const std::string& ucx_directory) {
   Options options = options_of(request, ucx_directory);
   if (request.size == 1) {

@@ -4,7 +4,9 @@
 
 #include <chrono>
 #include <cstdint>
+#include <limits>
 #include <memory>
+#include <optional>
 #include <string>
 #include <torch/csrc/distributed/c10d/Store.hpp>
 #include <vector>
@@ -29,6 +31,14 @@ class Job {
  public:
   Job(Communicator communicator, std::string name)
       : world(std::move(communicator)), id(std::move(name)), progress(world) {}
+
+  /// What is to be left of the pool: one of so many parts of it, but not more than that.
+  struct Reserve {
+    std::int64_t parts = 1;
+    std::int64_t most = std::numeric_limits<std::int64_t>::max();
+  };
+  /// A block of the pool; none where it has no room, and in a forked child.
+  std::optional<PoolBlock> take(std::size_t bytes, Reserve reserve);
 
   Communicator world;
   const std::string id;  ///< the same on all ranks, and no other job's

@@ -4,6 +4,7 @@
 #include <torch/csrc/utils/pybind.h>
 
 #include "torch/backend.h"
+#include "torch/large_blocks.h"
 #include "torch/pool.h"
 
 namespace py = pybind11;
@@ -44,6 +45,7 @@ c10::intrusive_ptr<ShoalBackend> create_subgroup(const c10::intrusive_ptr<ShoalB
 py::dict statistics(ShoalBackend& backend) {
   const Statistics job = backend.communicator().statistics();
   const PoolStatistics pool = backend.communicator().pool();
+  const LargeBlocks::Totals adopted = LargeBlocks::instance().adopted();
   py::dict result;
   result["operations"] = job.operations;
   result["staged"] = job.staged;
@@ -51,6 +53,8 @@ py::dict statistics(ShoalBackend& backend) {
   result["copied_tensors"] = backend.copies().tensors.load();
   result["copied_bytes"] = backend.copies().bytes.load();
   result["copied_through_host"] = backend.copies().through_host.load();
+  result["adopted_tensors"] = adopted.blocks;
+  result["adopted_bytes"] = adopted.bytes;
   result["pool_bytes"] = pool.used.value;
   return result;
 }
@@ -85,9 +89,11 @@ class Scope {
 };
 
 bool in_pool(ShoalBackend& backend, const at::Tensor& tensor) {
-  return tensor.is_cpu() &&
-         backend.communicator().in_pool(tensor.storage().data(),
-                                        {static_cast<std::int64_t>(tensor.storage().nbytes())});
+  if (!tensor.is_cpu()) return false;
+  const at::Storage& storage = tensor.storage();
+  return backend.communicator().in_pool(
+      LargeBlocks::instance().pool_address(const_cast<void*>(storage.data())),
+      {static_cast<std::int64_t>(storage.nbytes())});
 }
 
 }  // namespace

@@ -5,10 +5,11 @@
 #include <c10/core/Allocator.h>
 #include <c10/core/CPUAllocator.h>
 
-#include <algorithm>
+#include <cstdlib>
 #include <cstring>
 #include <mutex>
 
+#include "torch/large_blocks.h"
 #include "torch/streams.h"
 
 namespace shoal::torch {
@@ -16,80 +17,69 @@ namespace shoal::torch {
 namespace {
 
 thread_local PoolScope in_force;
+c10::DeleterFnPtr others_deleter = nullptr;  // once the allocator has been installed
 
-/// What tensors leave of the pool to shoal itself, which stages what is not in the pool: a quarter,
-/// but not more than this.
-constexpr std::int64_t kReservedBytes = 64 << 20;
+/// What tensors leave of the pool to shoal itself, which stages what is not in the pool.
+constexpr Job::Reserve kReserve{.parts = 4, .most = 64 << 20};
 
-bool has_room(const std::shared_ptr<Job>& job, std::size_t bytes) {
-  const PoolStatistics pool = job->world.pool();
-  const std::int64_t reserved = std::min(kReservedBytes, pool.limit.value / 4);
-  return pool.used.value + static_cast<std::int64_t>(bytes) <= pool.limit.value - reserved;
+bool adopts() {
+  const char* given = std::getenv("SHOAL_TORCH_ADOPT");
+  return given == nullptr || std::strcmp(given, "0") != 0;
 }
 
-/// A block of the job's pool; empty where it is full.
-c10::DataPtr take(const std::shared_ptr<Job>& job, std::size_t bytes) {
-  if (!has_room(job, bytes)) return {};
-  try {
-    auto block =
-        std::make_unique<PoolBlock>(job->world.allocate({static_cast<std::int64_t>(bytes)}));
-    void* data = block->data();
-    const auto free = [](void* context) { delete static_cast<PoolBlock*>(context); };
-    return {data, block.release(), free, c10::Device(c10::DeviceType::CPU)};
-  } catch (const Error&) {
-    return {};
-  }
-}
-
-/// In front of torch's own allocator from the first enter_pool() on.
-class PoolAllocator final : public c10::Allocator {
+/// In front of torch's own allocator from the first process group on.
+class Allocator final : public c10::Allocator {
  public:
-  explicit PoolAllocator(c10::Allocator& other) noexcept : other_(other) {}
+  explicit Allocator(c10::Allocator& other) noexcept : other_(other) {}
 
   c10::DataPtr allocate(std::size_t bytes) override {
     if (in_force.job != nullptr && bytes >= in_force.smallest && bytes > 0) {
-      c10::DataPtr data = take(in_force.job, bytes);
-      if (data.get() != nullptr) return data;
+      if (auto block = in_force.job->take(bytes, kReserve)) return blocks_.keep(std::move(*block));
     }
+    if (knows_others_ && bytes >= LargeBlocks::kSmallest) return blocks_.allocate(other_, bytes);
     return other_.allocate(bytes);
   }
-  /// Of raw allocations, which are torch's: those of the pool have another context than address.
-  c10::DeleterFnPtr raw_deleter() const override { return other_.raw_deleter(); }
+  c10::DeleterFnPtr raw_deleter() const override { return &delete_raw; }
   void copy_data(void* to, const void* from, std::size_t bytes) const override {
     std::memcpy(to, from, bytes);
   }
 
  private:
-  c10::Allocator& other_;
-};
+  static void delete_raw(void* address) {
+    if (!LargeBlocks::instance().free(address)) others_deleter(address);
+  }
 
-void install() {
-  static std::once_flag once;
-  std::call_once(once, [] {
-    // Never freed: tensors may outlive everything. 255: in front of whatever is there.
-    auto* pool = new PoolAllocator(*c10::GetAllocator(c10::DeviceType::CPU));
-    c10::SetAllocator(c10::DeviceType::CPU, pool, 255);
-  });
-}
+  c10::Allocator& other_;
+  LargeBlocks& blocks_ = LargeBlocks::instance();
+  /// Of memory by another allocator than torch's own nothing is known: it may be a device's, too.
+  const bool knows_others_ = adopts() && &other_ == c10::GetDefaultCPUAllocator();
+};
 
 }  // namespace
 
-PoolScope enter_pool(PoolScope scope) {
-  install();
-  return std::exchange(in_force, std::move(scope));
+void install_allocator() {
+  static std::once_flag once;
+  std::call_once(once, [] {
+    c10::Allocator* other = c10::GetAllocator(c10::DeviceType::CPU);
+    others_deleter = other->raw_deleter();
+    // Never freed: tensors may outlive everything. 255: in front of whatever is there.
+    c10::SetAllocator(c10::DeviceType::CPU, new Allocator(*other), 255);
+  });
 }
+
+PoolScope enter_pool(PoolScope scope) { return std::exchange(in_force, std::move(scope)); }
 
 void leave_pool(PoolScope before) { in_force = std::move(before); }
 
 at::Tensor pool_empty(const std::shared_ptr<Job>& job, at::IntArrayRef sizes, at::ScalarType type) {
   const std::int64_t bytes =
       c10::multiply_integers(sizes) * static_cast<std::int64_t>(c10::elementSize(type));
-  c10::DataPtr data = bytes == 0 ? c10::DataPtr() : take(job, static_cast<std::size_t>(bytes));
-  if (data.get() == nullptr) return at::empty(sizes, type);
-  void* const begin = data.get();
+  if (bytes == 0) return at::empty(sizes, type);
+  auto block = job->take(static_cast<std::size_t>(bytes), kReserve);
+  if (!block) return at::empty(sizes, type);
   // shared_ptr: a std::function has to be copyable
-  auto owner = std::make_shared<c10::DataPtr>(std::move(data));
-  return at::from_blob(begin, sizes, [owner](void*) mutable { owner.reset(); }, type);
+  auto owner = std::make_shared<PoolBlock>(std::move(*block));
+  return at::from_blob(owner->data(), sizes, [owner](void*) mutable { owner.reset(); }, type);
 }
 
 at::Tensor cuda_pool_empty(const std::shared_ptr<Job>& job, at::IntArrayRef sizes,

@@ -9,6 +9,10 @@
 
 namespace shoal::torch {
 
+/// Puts ours in front of torch's allocator of CPU memory, once a process: it does nothing but what
+/// pool() and large_blocks.h say.
+void install_allocator();
+
 /// From here until leave_pool(), tensors that this thread makes on the CPU get their memory from
 /// the job's pool: blocks of `smallest` bytes and more; what does not fit comes from where it came
 /// before. A tensor's memory stays valid after the block, and after its process group has gone.

@@ -80,7 +80,7 @@ void BackendWork::conclude(const std::function<void()>& before_callbacks) {
   }
   if (recorder_ != nullptr) recorder_->end(record_, error != nullptr);
   steps_.clear();
-  held_.clear();
+  held_.clear();  // ends the uses: before anybody is told
   finish(error);
   c10::intrusive_ptr<c10::ivalue::Future> future, result_future;
   {

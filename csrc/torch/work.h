@@ -12,6 +12,7 @@
 #include <vector>
 
 #include "shoal/communicator.h"
+#include "torch/large_blocks.h"
 #include "torch/recorder.h"
 
 namespace shoal::torch {
@@ -36,7 +37,9 @@ class BackendWork final : public c10d::Work {
 
   void add(shoal::Work part) { parts_.push_back(std::move(part)); }
   /// Memory that the parts work on.
-  void hold(const at::Tensor& tensor) { held_.push_back(tensor); }
+  void hold(const at::Tensor& tensor, const std::shared_ptr<Job>& job) {
+    held_.push_back({tensor, MemoryUse(tensor, job)});
+  }
   void set_outputs(std::vector<at::Tensor> outputs) { outputs_ = std::move(outputs); }
   /// Runs after the parts, if none has failed.
   void then(std::function<void()> step) { steps_.push_back(std::move(step)); }
@@ -68,8 +71,13 @@ class BackendWork final : public c10d::Work {
   void complete_future(const c10::intrusive_ptr<c10::ivalue::Future>& future);
   void complete_result(const c10::intrusive_ptr<c10::ivalue::Future>& future);
 
+  struct Held {
+    at::Tensor tensor;
+    MemoryUse use;
+  };
+
   c10::SmallVector<shoal::Work, 1> parts_;
-  c10::SmallVector<at::Tensor, 2> held_;
+  c10::SmallVector<Held, 2> held_;
   std::vector<at::Tensor> outputs_;
   std::vector<std::function<void()>> steps_;
   std::uint64_t sequence_;

@@ -13,7 +13,7 @@ import pytest
 
 from shoal.bench.cells import Cell
 from shoal.bench.measure import Result
-from shoal.bench.torch.cells import CONTENDERS, GLOO, OPS, ORDINARY, POOL
+from shoal.bench.torch.cells import CONTENDERS, FLOOR, GLOO, OPS, ORDINARY, POOL
 from shoal.bench.torch.document import write
 from shoal.bench.torch.figures import Report, mean_times, row_of, slower_cells, step_of, targets
 from shoal.bench.torch.table import summary
@@ -98,11 +98,13 @@ def test_communication_is_what_a_step_takes_longer() -> None:
             "ddp", 21 << 20, gloo=[30, 31, 52], gloo_alone=[10, 10, 30],
             shoal_pool=[14, 15, 30], shoal_pool_alone=[10, 11, 30],
             shoal_ordinary=[9.0] * 3, shoal_ordinary_alone=[10.0] * 3,
+            floor=[11.0] * 3, floor_alone=[10.0] * 3,
         ),
         2,
     )  # fmt: skip
     assert step is not None
-    assert step.communication_us == {GLOO: 21, POOL: 4, ORDINARY: -1}
+    assert step.communication_us == {GLOO: 21, POOL: 4, ORDINARY: -1, FLOOR: 1}
+    assert step.times_less_beyond_floor(POOL) == pytest.approx(20 / 3)
     assert step.times_less(POOL) == pytest.approx(21 / 4)
     assert step.times_less(ORDINARY) == float("inf")
 

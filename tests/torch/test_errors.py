@@ -160,3 +160,45 @@ def test_after_a_timeout_every_rank_writes_down_what_it_did(
             "shoal:broadcast", 7, "Int", "completed",
         ), dump  # fmt: skip
         assert last["operation"] == "shoal:all_reduce" and last["state"] != "completed", dump
+
+
+def test_a_tensor_whose_pages_were_cut_off_gets_pages_of_its_own(launch: Launcher) -> None:
+    """A stopped rank may go on to write into an operation that has failed elsewhere."""
+    launch(
+        """
+        import datetime, signal, time
+        import shoal.torch
+        dist.init_process_group("shoal", timeout=datetime.timedelta(seconds=2))
+        x = torch.ones(300_000)
+        for _ in range(4):
+            dist.all_reduce(x)
+        assert shoal.torch.in_pool(x)
+        store = dist.distributed_c10d._get_default_store()
+        store.set_timeout(datetime.timedelta(seconds=20))
+        if RANK == 1:
+            work = dist.all_reduce(x, async_op=True)  # it has begun, and may write
+            store.set("pid", str(os.getpid()))
+            store.get("go on")
+        else:
+            peer = int(store.get("pid"))
+            os.kill(peer, signal.SIGSTOP)
+        try:
+            work.wait() if RANK == 1 else dist.all_reduce(x)
+        except dist.DistBackendError as error:
+            print("told:", error)
+        else:
+            raise AssertionError("no error")
+        if RANK == 0:
+            assert not shoal.torch.in_pool(x)
+            assert shoal.torch.statistics()["adopted_tensors"] == 0
+            x.fill_(3)
+            os.kill(peer, signal.SIGCONT)
+            store.set("go on", "")
+            store.get("over")
+            assert (x == 3).all()
+        else:
+            x.fill_(4)
+            store.set("over", "")
+        """,
+        limit_s=40,
+    )

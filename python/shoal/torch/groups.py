@@ -71,7 +71,8 @@ def backend(group: dist.ProcessGroup | None = None) -> Any:
 @contextlib.contextmanager
 def pool(group: dist.ProcessGroup | None = None, *, smallest: int = 1024) -> Iterator[None]:
     """Inside, CPU tensors that this thread makes have their memory in the pool: collectives of
-    ranks on one node move them without a copy.
+    ranks on one node move them without a copy, from the first time on. (Large tensors that are
+    used again and again come into the pool by themselves.)
 
         with shoal.torch.pool():
             model = DistributedDataParallel(Model())     # gradient buckets
@@ -102,6 +103,8 @@ def statistics(group: dist.ProcessGroup | None = None) -> dict[str, int]:
     staged          of these, those with tensors outside the pool where ranks share memory (small
                     ones, up to 2 KiB, are not counted: they travel in slots wherever they lie)
     staged_bytes    of those tensors
+    adopted_tensors, adopted_bytes  large tensors outside the pool whose memory it has taken over,
+                    because three operations have used them; those that there are now
     copied_tensors  of this group: tensors that went through another one, because they were not
                     contiguous, on another device, or parts of a list that do not lie together
     copied_bytes    of those
