@@ -57,9 +57,13 @@ bool BackendWork::parts_done() const noexcept {
 
 std::exception_ptr BackendWork::first_error() const {
   for (const shoal::Work& part : parts_) {
-    if (part.code() != ErrorCode::kOk) {
-      return to_torch(part.code(), part.message(), recorder_.get());
+    if (part.code() == ErrorCode::kOk) continue;
+    std::string message = part.message();
+    // With split sizes it is messages, without a collective: neither side knows of the other.
+    if (part.code() == ErrorCode::kTimeout && opType_ == c10d::OpType::ALLTOALL_BASE) {
+      message += "; all ranks of an all_to_all_single have to give split sizes, or none";
     }
+    return to_torch(part.code(), message, recorder_.get());
   }
   return nullptr;
 }

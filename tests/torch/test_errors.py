@@ -162,6 +162,23 @@ def test_after_a_timeout_every_rank_writes_down_what_it_did(
         assert last["operation"] == "shoal:all_reduce" and last["state"] != "completed", dump
 
 
+def test_split_sizes_on_some_ranks_only(launch: Launcher) -> None:
+    result = launch(
+        """
+        import datetime
+        dist.init_process_group("shoal", timeout=datetime.timedelta(seconds=2))
+        x, y = torch.ones(10), torch.empty(10)
+        try:
+            dist.all_to_all_single(y, x, *([[5, 5], [5, 5]] if RANK == 0 else []))
+        except dist.DistBackendError as error:
+            print("told:", error)
+        """,
+        limit_s=40,
+    )
+    assert any("have to give split sizes, or none" in output for output in result.outputs)
+    assert all("told:" in output for output in result.outputs), str(result)
+
+
 def test_a_tensor_whose_pages_were_cut_off_gets_pages_of_its_own(launch: Launcher) -> None:
     """A stopped rank may go on to write into an operation that has failed elsewhere."""
     launch(
