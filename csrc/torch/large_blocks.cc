@@ -99,8 +99,8 @@ bool LargeBlocks::free(void* address) noexcept {
                              MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED, -1, 0);
   if (fresh == MAP_FAILED) {
     // Two allocators would hand out the same pages: neither gets them.
-    (void)block.own.release_context();
-    new PoolBlock(std::move(block.pages));
+    const std::lock_guard lock(mutex_);
+    lost_.insert(std::move(node));
   }
   return true;
 }

@@ -88,6 +88,7 @@ class LargeBlocks {
 
   std::mutex mutex_;
   Blocks blocks_;
+  Blocks lost_;  ///< freed, and could not be given back
   bool is_forked_ = false;
   int copied_[2] = {-1, -1};  ///< a pipe while a fork is under way: ends when the child has copied
 };
