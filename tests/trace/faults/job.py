@@ -145,8 +145,13 @@ class Healed(Exception):
     """The disturbance is to end before its time."""
 
 
+class _Disturbance:
+    under_way = False
+
+
 def _heal(*_: object) -> None:
-    raise Healed
+    if _Disturbance.under_way:
+        raise Healed
 
 
 def block_healing() -> None:
@@ -157,13 +162,16 @@ def block_healing() -> None:
 
 
 def do_until_healed(command: dict[str, Any]) -> None:
-    """For the time that the command says, or until HEAL comes."""
+    """For the time that the command says, or until HEAL comes. A thread that numpy has started may
+    take one that comes too late, and Python then calls the handler here: it does nothing."""
     try:
+        _Disturbance.under_way = True
         signal.pthread_sigmask(signal.SIG_UNBLOCK, {HEAL})
         DISTURBANCES[command["do"]](command)
-        signal.pthread_sigmask(signal.SIG_BLOCK, {HEAL})
+        _Disturbance.under_way = False
     except Healed:
-        signal.pthread_sigmask(signal.SIG_BLOCK, {HEAL})
+        _Disturbance.under_way = False
+    signal.pthread_sigmask(signal.SIG_BLOCK, {HEAL})
 
 
 # ---- the job
