@@ -11,7 +11,7 @@ from shoal.trace.cgroups import Cgroup
 from shoal.trace.kernel import KernelLink, Signal, parse_sample
 from shoal.trace.late import find_late, suspect
 from shoal.trace.links import Sample
-from shoal.trace.verdict import Verdict, is_moving, judge, judge_lost
+from shoal.trace.verdict import Verdict, is_moving, judge, judge_lost, judge_often
 from tests.trace.made_up import (
     FLOCK,
     MS,
@@ -332,6 +332,24 @@ def test_an_operation_that_is_through_was_held_up_by_a_loss_only_if_all_had_post
     assert judge_lost(_sent_again(3, 3).evidence(), late) is None
     world.pages[1] = page(1, 4, None, 2)
     assert judge_lost(world.evidence(), late) is None
+
+
+@pytest.mark.parametrize(("again", "cause"), [(3, "packet_loss"), (0, None)])
+def test_who_is_waited_for_often_and_had_posted_is_held_by_its_link_and_not_by_its_own_code(
+    again: int, cause: str | None
+) -> None:
+    """At the second moment it sleeps between two steps, as it does in each."""
+    world = World(*(page(r, 5, operation(5, 1 - r), 2) for r in range(2)))
+    (late,) = find_late(world.pages.values(), 100 * MS)
+    world.pages[1] = page(1, 5, None, 2)
+    world.after[101] = process(101, syscall=SLEEP)
+    world.links_before = {101: (link("b:2", "a:1"),)}
+    world.links_after = {101: (link("b:2", "a:1", retransmits=again),)}
+    world.links_history = (Sample(NOW - 900 * MS, {101: (link("b:2", "a:1"),)}),)
+    verdict = judge_often(world.evidence(), late, world.pages[1], "looks", posted=True)
+    assert (verdict and verdict.cause) == cause
+    verdict = judge_often(world.evidence(), late, world.pages[1], "looks", posted=False)
+    assert verdict is not None and (verdict.rank, verdict.cause) == (1, "sleeping")
 
 
 def test_events_of_one_connection_are_read_from_the_tracers_lines() -> None:

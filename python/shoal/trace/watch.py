@@ -196,6 +196,7 @@ class Watch:
             self._kernel.look_at_syscalls(True)
         before = self._observe(late, list(now.pages.values()))
         suspects: Counter[int] = Counter()
+        posted: Counter[int] = Counter()
         undriven: Counter[int] = Counter()
         seen: dict[tuple[str, int, int, int, str], Late] = {}
         survey_s = max(SURVEY_S, 4e-9 * self._after_ns)
@@ -206,6 +207,7 @@ class Watch:
                 page = suspect(pages, one)
                 if page is not None:
                     suspects[page.rank] += 1
+                    posted[page.rank] += not behind(pages, one)
                     undriven[page.rank] += page.drivers == 0 and not behind(pages, one)
                     seen[one.name] = one
             time.sleep(SURVEY_STEP_S)
@@ -222,8 +224,10 @@ class Watch:
             f"{times} found rank {rank} to be waited for, in {len(seen)} operations"
         )
         last = list(seen.values())[-1]
-        drives = undriven[rank] < MOST * times
-        return judge_often(self._collect(before, after), last, after.pages[rank], text, drives)
+        return judge_often(
+            self._collect(before, after), last, after.pages[rank], text,
+            drives=undriven[rank] < MOST * times, posted=posted[rank] >= MOST * times,
+        )  # fmt: skip
 
 
 def _too_late(pid: int, tid: int) -> tuple[str, str]:
