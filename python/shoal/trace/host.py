@@ -114,8 +114,9 @@ def preempted(ev: Evidence, page: Page, tid: int) -> Finding | None:
     if waited < PREEMPTED * ev.window_ns:
         return None
     who = _preemptors(ev, tid, after.cpu)
+    held = min(waited, ev.window_ns)  # of a wait that began before, /proc counts all
     evidence = [
-        f"thread {tid} was ready to run and had no core for {share(waited, ev.window_ns)}, "
+        f"thread {tid} was ready to run and had no core for {share(held, ev.window_ns)}, "
         f"and ran {in_ms(after.on_cpu_ns - before.on_cpu_ns)}"
     ]
     if who:
