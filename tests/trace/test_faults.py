@@ -7,12 +7,16 @@ a machine with other work the injector's truth is not beyond doubt. The full run
 
 from __future__ import annotations
 
+import os
 import pathlib
+import signal
+import threading
+import time
 from collections.abc import Iterator
 
 import pytest
 
-from tests.trace.faults import judge, report
+from tests.trace.faults import job, judge, report
 from tests.trace.faults.case import Settings, play, watch_healthy
 from tests.trace.faults.catalog import FAULTS
 from tests.trace.faults.hosts import Hosts, can_make
@@ -55,6 +59,27 @@ def test_the_tracer_names_rank_and_cause(name: str, hosts: Hosts | None) -> None
 def test_a_healthy_job_is_not_accused() -> None:
     outcome = watch_healthy(0, HEALTHY_S, Settings())
     assert outcome.result == judge.RIGHT, outcome
+
+
+@pytest.mark.parametrize("do", [name for name in job.DISTURBANCES if name != "flock"])
+def test_a_disturbance_ends_when_it_is_healed(do: str) -> None:
+    """Long before its time; what comes too late disturbs nothing."""
+    before = signal.getsignal(job.HEAL), signal.pthread_sigmask(signal.SIG_BLOCK, ())
+    command = {"do": do, "seconds": 30, "bytes": 1 << 20}
+    job.block_healing()
+    try:
+        timer = threading.Timer(0.1, os.kill, (os.getpid(), job.HEAL))
+        timer.start()
+        begin = time.monotonic()
+        job.do_until_healed(command)
+        assert 0.05 < time.monotonic() - begin < 10
+        timer.join()
+        os.kill(os.getpid(), job.HEAL)
+        time.sleep(0.05)  # in which nothing is raised
+    finally:
+        signal.signal(job.HEAL, signal.SIG_IGN)  # forgets one that was blocked
+        signal.signal(job.HEAL, before[0])
+        signal.pthread_sigmask(signal.SIG_SETMASK, before[1])
 
 
 # ---- the injector's own arithmetic

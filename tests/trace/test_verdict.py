@@ -11,7 +11,7 @@ from shoal.trace.cgroups import Cgroup
 from shoal.trace.kernel import KernelLink, Signal, parse_sample
 from shoal.trace.late import find_late, suspect
 from shoal.trace.links import Sample
-from shoal.trace.verdict import Verdict, is_moving, judge, judge_lost
+from shoal.trace.verdict import Verdict, is_moving, judge, judge_lost, judge_often
 from tests.trace.made_up import (
     FLOCK,
     MS,
@@ -65,7 +65,7 @@ def test_who_has_not_posted_is_named_with_its_line() -> None:
         ({"syscall": FLOCK}, "slow_syscall"),
         ({"state": "R", "syscall": -1, "on_cpu_ns": 90 * MS, "user_ticks": 9}, "computing"),
         ({"state": "R", "syscall": -1, "waiting_ns": 80 * MS}, "preempted"),
-        ({"state": "R", "syscall": -1, "on_cpu_ns": 30 * MS}, "computing"),
+        ({"state": "R", "syscall": -1, "on_cpu_ns": 60 * MS}, "computing"),
         (
             {"state": "R", "syscall": -1, "on_cpu_ns": 90 * MS, "system_ticks": 9,
              "minor_faults": 20_000},
@@ -86,6 +86,39 @@ def test_a_rank_that_never_gets_a_core_is_seen_although_its_wait_is_not_added_up
     world.before[102] = process(102, state="R", syscall=-1)
     verdict = verdict_of(world)
     assert verdict.cause == "preempted" and says(verdict, "99 % of 100 ms, and ran 1 ms")
+
+
+def test_a_wait_that_ebpf_has_counted_is_one_though_proc_has_not_added_it_up_yet() -> None:
+    """It had the core for two slices, and waits between hogs since."""
+    world = waiting_world(state="R", syscall=-1, on_cpu_ns=30 * MS)
+    world.before[102] = process(102, state="R", syscall=-1)
+    assert verdict_of(world).cause == "computing"
+    world.kernel_before = [kernel_thread(102, state="r", waiting_ns=7 * MS)]
+    world.kernel_after = [kernel_thread(102, state="r", waiting_ns=77 * MS)]
+    verdict = verdict_of(world)
+    assert verdict.cause == "preempted" and says(verdict, "70 % of 100 ms, and ran 30 ms")
+
+
+@pytest.mark.parametrize(
+    "now",
+    [
+        {"state": "R", "syscall": -1, "on_cpu_ns": 2 * MS},  # computes again
+        {"state": "S", "syscall": SLEEP},  # sleeps 4 ms in each step
+    ],
+)
+def test_what_a_thread_slept_in_for_most_of_the_time_counts_and_not_what_it_has_begun_since(
+    now: dict[str, object],
+) -> None:
+    world = waiting_world(**now)  # at the first moment it waited for a lock
+    world.kernel_before = [kernel_thread(102, since_ns=NOW - 400 * MS)]
+    world.kernel_after = [kernel_thread(102, since_ns=NOW - 3 * MS)]
+    verdict = verdict_of(world)
+    assert verdict.cause == "blocked"
+    assert says(verdict, "was asleep (state S) in futex for 300 ms")
+    assert any("it has gone on since" in line for line in verdict.missing)
+    if now["state"] == "S":
+        world.kernel_after = [kernel_thread(102, since_ns=NOW - 60 * MS)]
+        assert verdict_of(world).cause == "sleeping"
 
 
 def test_the_sender_of_a_stop_is_named_if_it_was_seen_and_missing_if_not() -> None:
@@ -299,6 +332,24 @@ def test_an_operation_that_is_through_was_held_up_by_a_loss_only_if_all_had_post
     assert judge_lost(_sent_again(3, 3).evidence(), late) is None
     world.pages[1] = page(1, 4, None, 2)
     assert judge_lost(world.evidence(), late) is None
+
+
+@pytest.mark.parametrize(("again", "cause"), [(3, "packet_loss"), (0, None)])
+def test_who_is_waited_for_often_and_had_posted_is_held_by_its_link_and_not_by_its_own_code(
+    again: int, cause: str | None
+) -> None:
+    """At the second moment it sleeps between two steps, as it does in each."""
+    world = World(*(page(r, 5, operation(5, 1 - r), 2) for r in range(2)))
+    (late,) = find_late(world.pages.values(), 100 * MS)
+    world.pages[1] = page(1, 5, None, 2)
+    world.after[101] = process(101, syscall=SLEEP)
+    world.links_before = {101: (link("b:2", "a:1"),)}
+    world.links_after = {101: (link("b:2", "a:1", retransmits=again),)}
+    world.links_history = (Sample(NOW - 900 * MS, {101: (link("b:2", "a:1"),)}),)
+    verdict = judge_often(world.evidence(), late, world.pages[1], "looks", posted=True)
+    assert (verdict and verdict.cause) == cause
+    verdict = judge_often(world.evidence(), late, world.pages[1], "looks", posted=False)
+    assert verdict is not None and (verdict.rank, verdict.cause) == (1, "sleeping")
 
 
 def test_events_of_one_connection_are_read_from_the_tracers_lines() -> None:

@@ -96,6 +96,33 @@ def test_one_that_a_loss_held_up_is_judged_although_it_is_through(
     assert any("3 lost segments" in line for line in verdict.evidence)
 
 
+@pytest.mark.parametrize("lasts", [True, False])
+def test_a_provisional_verdict_is_followed_by_another_whether_the_operation_lasts_or_not(
+    monkeypatch: pytest.MonkeyPatch, lasts: bool
+) -> None:
+    """The first is made of the first three looks: bytes under way, and nothing sent again yet."""
+    monkeypatch.setattr(watch, "PROVISIONAL_S", 0.2 if lasts else 60)
+    silent = link("a:1", "b:2", unsent_bytes=9000, unacked=1)
+
+    def look(number: int) -> World:
+        is_in = number <= 3 or lasts
+        world = World(*(page(r, 5, operation(5, 1 - r) if is_in else None, 2) for r in range(2)))
+        now = silent
+        if number > 3:
+            now = dataclasses.replace(silent, retransmits=1, timeouts=1)
+        if not is_in:
+            now = link("a:1", "b:2", retransmits=1)
+        world.links_before = {100: (silent,)}
+        world.links_after = {100: (now,)}
+        world.links_history = (Sample(NOW - 900 * MS, {100: (link("a:1", "b:2"),)}),)
+        return world
+
+    found = verdicts(monkeypatch, look, 0.8)
+    assert [(one.cause, one.provisional) for one in found] == [
+        ("packet_loss", True), ("packet_loss", False),
+    ]  # fmt: skip
+
+
 def test_stalls_that_are_over_before_they_can_be_looked_at_are_judged_together(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:

@@ -47,6 +47,11 @@ class Evidence:
     def window_ns(self) -> int:
         return max(1, self.after.t_ns - self.before.t_ns)
 
+    @property
+    def kernel_window_ns(self) -> int:
+        """Between the two samples of eBPF; 0: there was none, or no new one."""
+        return max(0, self.after.kernel.t_ns - self.before.kernel.t_ns)
+
     def page(self, rank: int) -> Page | None:
         return self.after.pages.get(rank)
 

@@ -6,13 +6,14 @@ Thresholds are fractions of the time between the two moments.
 from __future__ import annotations
 
 from shoal.pages import Page
-from shoal.trace.evidence import Evidence
+from shoal.trace.evidence import Evidence, Moment
 from shoal.trace.finding import Finding, in_ms, share
 from shoal.trace.processes import CLOCK_TICKS, Thread, command, syscall_name
 
 THROTTLED = 0.25
 PREEMPTED = 0.5
 STARVED = 0.1  # who is ready at both moments and has run less than this had no core
+LEAST_OF_WINDOW = 0.5  # that eBPF's two samples are apart; else the tracer had no core itself
 BUSY = 0.5
 REGISTERING = 0.3
 FAULTS_PER_MS = 20
@@ -91,12 +92,17 @@ def _preemptors(ev: Evidence, tid: int, cpu: int) -> str:
 
 
 def _waited_ns(ev: Evidence, before: Thread, after: Thread) -> int:
-    """Ready, without a core. The kernel counts a wait when it ends: behind a real-time process it
-    may last over both moments."""
+    """Ready, without a core. /proc counts a wait when it ends, and behind a real-time process it
+    may last over both moments; eBPF counts the present one as well."""
     ran = after.on_cpu_ns - before.on_cpu_ns
     if before.state == after.state == "R" and ran < STARVED * ev.window_ns:
         return ev.window_ns - ran
-    return after.waiting_ns - before.waiting_ns
+    counted = after.waiting_ns - before.waiting_ns
+    seen, window_ns = ev.kernel_thread(after.tid), ev.kernel_window_ns
+    if seen is None or window_ns < LEAST_OF_WINDOW * ev.window_ns:
+        return counted
+    in_kernel = (seen[1].waiting_ns - seen[0].waiting_ns) * ev.window_ns // window_ns
+    return max(counted, in_kernel)
 
 
 def preempted(ev: Evidence, page: Page, tid: int) -> Finding | None:
@@ -108,8 +114,9 @@ def preempted(ev: Evidence, page: Page, tid: int) -> Finding | None:
     if waited < PREEMPTED * ev.window_ns:
         return None
     who = _preemptors(ev, tid, after.cpu)
+    held = min(waited, ev.window_ns)  # of a wait that began before, /proc counts all
     evidence = [
-        f"thread {tid} was ready to run and had no core for {share(waited, ev.window_ns)}, "
+        f"thread {tid} was ready to run and had no core for {share(held, ev.window_ns)}, "
         f"and ran {in_ms(after.on_cpu_ns - before.on_cpu_ns)}"
     ]
     if who:
@@ -168,9 +175,27 @@ def thread_finding(ev: Evidence, page: Page, tid: int) -> Finding:
     faults = _faults(ev, before, after)
     if faults is not None:
         return Finding("page_faults", (*faults, *at), missing)
-    if on_cpu >= BUSY * ev.window_ns or after.state == "R":
+    if on_cpu >= BUSY * ev.window_ns:
         return _computing(ev, before, after, at, missing)
-    return _asleep(ev, after, at, missing)
+    if _has_just_gone_on(ev, before, after, on_cpu):
+        return _asleep(ev, ev.before, before, (), ("the Python line: it has gone on since",))
+    if after.state == "R":
+        return _computing(ev, before, after, at, missing)
+    return _asleep(ev, ev.after, after, at, missing)
+
+
+def _has_just_gone_on(ev: Evidence, before: Thread, after: Thread, on_cpu: int) -> bool:
+    """It slept for most of the time, and is at something else at the second moment."""
+    if before.state not in "SD":
+        return False
+    slept_ns = ev.window_ns - on_cpu - (after.waiting_ns - before.waiting_ns)
+    if after.state == "R":
+        return slept_ns >= BUSY * ev.window_ns
+    seen = ev.kernel_thread(after.tid)
+    if after.syscall == before.syscall or seen is None or seen[1].state == "R":
+        return False
+    present_ns = max(0, ev.after.t_ns - max(seen[1].since_ns, ev.before.t_ns))
+    return 2 * present_ns < slept_ns
 
 
 def _faults(ev: Evidence, before: Thread, after: Thread) -> tuple[str, ...] | None:
@@ -183,6 +208,13 @@ def _faults(ev: Evidence, before: Thread, after: Thread) -> tuple[str, ...] | No
     if minor > FAULTS_PER_MS * window_ms and in_kernel:
         return (f"{minor} page faults in {window_ms:.0f} ms",)
     return None
+
+
+def is_running(moment: Moment, page: Page) -> bool:
+    """The thread that should go on is, as far as one look tells; in the kernel perhaps."""
+    process = moment.processes.get(page.pid)
+    thread = process.threads.get(page.caller or page.pid) if process is not None else None
+    return thread is not None and thread.state in "RD"
 
 
 def is_in_kernel(ev: Evidence, page: Page) -> bool:
@@ -208,22 +240,25 @@ def _computing(
     return Finding("computing", (ran, *at), missing)
 
 
-def _asleep(ev: Evidence, after: Thread, at: tuple[str, ...], missing: tuple[str, ...]) -> Finding:
-    call = syscall_name(after.syscall)
-    seen = ev.kernel_thread(after.tid)
-    where = call or after.wait_channel
-    asleep = f"thread {after.tid} is asleep (state {after.state})"
-    evidence = [asleep + (f" in {where}" if where else "")]
-    if seen is not None and seen[1].state != "R":
-        evidence[0] += f" for {in_ms(ev.after.t_ns - seen[1].since_ns)}"
-        if seen[1].stack:
-            evidence.append("kernel stack: " + " < ".join(seen[1].stack[:6]))
-    elif after.wait_channel and call:
-        evidence.append(f"kernel function: {after.wait_channel}")
+def _asleep(
+    ev: Evidence, moment: Moment, thread: Thread, at: tuple[str, ...], missing: tuple[str, ...]
+) -> Finding:
+    """What it slept in at this one of the two moments."""
+    call = syscall_name(thread.syscall)
+    seen = moment.kernel.threads.get(thread.tid)
+    where = call or thread.wait_channel
+    asleep = f"thread {thread.tid} {'is' if moment is ev.after else 'was'} asleep"
+    evidence = [f"{asleep} (state {thread.state})" + (f" in {where}" if where else "")]
+    if seen is not None and seen.state != "R":
+        evidence[0] += f" for {in_ms(moment.t_ns - seen.since_ns)}"
+        if seen.stack:
+            evidence.append("kernel stack: " + " < ".join(seen.stack[:6]))
+    elif thread.wait_channel and call:
+        evidence.append(f"kernel function: {thread.wait_channel}")
     evidence.extend(at)
-    if call in SLEEPS or (call in SELECTS and after.syscall_arguments[:1] == (0,)):
+    if call in SLEEPS or (call in SELECTS and thread.syscall_arguments[:1] == (0,)):
         return Finding("sleeping", tuple(evidence), missing)
     if not call:
-        cause = "sleeping" if "nanosleep" in after.wait_channel else "blocked"
+        cause = "sleeping" if "nanosleep" in thread.wait_channel else "blocked"
         return Finding(cause, tuple(evidence), missing)
     return Finding("blocked" if call in WAITS else "slow_syscall", tuple(evidence), missing)

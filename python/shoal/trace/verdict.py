@@ -204,23 +204,33 @@ def judge_lost(ev: Evidence, late: Late) -> Verdict | None:
     was needed. `ev` has the pages of when it was late."""
     if behind(ev.after.pages, late):
         return None
+    network = _second_try(ev, late)
+    return None if network is None else _verdict(ev, late, *network)
+
+
+def _second_try(ev: Evidence, late: Late) -> tuple[Page | None, Finding] | None:
+    """Something of it had to be sent again."""
     network = rdma_trouble(ev, late, over=True) or link_trouble(ev, late)
-    if network is None or network[1].provisional:
+    if network is None or network[1].provisional or network[1].cause not in SECOND_TRIES:
         return None
-    return _verdict(ev, late, *network) if network[1].cause in SECOND_TRIES else None
+    return network
 
 
 def judge_often(
-    ev: Evidence, late: Late, page: Page, evidence: str, drives: bool = True
+    ev: Evidence, late: Late, page: Page, evidence: str, drives: bool = True, posted: bool = False
 ) -> Verdict | None:
     """On a rank that has made several operations late, each for a short while; `late`: the last.
-    `drives`: not so if it had posted them and then, in most looks, no thread of it drove them.
+    `posted`: in most looks it had; `drives`: not so if then no thread of it drove them.
     None: nothing is known to have held it over the whole of that time."""
-    found = process_trouble(ev, page) or preempted(ev, page, page.driver or page.pid)
-    found = found or registrations(ev, page)
+    found = process_trouble(ev, page)
+    if found is None and posted and drives:
+        network = _second_try(ev, late)
+        if network is not None:
+            return _verdict(ev, late, network[0], network[1].after(evidence))
+    found = found or preempted(ev, page, page.driver or page.pid) or registrations(ev, page)
     if found is None and not drives:
         found = _undriven(ev, late, page)
-    if found is None and not page.waits:
+    if found is None and not posted and not page.waits:
         found = thread_finding(ev, page, _caller(page))
     if found is None or found.cause == "unknown":
         return None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import os
 import time
@@ -11,7 +12,7 @@ from collections.abc import Iterator
 from shoal.pages import Page
 from shoal.trace import links, rdma
 from shoal.trace.evidence import Evidence, Moment, collect, observe
-from shoal.trace.host import is_in_kernel
+from shoal.trace.host import is_in_kernel, is_running, registrations
 from shoal.trace.kernel import Kernel
 from shoal.trace.late import Late, behind, find_late, suspect
 from shoal.trace.selection import Selection
@@ -30,7 +31,7 @@ MOST = 0.6  # of the looks
 # Measured over the window, so that they hold for an operation that ended within it as well.
 LASTING = frozenset(
     {"throttled", "preempted", "stopped", "frozen", "computing", "memory_registration",
-     "congestion", "receiver_not_ready"}
+     "congestion", "receiver_not_ready", "page_faults"}
 )  # fmt: skip
 
 
@@ -45,7 +46,10 @@ class Watch:
         self._after_ns = after_ms * 1_000_000
         self._interval_s = min(0.1, max(0.01, after_ms / 2000))
         self._again: dict[tuple[str, int, int, int, str], float] = {}  # when to judge once more
+        # Those, with the pages of when they were late: they may be over before.
+        self._open: dict[tuple[str, int, int, int, str], tuple[Late, list[Page]]] = {}
         self._root: tuple[str, int, str] | None = None  # job, rank, cause of the stall under way
+        self._root_is_provisional = False
         self._short: deque[float] = deque(maxlen=SHORT_STALLS)  # when those were that soon ended
         self._took_s = 0.0  # the last judgement: seconds, on an emulated machine
         self.seen = 0  # operations that were late
@@ -60,6 +64,7 @@ class Watch:
             late = [one for pages in jobs.values() for one in find_late(pages, self._after_ns)]
             if not late and begin > self._short_until():
                 self._root = None
+            yield from filter(self._is_news, self._judge_open({one.name for one in late}))
             for one in late:
                 if time.monotonic() < self._again.get(one.name, 0.0):
                     continue
@@ -80,8 +85,10 @@ class Watch:
     def _is_news(self, verdict: Verdict) -> bool:
         """Not one more operation that the same stall holds up."""
         root = (verdict.job, verdict.rank, verdict.cause)
-        news = root != self._root or verdict.cause == "unknown"
-        self._root = root
+        final = self._root_is_provisional and not verdict.provisional
+        news = root != self._root or final or verdict.cause == "unknown"
+        if news:
+            self._root, self._root_is_provisional = root, verdict.provisional
         return news
 
     def _short_until(self) -> float:
@@ -100,29 +107,70 @@ class Watch:
             self._kernel.next_sample()
         return observe(self._read(late) or otherwise, self._kernel, cores=True)
 
+    def _judge_open(self, late: set[tuple[str, int, int, int, str]]) -> Iterator[Verdict]:
+        """What got a provisional verdict, and is over before it was judged once more."""
+        for name in self._open.keys() - late:
+            one, pages = self._open.pop(name)
+            self._again[name] = NEVER
+            verdict = self._judge_lost(one, pages, self._observe(one, pages))
+            if verdict is not None:
+                yield verdict
+
+    def _judge_lost(self, late: Late, pages: list[Page], now: Moment) -> Verdict | None:
+        was = dataclasses.replace(now, pages={page.rank: page for page in pages})
+        return judge_lost(self._collect(was, was), late)
+
     def _judge(self, late: Late, pages: list[Page]) -> Verdict | None:
         first = late.name not in self._again
         self.seen += first
+        self._open.pop(late.name, None)
         before = self._observe(late, pages)
         if not _is_in(before, late, self._after_ns):
             self._again[late.name] = NEVER
-            was = dataclasses.replace(before, pages={page.rank: page for page in pages})
-            return judge_lost(self._collect(was, was), late) or self._judge_short(late, before)
-        evidence, lasts = self._compare(late, before)
-        page = suspect(evidence.after.pages, late)
-        if lasts and self._kernel is not None and page is not None and is_in_kernel(evidence, page):
-            self._kernel.look_at_syscalls(True)
-            evidence, lasts = self._compare(late, self._observe(late, pages))
-            self._kernel.look_at_syscalls(False)
+            return self._judge_lost(late, pages, before) or self._judge_short(late, before)
+        page = suspect(before.pages, late)
+        with self._looking_at_syscalls(page is not None and is_running(before, page)):
+            evidence, lasts = self._compare(late, before)
+        if lasts and self._spends_time_in_kernel(evidence, late):
+            evidence, lasts = self._look_into_kernel(evidence, late)
         verdict = judge(evidence, late)
         hindered = verdict.cause in HINDERING and not verdict.provisional
         if is_moving(evidence, late) and not hindered:
             return None
         again = lasts and verdict.provisional and first
         self._again[late.name] = time.monotonic() + PROVISIONAL_S if again else NEVER
+        if again:
+            self._open[late.name] = late, pages
         if not lasts and verdict.cause not in LASTING and not _was_undriven(verdict, pages, before):
             return judge_lost(evidence, late) or self._judge_short(late, evidence.after)
         return verdict
+
+    def _spends_time_in_kernel(self, evidence: Evidence, late: Late) -> bool:
+        """And the system calls that have been seen do not say with what."""
+        page = suspect(evidence.after.pages, late)
+        if self._kernel is None or page is None or not is_in_kernel(evidence, page):
+            return False
+        return registrations(evidence, page) is None
+
+    def _look_into_kernel(self, first: Evidence, late: Late) -> tuple[Evidence, bool]:
+        """Once more, with system calls from the begin on. `first` holds if it is over by then."""
+        with self._looking_at_syscalls(True):
+            before = self._observe(late, list(first.after.pages.values()))
+            second, lasts = self._compare(late, before)
+        page = suspect(second.after.pages, late)
+        if lasts or (page is not None and registrations(second, page) is not None):
+            return second, lasts
+        return dataclasses.replace(first, python_line=_too_late), True
+
+    @contextlib.contextmanager
+    def _looking_at_syscalls(self, on: bool) -> Iterator[None]:
+        if on and self._kernel is not None:
+            self._kernel.look_at_syscalls(True)
+        try:
+            yield
+        finally:
+            if on and self._kernel is not None:
+                self._kernel.look_at_syscalls(False)
 
     def _compare(self, late: Late, before: Moment) -> tuple[Evidence, bool]:
         """`before` and a later moment; and whether the operation is still in flight then."""
@@ -148,6 +196,7 @@ class Watch:
             self._kernel.look_at_syscalls(True)
         before = self._observe(late, list(now.pages.values()))
         suspects: Counter[int] = Counter()
+        posted: Counter[int] = Counter()
         undriven: Counter[int] = Counter()
         seen: dict[tuple[str, int, int, int, str], Late] = {}
         survey_s = max(SURVEY_S, 4e-9 * self._after_ns)
@@ -158,6 +207,7 @@ class Watch:
                 page = suspect(pages, one)
                 if page is not None:
                     suspects[page.rank] += 1
+                    posted[page.rank] += not behind(pages, one)
                     undriven[page.rank] += page.drivers == 0 and not behind(pages, one)
                     seen[one.name] = one
             time.sleep(SURVEY_STEP_S)
@@ -174,8 +224,10 @@ class Watch:
             f"{times} found rank {rank} to be waited for, in {len(seen)} operations"
         )
         last = list(seen.values())[-1]
-        drives = undriven[rank] < MOST * times
-        return judge_often(self._collect(before, after), last, after.pages[rank], text, drives)
+        return judge_often(
+            self._collect(before, after), last, after.pages[rank], text,
+            drives=undriven[rank] < MOST * times, posted=posted[rank] >= MOST * times,
+        )  # fmt: skip
 
 
 def _too_late(pid: int, tid: int) -> tuple[str, str]:

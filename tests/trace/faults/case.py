@@ -154,9 +154,9 @@ def _play_once(fault: Fault, seed: int, settings: Settings) -> Outcome:
             seconds = rng.uniform(0.4, 2.5) if outcome.attached == "before" else LIMIT_S
             scene = Scene(rng, job.directory, job.pids(), victim, seconds * pace, pace, hosts)
             wait_until(job.goes_on, START_S * pace, f"{name} goes on")
-            time.sleep(rng.uniform(0.3, 0.6))
+            settles_s = rng.uniform(0.3, 0.6) * pace
             with Waiting(scene.pids) as waiting:
-                facts = _disturb(fault, scene, job, outcome.attached, settings)
+                facts = _disturb(fault, scene, job, outcome.attached, settings, settles_s)
             if facts.said_at is not None and facts.verdict["rank"] >= 0:
                 facts.waited = waiting.share(facts.verdict["rank"], facts.said_at)
             outcome.variant = scene.variant
@@ -168,7 +168,10 @@ def _play_once(fault: Fault, seed: int, settings: Settings) -> Outcome:
     return outcome
 
 
-def _disturb(fault: Fault, scene: Scene, job: Job, attached: str, settings: Settings) -> Facts:
+def _disturb(
+    fault: Fault, scene: Scene, job: Job, attached: str, settings: Settings, settles_s: float
+) -> Facts:
+    """The job runs undisturbed for `settles_s`, watched if the tracer is there already."""
     facts = Facts()
     options = ("--once", "--seconds", f"{scene.seconds + LIMIT_S * settings.pace + 4:g}")
     with contextlib.ExitStack() as stack:
@@ -177,7 +180,9 @@ def _disturb(fault: Fault, scene: Scene, job: Job, attached: str, settings: Sett
             court = stack.enter_context(settings.court(job.name, *options))
             scene.tracer = court.process.pid
             court.wait_until_it_watches(START_S * settings.pace)
-            said = court.verdict(judge.WATCHES_S * settings.pace)
+            said = court.verdict(settles_s)
+        else:
+            time.sleep(settles_s)
         if said is None:
             with fault.inject(scene) as facts.culprits:
                 facts.begin = time.monotonic()

@@ -22,6 +22,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from tests.trace.faults import groups, hosts
+from tests.trace.faults.job import HEAL
 from tests.trace.faults.processes import bound, family, started, wait_until
 from tests.trace.faults.size import RANKS
 
@@ -209,6 +210,8 @@ def ask(scene: Scene, do: str, may_repeat: bool = True, **parameters: Any) -> It
         yield {scene.victim}
     finally:
         file.unlink(missing_ok=True)
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(scene.pid, HEAL)  # it does not go on until its time is over
 
 
 @fault("sleeping")

@@ -8,7 +8,7 @@ and the step's number choose, on all ranks alike. In DIR it finds and leaves
     ready.R     written by rank R before its first step: its pid, host, and the job's name
     log.R       a line of JSON for each call (step, operation, begin and end in CLOCK_MONOTONIC ns)
                 and for each disturbance from inside
-    command.R   what rank R shall do to itself at its next step (DISTURBANCES)
+    command.R   what rank R shall do to itself at its next step (DISTURBANCES); SIGUSR1 ends it
     stop        asks all ranks to end after their present step
 
 Exits with 0, or with 3 if a result was wrong.
@@ -24,6 +24,7 @@ import json
 import mmap
 import os
 import pathlib
+import signal
 import threading
 import time
 from collections.abc import Callable
@@ -75,7 +76,8 @@ def update_cache(command: dict[str, Any]) -> None:
             held.set()
             time.sleep(command["seconds"])
 
-    threading.Thread(target=hold, name="cache-writer").start()
+    # Not waited for when the job ends, if this was healed before its time.
+    threading.Thread(target=hold, name="cache-writer", daemon=True).start()
     held.wait()
     with lock:
         pass
@@ -96,12 +98,14 @@ def register_memory(command: dict[str, Any]) -> None:
     with _fresh_memory(length) as memory:
         view = ctypes.c_char.from_buffer(memory)
         address = ctypes.c_void_p(ctypes.addressof(view))
-        while time.monotonic() < end:
-            for call in (_libc.mlock, _libc.munlock):
-                if call(address, ctypes.c_size_t(length)) != 0:
-                    raise OSError(ctypes.get_errno(), f"{call.__name__} of {length} bytes")
-            memory.madvise(mmap.MADV_DONTNEED)  # the next mlock pins other pages
-        del view
+        try:
+            while time.monotonic() < end:
+                for call in (_libc.mlock, _libc.munlock):
+                    if call(address, ctypes.c_size_t(length)) != 0:
+                        raise OSError(ctypes.get_errno(), f"{call.__name__} of {length} bytes")
+                memory.madvise(mmap.MADV_DONTNEED)  # the next mlock pins other pages
+        finally:
+            del view  # a view keeps the memory from being closed
 
 
 def load_batch(command: dict[str, Any]) -> None:
@@ -110,8 +114,10 @@ def load_batch(command: dict[str, Any]) -> None:
     while time.monotonic() < end:
         with _fresh_memory(command["bytes"]) as memory:
             pages = np.frombuffer(memory, np.uint8)
-            pages[:: mmap.PAGESIZE] = 1
-            del pages
+            try:
+                pages[:: mmap.PAGESIZE] = 1
+            finally:
+                del pages  # as above
 
 
 def render_samples(command: dict[str, Any]) -> None:
@@ -131,6 +137,41 @@ DISTURBANCES: dict[str, Callable[[dict[str, Any]], None]] = {
     "pages": load_batch,
     "overlap": render_samples,
 }
+
+HEAL = signal.SIGUSR1
+
+
+class Healed(Exception):
+    """The disturbance is to end before its time."""
+
+
+class _Disturbance:
+    under_way = False
+
+
+def _heal(*_: object) -> None:
+    if _Disturbance.under_way:
+        raise Healed
+
+
+def block_healing() -> None:
+    """At the begin, in the main thread: what the library starts later has the signal blocked, too,
+    and no call of it is interrupted."""
+    signal.signal(HEAL, _heal)
+    signal.pthread_sigmask(signal.SIG_BLOCK, {HEAL})
+
+
+def do_until_healed(command: dict[str, Any]) -> None:
+    """For the time that the command says, or until HEAL comes. A thread that numpy has started may
+    take one that comes too late, and Python then calls the handler here: it does nothing."""
+    try:
+        _Disturbance.under_way = True
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, {HEAL})
+        DISTURBANCES[command["do"]](command)
+        _Disturbance.under_way = False
+    except Healed:
+        _Disturbance.under_way = False
+    signal.pthread_sigmask(signal.SIG_BLOCK, {HEAL})
 
 
 # ---- the job
@@ -257,7 +298,7 @@ class Job:
         if command is None or command.get("place", "before") != place:
             return
         self.log.write(disturbance=command["do"], begin=time.monotonic_ns())
-        DISTURBANCES[command["do"]](command)
+        do_until_healed(command)
         self.log.write(disturbance=command["do"], end=time.monotonic_ns())
 
     def between(self) -> None:
@@ -318,6 +359,7 @@ def main() -> int:
     parser.add_argument("--memory", choices=("pool", "ordinary"), default="pool")
     parser.add_argument("--split", action="store_true", help="also within halves of the job")
     parser.add_argument("--overlap", action="store_true", help="large operations, computed beside")
+    block_healing()
     job = Job(parser.parse_args())
     job.say_ready()
     code = job.run()

@@ -18,7 +18,6 @@ from tests.trace.faults.processes import started
 
 TRACER = f"{sys.executable} -m shoal.cli trace"
 WATCHES = "shoal trace: watching"  # what it says when it begins
-WATCHES_S = 1.5  # so long it watches before a fault
 
 RIGHT, OTHER_CAUSE, UNKNOWN, WRONG_RANK = "right", "other cause", "unknown", "wrong rank"
 MISSED, FALSE_ALARM, BROKEN = "missed", "false alarm", "broken"
