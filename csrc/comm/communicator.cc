@@ -371,7 +371,7 @@ Statistics Communicator::statistics() const noexcept {
   const transport::shm::Node& node = impl_->context->node();
   const abi::ProgressPage& page = node.page(node.self());
   constexpr auto kRelaxed = std::memory_order_relaxed;
-  return {static_cast<std::int64_t>(page.posted.load(kRelaxed)),
+  return {static_cast<std::int64_t>(page.posted.load(kRelaxed) + page.at_once.load(kRelaxed)),
           static_cast<std::int64_t>(page.staged.load(kRelaxed)),
           {static_cast<std::int64_t>(page.staged_bytes.load(kRelaxed))}};
 }

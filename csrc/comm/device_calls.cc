@@ -319,7 +319,7 @@ void DeviceCalls::show(const DeviceTask& task, std::uint32_t state, int awaited)
   if (is(abi::OperationState::kEntering)) one_more(page.posted);
   if (is(abi::OperationState::kDone)) {
     one_more(page.completed);
-    binding.shm->count_bytes(task.plan_->payload_bytes());
+    binding.shm->count_bytes(task.plan_->payload_bytes);
   }
   if (is(abi::OperationState::kFailed)) one_more(page.failed);
   if (&task != pending_.front()) return;

@@ -1,5 +1,5 @@
 /// USDT probes for what is rare: begin, end, stall, error of an operation. A probe that nobody has
-/// attached to costs a test of its semaphore (0.7 ns); its instruction is a 1-byte nop. Built only
+/// attached to costs a test of its semaphore; its instruction is a 1-byte nop. Built only
 /// where <sys/sdt.h> is found (Debian: systemtap-sdt-dev); `shoal info` says whether.
 ///
 /// Arguments: communicator, sequence number, and begin: fingerprint; stall: awaited rank;
@@ -13,12 +13,15 @@
 #define _SDT_HAS_SEMAPHORES 1
 #include <sys/sdt.h>
 
+// Hidden: the test then needs no address out of a table.
+#define SHOAL_HIDDEN __attribute__((visibility("hidden")))
 extern "C" {
-extern unsigned short shoal_begin_semaphore;
-extern unsigned short shoal_end_semaphore;
-extern unsigned short shoal_stall_semaphore;
-extern unsigned short shoal_error_semaphore;
+extern SHOAL_HIDDEN unsigned short shoal_begin_semaphore;
+extern SHOAL_HIDDEN unsigned short shoal_end_semaphore;
+extern SHOAL_HIDDEN unsigned short shoal_stall_semaphore;
+extern SHOAL_HIDDEN unsigned short shoal_error_semaphore;
 }
+#undef SHOAL_HIDDEN
 
 #define SHOAL_PROBE(name, communicator, sequence, detail)       \
   do {                                                          \
@@ -41,4 +44,13 @@ inline constexpr bool kObservable = SHOAL_OBSERVABLE != 0;
 
 /// True if the probes were built in.
 SHOAL_API bool probes_available() noexcept;
+
+/// Somebody has attached to `begin` or `end`: one test for both, where they come together.
+inline bool ends_are_probed() noexcept {
+#if SHOAL_HAVE_SDT
+  return (shoal_begin_semaphore | shoal_end_semaphore) != 0;
+#else
+  return false;
+#endif
+}
 }  // namespace shoal

@@ -83,7 +83,7 @@ Run* Engine::start(Group& group, const Call& call) {
                        group.may_enter(sequence) && !group.ended();
   const bool entered = at_once && enter_at_once(group, plan, sequence, call.input, runs_.pool());
   if (entered && finish_at_once(group, plan, sequence, call.output, moment)) {
-    node_->count_operation(plan.payload_bytes());
+    node_->count_operation(plan.payload_bytes);
     return nullptr;
   }
   Run& run = runs_.acquire();

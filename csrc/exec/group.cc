@@ -29,6 +29,7 @@ void Group::complete_out_of_order(std::uint64_t sequence) noexcept {
     beyond_ >>= 1;
     ++completed_;
   }
+  show_completed(completed_);
 }
 
 bool Group::all_have_entered(std::uint64_t sequence) const noexcept {

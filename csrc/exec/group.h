@@ -97,9 +97,11 @@ class Group {
 
   /// Takes the next sequence number (from 1) for a collective with this fingerprint.
   std::uint64_t issue(std::uint64_t fingerprint) noexcept {
-    history_[++issued_ % kHistory] = fingerprint;
-    if constexpr (kObservable) row_->posted.store(issued_, std::memory_order_relaxed);
-    return issued_;
+    const std::uint64_t sequence = issued_ + 1;
+    issued_ = sequence;
+    history_[sequence % kHistory] = fingerprint;
+    if constexpr (kObservable) row_->posted.store(sequence, std::memory_order_relaxed);
+    return sequence;
   }
   [[nodiscard]] std::uint64_t issued() const noexcept { return issued_; }
   /// Fingerprint of an issued sequence number; 0 if it is not known (any more).
@@ -135,10 +137,10 @@ class Group {
   void complete(std::uint64_t sequence) noexcept {
     if (sequence == completed_ + 1 && beyond_ == 0) {
       completed_ = sequence;
+      show_completed(sequence);
     } else {
       complete_out_of_order(sequence);
     }
-    if constexpr (kObservable) row_->completed.store(completed_, std::memory_order_relaxed);
   }
 
   /// Where this rank puts its input of a kOneShot operation. The slots are taken from `pool` at the
@@ -171,6 +173,9 @@ class Group {
   }
 
  private:
+  void show_completed(std::uint64_t sequence) noexcept {
+    if constexpr (kObservable) row_->completed.store(sequence, std::memory_order_relaxed);
+  }
   [[nodiscard]] bool all_have_entered(std::uint64_t sequence) const noexcept;
   bool has_met(std::uint64_t sequence) noexcept;
   void compare_until(std::uint64_t sequence) noexcept;

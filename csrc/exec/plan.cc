@@ -113,6 +113,7 @@ Plan make_plan(const PlanKey& key, schedule::Algorithm algorithm, schedule::Shap
   const std::int64_t block_bytes = key.count * plan.element_bytes;
   plan.input_bytes = schedule::input_blocks(shape) * block_bytes;
   plan.output_bytes = schedule::output_blocks(shape) * block_bytes;
+  plan.payload_bytes = std::max(plan.input_bytes, plan.output_bytes);
   plan.streams = plan.output_bytes >= kStreamBytes;
   const schedule::Entry* entry = schedule::find(key.collective, algorithm);
   plan.shares_buffers = entry != nullptr && entry->node_memory && !schedule::is_staged(algorithm);

@@ -103,6 +103,7 @@ struct Plan {
   std::int64_t element_bytes = 1;
   std::int64_t input_bytes = 0;  ///< of this rank's buffers
   std::int64_t output_bytes = 0;
+  std::int64_t payload_bytes = 0;  ///< the larger of the two: what this rank's page counts
   Form form = Form::kSchedule;
   /// Of the slots for inputs; 0: they are too large. Of a kSchedule too: where no rank's memory is
   /// in the arena, it runs as a kOneShot.
@@ -115,10 +116,6 @@ struct Plan {
   /// and it goes through pool blocks as a whole.
   Program staged;
 
-  /// What this rank's page counts an operation as.
-  [[nodiscard]] std::int64_t payload_bytes() const noexcept {
-    return input_bytes < output_bytes ? output_bytes : input_bytes;
-  }
   /// The schedule itself sees to memory that is not in the arena.
   [[nodiscard]] bool takes_private_memory() const noexcept {
     return schedule::is_staged(staged.algorithm);

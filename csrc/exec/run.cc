@@ -592,7 +592,7 @@ void Run::leave() noexcept {
   buffers_.give_back(kKeptBytes);
   group_->complete(sequence_);
   record(abi::OperationState::kDone);
-  group_->binding().shm->count_bytes(call_.plan->payload_bytes());
+  group_->binding().shm->count_bytes(call_.plan->payload_bytes);
   SHOAL_PROBE(end, group_->binding().communicator, sequence_, 0);
   finish(kOkStatus);
 }

@@ -157,6 +157,7 @@ py::dict abi_layout() {
   SHOAL_OFFSET(ProgressPage, transfers);
   SHOAL_OFFSET(ProgressPage, communicators);
   SHOAL_OFFSET(ProgressPage, bytes);
+  SHOAL_OFFSET(ProgressPage, at_once);
 #undef SHOAL_SIZE
 #undef SHOAL_OFFSET
   layout["page_offset"] = abi::kProgressPageOffset;

@@ -17,13 +17,13 @@ from dataclasses import dataclass
 
 ARENA_NAME = "memfd:shoal-arena"
 MAGIC = 0x616E6572616C6F68
-VERSION = 3
+VERSION = 4
 PAGE_OFFSET, PAGE_BYTES = 4096, 4096
 OPERATIONS, TRANSFERS, COMMUNICATORS = 16, 16, 64
 
 HEADER = struct.Struct("<QIiq64s")  # magic, version, ranks, slice_bytes, job
 # version, pid, rank, ranks, local_rank, drivers, host, heartbeat_ns, thread_id, caller_id,
-# posted, completed, failed
+# posted, completed (both without those at once), failed
 PAGE = struct.Struct("<Iiiiii64sqiiQQQ")
 # sequence, communicator, state, collective, algorithm, dtype, op, count, begin_ns, step, awaited
 RECORD = struct.Struct("<QIIIIIIqqIi8x")
@@ -33,8 +33,8 @@ ROW = struct.Struct("<IiiiQQ")  # communicator, first, ranks, rank, posted, comp
 STAGED_OFFSET = PAGE.size + OPERATIONS * RECORD.size
 TRANSFERS_OFFSET = STAGED_OFFSET + STAGED.size
 ROWS_OFFSET = TRANSFERS_OFFSET + TRANSFERS * TRANSFER.size
-BYTES = struct.Struct("<Q")
-BYTES_OFFSET = ROWS_OFFSET + COMMUNICATORS * ROW.size
+ENDED = struct.Struct("<QQ")  # bytes, and operations that were over at once
+ENDED_OFFSET = ROWS_OFFSET + COMMUNICATORS * ROW.size
 
 STATES = ("free", "entering", "running", "done", "failed")
 COLLECTIVES = (
@@ -186,7 +186,7 @@ def _transfers(memory: bytes) -> Iterator[Transfer]:
 
 
 def _rows(memory: bytes) -> Iterator[Progress]:
-    for row in ROW.iter_unpack(memory[ROWS_OFFSET:BYTES_OFFSET]):
+    for row in ROW.iter_unpack(memory[ROWS_OFFSET:ENDED_OFFSET]):
         if row[2] > 0:
             yield Progress(*row)
 
@@ -197,6 +197,7 @@ def decode(memory: bytes, job: str, node_ranks: int, read_ns: int) -> Page | Non
      completed, failed) = PAGE.unpack_from(memory)  # fmt: skip
     if version != VERSION:
         return None
+    payload_bytes, at_once = ENDED.unpack_from(memory, ENDED_OFFSET)
     return Page(
         job=job,
         rank=rank,
@@ -210,15 +211,15 @@ def decode(memory: bytes, job: str, node_ranks: int, read_ns: int) -> Page | Non
         driver=driver,
         caller=caller,
         drivers=drivers,
-        posted=posted,
-        completed=completed,
+        posted=posted + at_once,
+        completed=completed + at_once,
         failed=failed,
         staged=STAGED.unpack_from(memory, STAGED_OFFSET)[0],
         staged_bytes=STAGED.unpack_from(memory, STAGED_OFFSET)[1],
         operations=tuple(_operations(memory)),
         transfers=tuple(_transfers(memory)),
         communicators=tuple(_rows(memory)),
-        bytes=BYTES.unpack_from(memory, BYTES_OFFSET)[0],
+        bytes=payload_bytes,
     )
 
 

@@ -182,7 +182,8 @@ def test_pages_have_the_layout_of_the_compiler() -> None:
     assert pages.PAGE.size == layout["ProgressPage.operations"]
     assert layout["ProgressPage.transfers"] == pages.TRANSFERS_OFFSET
     assert layout["ProgressPage.communicators"] == pages.ROWS_OFFSET
-    assert layout["ProgressPage.bytes"] == pages.BYTES_OFFSET
+    assert layout["ProgressPage.bytes"] == pages.ENDED_OFFSET
+    assert layout["ProgressPage.at_once"] == pages.ENDED_OFFSET + 8
     assert layout["page_offset"] == pages.PAGE_OFFSET
     assert layout["page_operations"] == pages.OPERATIONS
     assert layout["page_transfers"] == pages.TRANSFERS

@@ -8,8 +8,7 @@
 /// `operations[i].sequence` before and after if that matters.
 ///
 /// An operation that is over within the call that makes it (the others were as far already) counts
-/// in `posted`, `completed` and its communicator's row, and has no record: what is waited for has
-/// one.
+/// in `at_once` and its communicator's row, and has no record: what is waited for has one.
 #ifndef SHOAL_ABI_PROGRESS_PAGE_H_
 #define SHOAL_ABI_PROGRESS_PAGE_H_
 
@@ -19,7 +18,7 @@
 namespace shoal::abi {
 
 inline constexpr std::uint64_t kArenaMagic = 0x616e6572616c6f68;  // "holarena"
-inline constexpr std::uint32_t kAbiVersion = 3;
+inline constexpr std::uint32_t kAbiVersion = 4;
 inline constexpr std::int64_t kProgressPageOffset = 4096;
 inline constexpr std::int64_t kProgressPageBytes = 4096;
 inline constexpr int kPageOperations = 16;
@@ -90,16 +89,18 @@ struct ProgressPage {
   std::atomic<std::int32_t> thread_id;     ///< of the thread that last drove progress
   /// Of the thread that last called an operation which then had to wait; 0: none yet.
   std::atomic<std::int32_t> caller_id;
-  std::atomic<std::uint64_t> posted;     ///< operations begun, all communicators
-  std::atomic<std::uint64_t> completed;  ///< operations ended
+  /// Operations begun, all communicators; in all there were so many, and `at_once` more.
+  std::atomic<std::uint64_t> posted;
+  std::atomic<std::uint64_t> completed;  ///< operations ended, and `at_once` more
   std::atomic<std::uint64_t> failed;     ///< operations ended by an error
   OperationRecord operations[kPageOperations];
   std::atomic<std::uint64_t> staged;        ///< operations with buffers outside the arena
   std::atomic<std::uint64_t> staged_bytes;  ///< of those buffers
   TransferRecord transfers[kPageTransfers];
   CommunicatorRow communicators[kPageCommunicators];  ///< of further ones nothing is seen
-  /// Of the collectives in `completed`: the larger of this rank's two buffers.
+  /// Of the collectives that have ended: the larger of this rank's two buffers.
   std::atomic<std::uint64_t> bytes;
+  std::atomic<std::uint64_t> at_once;  ///< operations begun and ended within their call
 };
 static_assert(sizeof(ProgressPage) <= kProgressPageBytes);
 
