@@ -167,3 +167,23 @@ def test_a_slow_receiver_is_named_if_two_looks_saw_it_though_it_is_through_by_th
         return world
 
     assert [one.cause for one in verdicts(monkeypatch, look)] == causes
+
+
+@pytest.mark.parametrize(("posted_ns", "cause"), [(NOW + MS, "sleeping"), (NOW - MS, "unknown")])
+def test_a_rank_that_posts_when_it_has_been_looked_at_is_still_the_one_that_was_waited_for(
+    monkeypatch: pytest.MonkeyPatch, posted_ns: int, cause: str
+) -> None:
+    """The others are in the operation at the second moment too, and so is it. Not so if it posted
+    at the first of them: then they have waited for something else since."""
+
+    def look(number: int) -> World:
+        if number <= 2:
+            return waiting_world(syscall=SLEEP)
+        pages = [page(r, 5, operation(5, 2)) for r in (0, 1, 3)]
+        world = World(*pages, page(2, 5, operation(5, 0, begin_ns=posted_ns)))
+        world.after[102] = process(102, syscall=SLEEP)
+        return world
+
+    found = verdicts(monkeypatch, look, 0.05)
+    assert [one.cause for one in found] == [cause]
+    assert found[0].rank == (2 if cause == "sleeping" else -1)

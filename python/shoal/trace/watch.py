@@ -177,10 +177,11 @@ class Watch:
         time.sleep(WINDOW_S)
         after = self._observe(late, list(before.pages.values()))
         lasts = _is_in(after, late, self._after_ns)
-        if not lasts:
+        has_gone_on = not lasts or _has_just_posted(before, after, late)
+        if has_gone_on:
             after = dataclasses.replace(after, pages=before.pages)
         evidence = self._collect(before, after)
-        if not lasts:
+        if has_gone_on:
             evidence = dataclasses.replace(evidence, python_line=_too_late)
         return evidence, lasts
 
@@ -244,6 +245,22 @@ def _was_undriven(verdict: Verdict, found: list[Page], before: Moment) -> bool:
 
 def _is_in(moment: Moment, late: Late, after_ns: int) -> bool:
     return any(one.name == late.name for one in find_late(moment.pages.values(), after_ns))
+
+
+def _has_just_posted(before: Moment, after: Moment, late: Late) -> bool:
+    """Who was waited for has gone on, but only after most of the time between the two moments: the
+    others, who are still in the operation, waited for what held that rank."""
+    held = behind(before.pages, late)
+    if not held or behind(after.pages, late):
+        return False
+    page = after.pages[held[0].rank]
+    posted_ns = [
+        one.begin_ns
+        for one in page.operations
+        if (one.communicator, one.sequence) == (late.communicator, late.sequence)
+    ]
+    # Without a record of it: it was over at once, as the others had posted.
+    return all(2 * one > before.t_ns + after.t_ns for one in posted_ns if one > 0)
 
 
 def own_cpu_s(kernel: Kernel | None) -> float:
