@@ -10,6 +10,7 @@ from __future__ import annotations
 import os
 import pathlib
 import subprocess
+import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
@@ -26,6 +27,17 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     if not pathlib.Path("/sys/class/infiniband/rxe1").exists():
         for item in items:
             item.add_marker(pytest.mark.skip("needs the devices of the VM: make test-rdma"))
+
+
+# Of the guest; a machine half as fast as usual takes longer for all tests.
+SECONDS = float(os.environ.get("SHOAL_TEST_RDMA_SECONDS", "inf"))
+STARTED = time.monotonic()
+
+
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    spent = time.monotonic() - STARTED
+    if spent > SECONDS:
+        pytest.skip(f"not begun: {spent:.0f} s are gone, and the tests have {SECONDS:.0f} s")
 
 
 def pytest_runtest_logreport(report: pytest.TestReport) -> None:
