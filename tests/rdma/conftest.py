@@ -36,7 +36,8 @@ STARTED = time.monotonic()
 
 def pytest_runtest_setup(item: pytest.Item) -> None:
     spent = time.monotonic() - STARTED
-    if spent > SECONDS:
+    is_again = getattr(item, "execution_count", 1) > 1  # it has failed: pytest-rerunfailures
+    if spent > SECONDS and not is_again:
         pytest.skip(f"not begun: {spent:.0f} s are gone, and the tests have {SECONDS:.0f} s")
 
 
