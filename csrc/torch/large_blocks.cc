@@ -153,16 +153,18 @@ MemoryUse::MemoryUse(MemoryUse&& other) noexcept
       is_whole_(other.is_whole_),
       job_(std::move(other.job_)) {}
 
-void MemoryUse::end() noexcept {
+MemoryUse::~MemoryUse() {
   if (block_ == 0) return;
   const std::shared_ptr<Job> job = job_.lock();
-  LargeBlocks::instance().end_use(std::exchange(block_, 0), is_whole_, job.get());
+  LargeBlocks::instance().end_use(block_, is_whole_, job.get());
 }
 
 /// The use counts as one until the end, so the block stays as it is for others.
 void LargeBlocks::end_use(std::uintptr_t address, bool is_whole, Job* job) noexcept {
   std::unique_lock lock(mutex_);
-  Block& block = blocks_.find(address)->second;  // a tensor still has it
+  const auto found = blocks_.find(address);
+  if (found == blocks_.end()) return;  // the tensor's storage was resized meanwhile
+  Block& block = found->second;
   if (is_whole) ++block.uses;
   if (block.in_flight == 1 && job != nullptr && block.own.get() != nullptr) {
     if (block.is_adopted() && block.job == job &&

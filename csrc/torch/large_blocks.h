@@ -100,13 +100,11 @@ class MemoryUse {
   MemoryUse(const at::Tensor& tensor, const std::shared_ptr<Job>& job);
   MemoryUse(MemoryUse&& other) noexcept;
   MemoryUse& operator=(MemoryUse&&) = delete;
-  ~MemoryUse() { end(); }
-
   /// It is over, and nobody has been told yet: pages may change.
-  void end() noexcept;
+  ~MemoryUse();
 
  private:
-  std::uintptr_t block_ = 0;  ///< 0: in no large block, or over
+  std::uintptr_t block_ = 0;  ///< 0: in no large block, or moved from
   bool is_whole_ = false;
   std::weak_ptr<Job> job_;  // a work may be held longer than its job
 };

@@ -25,6 +25,7 @@ HINDERING = frozenset(
     {"throttled", "packet_loss", "congestion", "link_down", "qp_error", "receiver_not_ready"}
 )
 NEVER = float("inf")
+NOBODY = -1
 SHORT_STALLS, OFTEN_S = 3, 2.0  # so many that ended by themselves within so long are looked into
 SURVEY_S, SURVEY_STEP_S = 0.4, 0.01
 MOST = 0.6  # of the looks
@@ -33,6 +34,28 @@ LASTING = frozenset(
     {"throttled", "preempted", "stopped", "frozen", "computing", "memory_registration",
      "congestion", "receiver_not_ready", "page_faults"}
 )  # fmt: skip
+
+
+@dataclasses.dataclass
+class Survey:
+    """Looks at a job whose operations are late for a short while each: who was waited for?"""
+
+    suspects: Counter[int] = dataclasses.field(default_factory=Counter)  # looks, by rank
+    posted: Counter[int] = dataclasses.field(default_factory=Counter)  # it had posted the operation
+    undriven: Counter[int] = dataclasses.field(default_factory=Counter)  # and did not drive it
+    seen: dict[tuple[str, int, int, int, str], Late] = dataclasses.field(default_factory=dict)
+    took_s: float = 0.0
+
+    def add(self, page: Page, late: Late, has_posted: bool) -> None:
+        self.suspects[page.rank] += 1
+        self.posted[page.rank] += has_posted
+        self.undriven[page.rank] += page.drivers == 0 and has_posted
+        self.seen[late.name] = late
+
+    @property
+    def most(self) -> tuple[int, int]:
+        """The rank that was waited for in most looks, and in how many."""
+        return self.suspects.most_common(1)[0] if self.suspects else (NOBODY, 0)
 
 
 class Watch:
@@ -193,49 +216,44 @@ class Watch:
         self._short.append(now.t_ns / 1e9)
         if len(self._short) < SHORT_STALLS or self._short[-1] - self._short[0] > self._often_s():
             return None
-        if self._kernel is not None:
-            self._kernel.look_at_syscalls(True)
-        before = self._observe(late, list(now.pages.values()))
-        suspects: Counter[int] = Counter()
-        posted: Counter[int] = Counter()
-        undriven: Counter[int] = Counter()
-        seen: dict[tuple[str, int, int, int, str], Late] = {}
-        survey_s = max(SURVEY_S, 4e-9 * self._after_ns)
+        with self._looking_at_syscalls(True):
+            before = self._observe(late, list(now.pages.values()))
+            survey = self._survey(late)
+            after = self._observe(late, list(now.pages.values()))
+        rank, times = survey.most
+        if rank not in after.pages or times < MOST * survey.suspects.total():
+            return None  # now this one, now that one: of that nobody is the root
+        text = (
+            f"of {survey.suspects.total()} looks in {1000 * survey.took_s:.0f} ms at which "
+            f"somebody waited, {times} found rank {rank} to be waited for, "
+            f"in {len(survey.seen)} operations"
+        )
+        last = list(survey.seen.values())[-1]
+        return judge_often(
+            self._collect(before, after), last, after.pages[rank], text,
+            drives=survey.undriven[rank] < MOST * times,
+            posted=survey.posted[rank] >= MOST * times,
+        )  # fmt: skip
+
+    def _survey(self, late: Late) -> Survey:
+        """Looks again and again, until the suspect is waited for: between two of its stalls a rank
+        does something else than in them."""
+        survey = Survey()
+        least_s = max(SURVEY_S, 4e-9 * self._after_ns)
         begin = time.monotonic()
         while True:
-            waited_for = -1
+            waited_for = NOBODY
             pages = {page.rank: page for page in self._read(late)}
             for one in find_late(pages.values(), self._after_ns // 2)[:1]:
                 page = suspect(pages, one)
                 if page is not None:
                     waited_for = page.rank
-                    suspects[page.rank] += 1
-                    posted[page.rank] += not behind(pages, one)
-                    undriven[page.rank] += page.drivers == 0 and not behind(pages, one)
-                    seen[one.name] = one
-            took_s = time.monotonic() - begin
-            # Between two of its stalls a rank does something else than in them.
-            is_held = not suspects or waited_for == suspects.most_common(1)[0][0]
-            if took_s > 2 * survey_s or (took_s > survey_s and is_held):
-                break
+                    survey.add(page, one, not behind(pages, one))
+            survey.took_s = time.monotonic() - begin
+            is_held = waited_for == survey.most[0]
+            if survey.took_s > 2 * least_s or (survey.took_s > least_s and is_held):
+                return survey
             time.sleep(SURVEY_STEP_S)
-        after = self._observe(late, list(now.pages.values()))
-        if self._kernel is not None:
-            self._kernel.look_at_syscalls(False)
-        if not suspects or suspects.most_common(1)[0][0] not in after.pages:
-            return None
-        rank, times = suspects.most_common(1)[0]
-        if times < MOST * suspects.total():
-            return None  # now this one, now that one: of that nobody is the root
-        text = (
-            f"of {suspects.total()} looks in {1000 * took_s:.0f} ms at which somebody waited, "
-            f"{times} found rank {rank} to be waited for, in {len(seen)} operations"
-        )
-        last = list(seen.values())[-1]
-        return judge_often(
-            self._collect(before, after), last, after.pages[rank], text,
-            drives=undriven[rank] < MOST * times, posted=posted[rank] >= MOST * times,
-        )  # fmt: skip
 
 
 def _too_late(pid: int, tid: int) -> tuple[str, str]:
