@@ -1,3 +1,4 @@
+#include <algorithm>
 #include <array>
 
 #include "core/assert.h"
@@ -47,6 +48,13 @@ struct Supported {
   }
 };
 
+/// Every target is a source.
+bool is_in_place(std::span<void* const> targets, std::span<const void* const> sources) noexcept {
+  return std::all_of(targets.begin(), targets.end(), [&](const void* target) {
+    return std::find(sources.begin(), sources.end(), target) != sources.end();
+  });
+}
+
 const KernelTable& best() noexcept {
   static const KernelTable& table = *supported_tables().back();
   return table;
@@ -68,7 +76,8 @@ void fold(DataType dtype, ReduceOp op, std::span<void* const> targets,
   SHOAL_ASSERT(supports(op, dtype) && (scale == 1.0 || !is_integer(dtype)));
   best().of(dtype, op).fold({targets.data(), static_cast<std::int64_t>(targets.size()),
                              sources.data(), static_cast<std::int64_t>(sources.size()), count,
-                             scale, stores == Stores::kStreaming});
+                             scale,
+                             stores == Stores::kStreaming && !is_in_place(targets, sources)});
 }
 
 Accumulate accumulator(DataType dtype, ReduceOp op) noexcept {

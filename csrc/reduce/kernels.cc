@@ -31,6 +31,10 @@ namespace {
 // KiB: little beside L1, which is left to the sources, and much beside what a block costs to begin.
 template <class T>
 constexpr int64_t kBlock = sizeof(T) < sizeof(float) ? 2048 / sizeof(T) : 512;
+// Where stores stream: so few that the processor, which looks ahead about as far, loads the next
+// block while it stores this one (two sources, two targets: 14 to 17 % faster than with 2 KiB).
+template <class T>
+constexpr int64_t kStreamBlock = 512 / sizeof(T);
 
 template <class T>
 T load(const void* from, int64_t i) noexcept {
@@ -278,19 +282,19 @@ void store_block(const FoldArguments& f, int64_t offset, const void* block,
   }
 }
 
-/// Calls part(offset in bytes, elements) for one block after another. Where stores stream, the
-/// first one is so short that the others begin at a cache line of the first target.
-template <class T, int64_t kElements, class Part>
-void for_blocks(const FoldArguments& f, Part&& part) noexcept {
+/// Calls part(offset in bytes, elements) for one block of `elements` after another. Where stores
+/// stream, the first one is so short that the others begin at a cache line of the first target.
+template <class T, class Part>
+void for_blocks(const FoldArguments& f, int64_t elements, Part&& part) noexcept {
   constexpr int64_t kSize = sizeof(T);
   const int64_t head = f.streams ? head_of(f.targets[0]) : 0;
   int64_t begin = 0;
-  int64_t next = head % kSize == 0 && head > 0 ? head / kSize : kElements;
+  int64_t next = head % kSize == 0 && head > 0 ? head / kSize : elements;
   while (begin < f.count) {
     if (next > f.count) next = f.count;
     part(begin * kSize, next - begin);
     begin = next;
-    next += kElements;
+    next += elements;
   }
 }
 
@@ -302,7 +306,7 @@ void fold_wide(const FoldArguments& f) noexcept {
     if (f.source_count <= 2 && !scales<T>(f)) {
       return fold_part<T, Op>(f.targets[0], f, 0, f.count);
     }
-    return for_blocks<T, kBlock<T>>(f, [&](int64_t offset, int64_t n) noexcept {
+    return for_blocks<T>(f, kBlock<T>, [&](int64_t offset, int64_t n) noexcept {
       fold_part<T, Op>(advance(f.targets[0], offset), f, offset, n);
     });
   }
@@ -310,7 +314,7 @@ void fold_wide(const FoldArguments& f) noexcept {
     return fold_two_to_two<T, Op>(f.targets[0], f.targets[1], f.sources[0], f.sources[1], f.count);
   }
   alignas(kLine) T block[kBlock<T>];
-  for_blocks<T, kBlock<T>>(f, [&](int64_t offset, int64_t n) noexcept {
+  for_blocks<T>(f, f.streams ? kStreamBlock<T> : kBlock<T>, [&](int64_t offset, int64_t n) noexcept {
     fold_part<T, Op>(block, f, offset, n);
     store_block(f, offset, block, n * static_cast<int64_t>(sizeof(T)));
   });
@@ -447,7 +451,7 @@ void fold_small(const FoldArguments& f) noexcept {
   float sums[kBlock<float>], next[kBlock<float>];
   alignas(kLine) Element block[kBlock<float>];
   const bool direct = f.target_count == 1 && !f.streams;
-  for_blocks<Element, kBlock<float>>(f, [&](int64_t offset, int64_t n) noexcept {
+  for_blocks<Element>(f, kBlock<float>, [&](int64_t offset, int64_t n) noexcept {
     Small::widen(sums, advance(f.sources[0], offset), n);
     for (int64_t s = 1; s < f.source_count; ++s) {  // two loops: g++ 12 vectorises neither in one
       Small::widen(next, advance(f.sources[s], offset), n);

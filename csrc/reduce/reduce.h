@@ -14,7 +14,7 @@ SHOAL_API const char* instruction_set() noexcept;
 
 /// Where stores go. Past the caches (non-temporal) they save reading the lines they overwrite: 1.3
 /// to 1.5 times as fast where the targets do not fit the caches, several times as slow where they
-/// do.
+/// do. A fold whose targets are all sources, too, has read the lines anyway: it never streams.
 enum class Stores : std::uint8_t { kCached, kStreaming };
 
 /// dst[i] = scale * (src[0][i] op src[1][i] op ...) for every dst of `targets`, folded in the order
