@@ -274,7 +274,7 @@ WorkPtr ShoalBackend::allgather_lists(const std::vector<Tensors>& outputs, const
     }
     Tensors all;
     for (const Tensors& list : outputs) all.insert(all.end(), list.begin(), list.end());
-    return call.launch(std::move(all));
+    return call.launch(all);
   });
 }
 

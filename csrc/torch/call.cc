@@ -7,6 +7,7 @@
 #include <algorithm>
 #include <cstring>
 #include <iterator>
+#include <torch/csrc/distributed/c10d/ProcessGroup.hpp>
 
 #include "torch/large_blocks.h"
 #include "torch/pool.h"
@@ -20,6 +21,13 @@ std::int64_t elements_in(const Call::Tensors& list) {
   std::int64_t total = 0;
   for (const at::Tensor& tensor : list) total += tensor.numel();
   return total;
+}
+
+/// torch's Python waits for what it gets, which takes 1 us, and not for nothing: NCCL does the
+/// same. But it keeps what it gets in this mode, and does not look whether it is nothing.
+c10::intrusive_ptr<c10d::Work> of_blocking_call(const c10::intrusive_ptr<BackendWork>& work) {
+  if (c10d::allow_inflight_collective_as_graph_input()) return work;
+  return nullptr;
 }
 
 }  // namespace
@@ -265,23 +273,22 @@ void Call::copy(void* to, const void* from, std::int64_t bytes) {
   at_address(to).copy_(at_address(const_cast<void*>(from)));
 }
 
-c10::intrusive_ptr<c10d::Work> Call::launch(Tensors outputs) {
-  if (on_stream_ != nullptr) return launch_on_stream(std::move(outputs));
-  // torch waits for what a blocking call returns; in a block that is for its end to do.
+c10::intrusive_ptr<c10d::Work> Call::launch(const Tensors& outputs) {
+  if (on_stream_ != nullptr) return launch_on_stream(outputs);
   if (backend_.coalescing_ != nullptr) {
     backend_.coalesced_.has_host_parts = true;
     return what_.async ? work_ : nullptr;
   }
-  work_->set_outputs(std::move(outputs));
-  if (what_.async) {
-    backend_.job_->progress.add(work_);
-  } else {
+  if (!what_.async) {
     work_->wait();
+    return of_blocking_call(work_);
   }
+  work_->set_outputs(outputs);
+  backend_.job_->progress.add(work_);
   return work_;
 }
 
-c10::intrusive_ptr<c10d::Work> Call::launch_on_stream(Tensors outputs) {
+c10::intrusive_ptr<c10d::Work> Call::launch_on_stream(const Tensors& outputs) {
   OnStream& mine = *on_stream_;
   ShoalBackend::Coalesced& block = backend_.coalesced_;
   if (mine.starts_with_block) {
@@ -295,10 +302,14 @@ c10::intrusive_ptr<c10d::Work> Call::launch_on_stream(Tensors outputs) {
     return what_.async ? work_ : nullptr;
   }
   backend_.job_->progress.add(work_);
-  // What is freed on the stream where it was used needs nobody to hold it.
-  if (!what_.async) mine.held.clear();
-  return c10::make_intrusive<StreamWork>(StreamWork::What{
-      work_, mine.stream, std::move(mine.held), std::move(outputs), /*is_current=*/!what_.async});
+  if (!what_.async) {
+    // It is the current stream: order is all there is to wait for, and memory that is freed is used
+    // again by what comes after on it.
+    if (work_->parts_done()) work_->wait();  // throws what is known by now
+    return of_blocking_call(work_);
+  }
+  return c10::make_intrusive<StreamWork>(
+      StreamWork::What{work_, mine.stream, std::move(mine.held), outputs});
 }
 
 }  // namespace shoal::torch

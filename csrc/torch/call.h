@@ -66,8 +66,9 @@ class Call {
   /// Within this rank's memory, before what comes after the call.
   void copy(void* to, const void* from, std::int64_t bytes);
 
-  /// The operation is on its way; of a blocking call, over, or enqueued on the current stream.
-  c10::intrusive_ptr<c10d::Work> launch(Tensors outputs = {});
+  /// The operation is on its way. Of a blocking call it is over, or enqueued on the current stream;
+  /// then, and within a coalescing block, there is nothing to wait for: null.
+  c10::intrusive_ptr<c10d::Work> launch(const Tensors& outputs = {});
 
  private:
   /// A call that is an operation of a stream.
@@ -97,7 +98,7 @@ class Call {
   [[nodiscard]] at::Tensor room_for(const Tensors& list) const;
   void hold(const Tensors& list);
   at::Tensor adjacent(const Tensors& list) const;
-  c10::intrusive_ptr<c10d::Work> launch_on_stream(Tensors outputs);
+  c10::intrusive_ptr<c10d::Work> launch_on_stream(const Tensors& outputs);
 
   ShoalBackend& backend_;
   What what_;

@@ -13,7 +13,7 @@ StreamWork::StreamWork(What what)
     : Work(-1, what.operation->retrieveOpType()),
       what_(std::move(what)),
       end_(what_.stream.device_type()) {
-  if (!what_.is_current) end_.record(what_.stream);
+  end_.record(what_.stream);
 }
 
 /// Nobody has waited: torch's allocator is told who uses the memory that it may now get back.
@@ -36,10 +36,7 @@ void StreamWork::order_current_stream() {
   const c10::Stream current = current_stream(what_.stream.device());
   Tensors done_with;  // outlives the lock
   const std::lock_guard lock(mutex_);
-  if (current != what_.stream) {
-    end_.recordOnce(what_.stream);
-    end_.block(current);
-  }
+  if (current != what_.stream) end_.block(current);
   done_with = std::move(what_.held);
   what_.held.clear();
 }

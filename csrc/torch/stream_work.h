@@ -23,12 +23,8 @@ class StreamWork final : public c10d::Work {
   struct What {
     c10::intrusive_ptr<BackendWork> operation;  ///< driven by the job's progress thread
     c10::Stream stream;                         ///< where all of it has been enqueued
-    /// What is used there. If that is the current stream, nothing: memory that is freed is used
-    /// again by what comes after on it. Else it is kept until somebody waits.
-    Tensors held{};
+    Tensors held{};                             ///< what is used there: kept until somebody waits
     Tensors outputs{};
-    /// It is (or was, when it was enqueued) the current one: events are for those that are not.
-    bool is_current = false;
     /// Some of it is no stream's: wait() is the host's, always.
     bool waits_on_host = false;
   };

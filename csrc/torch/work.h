@@ -22,8 +22,8 @@ namespace shoal::torch {
 /// progress thread, whichever comes first.
 class BackendWork final : public c10d::Work {
  public:
-  BackendWork(int rank, c10d::OpType op, const char* title,
-              const std::vector<at::Tensor>& profiled_inputs, std::uint64_t sequence);
+  BackendWork(int rank, c10d::OpType op, const char* title, const std::vector<at::Tensor>& inputs,
+              std::uint64_t sequence);
 
   /// Who is to be told of the end of operation `number`.
   void record_in(std::shared_ptr<Recorder> recorder, std::uint64_t number) {

@@ -199,6 +199,9 @@ def test_a_tensor_whose_pages_were_cut_off_gets_pages_of_its_own(launch: Launche
         else:
             peer = int(store.get("pid"))
             os.kill(peer, signal.SIGSTOP)
+            tasks = [f"/proc/{peer}/task/{task}/stat" for task in os.listdir(f"/proc/{peer}/task")]
+            while any(open(task).read().rpartition(")")[2].split()[0] != "T" for task in tasks):
+                time.sleep(0.001)  # a thread that runs on another core stops a little later
         try:
             work.wait() if RANK == 1 else dist.all_reduce(x)
         except dist.DistBackendError as error:
