@@ -42,9 +42,9 @@ void Syscalls::added(int pid) { watched_since_[pid] = now_ns(); }
 Json Syscalls::present_call(uint32_t pid, uint32_t tid) const {
   thread_record thread{};
   if (bpf_map_lookup_elem(maps_.threads(), &tid, &thread) != 0) return nullptr;
-  if (thread.call_events == 0) {
-    const auto since = watched_since_.find(static_cast<int>(pid));
-    return since == watched_since_.end() ? Json() : call_of_proc(pid, tid, since->second);
+  const auto since = watched_since_.find(static_cast<int>(pid));
+  if (since != watched_since_.end() && thread.call_event_ns < since->second) {
+    return call_of_proc(pid, tid, since->second);
   }
   if (thread.call_since_ns == 0) return nullptr;
   return {{"name", name_of_call(thread.call)}, {"since_ns", thread.call_since_ns}};

@@ -85,10 +85,11 @@ struct thread_record {
   char waker_name[kNameBytes];
   uint64_t user_faults;
   uint64_t call_since_ns; /* 0: in no system call */
+  uint64_t call_event_ns; /* when it last went into one or came out */
   uint32_t call;
-  uint32_t call_events; /* 0: none yet, so that only /proc knows */
+  uint8_t pad2[4];
 };
-static_assert(sizeof(struct thread_record) == 568, "shared with the kernel's side");
+static_assert(sizeof(struct thread_record) == 576, "shared with the kernel's side");
 
 /* One core: who runs, since when, and which watched threads wait for it (0: none). */
 struct core {

@@ -26,7 +26,7 @@ import termios
 import threading
 import time
 from collections.abc import Iterator
-from typing import IO
+from typing import IO, Any
 
 import pytest
 
@@ -410,7 +410,7 @@ def test_system_calls_are_counted_exactly(workload: Workload) -> None:
         assert calls["getppid"]["count"] == 2323
         assert calls["write"]["count"] == 1
         assert calls["getppid"]["max_ns"] * 2323 >= calls["getppid"]["ns"] > 0
-        assert "read" not in calls  # the one that ended had not begun under our eyes
+        assert calls["read"]["count"] == 1  # the one that it was in, from then on
 
 
 def test_the_present_system_call_and_since_when(workload: Workload) -> None:
@@ -424,6 +424,34 @@ def test_the_present_system_call_and_since_when(workload: Workload) -> None:
         workload.wait()
         calls = {call["name"]: call for call in tracer.thread(workload.pid)["syscalls"]}
         assert calls["clock_nanosleep"]["max_ns"] > LONG_MS * 1e6
+
+
+def test_system_calls_that_are_looked_at_now_and_then(workload: Workload) -> None:
+    """Of what happened between two looks nothing is known, and nothing is made up."""
+
+    def present_call(tracer: Tracer, since: int) -> dict[str, Any]:
+        tracer.tell("syscalls on")
+        line = tracer.until(
+            lambda line: line.get("t_ns", 0) > since and "in_syscall" in line["threads"][0]
+        )
+        found: dict[str, Any] = line["threads"][0]["in_syscall"]
+        return found
+
+    with Tracer(TRACER, pids=(workload.pid,)) as tracer:
+        workload.start(f"pause {LONG_MS}")
+        time.sleep(0.1)
+        assert present_call(tracer, 0)["name"] == "clock_nanosleep"
+        tracer.tell("syscalls off")
+        workload.wait()
+        time.sleep(0.2)
+        since = time.monotonic_ns()
+        present = present_call(tracer, since)
+        assert present["name"] == "read" and present["since_ns"] >= since
+        workload.do("calls 5")
+        calls = {call["name"]: call for call in tracer.thread(workload.pid)["syscalls"]}
+        assert calls["getppid"]["count"] == 5 and calls["read"]["count"] == 1
+        assert calls["read"]["max_ns"] < time.monotonic_ns() - since
+        assert "clock_nanosleep" not in calls
 
 
 # --- networks -----------------------------------------------------------------------------------

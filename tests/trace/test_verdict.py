@@ -99,6 +99,13 @@ def test_a_wait_that_ebpf_has_counted_is_one_though_proc_has_not_added_it_up_yet
     assert verdict.cause == "preempted" and says(verdict, "70 % of 100 ms, and ran 30 ms")
 
 
+def test_who_ran_all_the_time_has_not_waited_for_a_core_whatever_another_moment_saw() -> None:
+    world = waiting_world(state="R", syscall=-1, on_cpu_ns=98 * MS, waiting_ns=3 * MS)
+    world.kernel_before = [kernel_thread(102, state="r", waiting_ns=7 * MS)]
+    world.kernel_after = [kernel_thread(102, state="r", waiting_ns=83 * MS)]
+    assert verdict_of(world).cause == "computing"
+
+
 @pytest.mark.parametrize(
     "now",
     [

@@ -140,6 +140,27 @@ def test_stalls_that_are_over_before_they_can_be_looked_at_are_judged_together(
     assert any("found rank 2 to be waited for" in line for line in found[0].evidence)
 
 
+def test_who_waits_itself_in_most_looks_is_no_root_because_it_sleeps_in_others(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Rank 2 waits in #N-1, whose answer was lost on its way, while the others wait in #N."""
+
+    def look(number: int) -> World:
+        pages = [page(r, 5 + number, operation(5 + number, 2)) for r in (0, 1, 3)]
+        pages.insert(2, page(2, 4 + number, operation(4 + number, 0, begin_ns=NOW - MS)))
+        world = World(*pages)
+        world.after[102] = process(102, syscall=SLEEP)
+        return world
+
+    def at_last(number: int) -> World:
+        world = look(number)
+        world.pages[2] = page(2, 4 + number, None)
+        return world
+
+    assert [one.cause for one in verdicts(monkeypatch, at_last, 1.0)] == ["sleeping"]
+    assert verdicts(monkeypatch, lambda n: look(n) if n % 4 else at_last(n), 1.0) == []
+
+
 def test_a_rank_that_posts_each_operation_and_then_drives_none_is_a_slow_receiver(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:

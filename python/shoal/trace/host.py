@@ -102,7 +102,7 @@ def _waited_ns(ev: Evidence, before: Thread, after: Thread) -> int:
     if seen is None or window_ns < LEAST_OF_WINDOW * ev.window_ns:
         return counted
     in_kernel = (seen[1].waiting_ns - seen[0].waiting_ns) * ev.window_ns // window_ns
-    return max(counted, in_kernel)
+    return min(max(counted, in_kernel), ev.window_ns - ran)  # not the same time as ours
 
 
 def preempted(ev: Evidence, page: Page, tid: int) -> Finding | None:

@@ -41,7 +41,8 @@ class Survey:
     """Looks at a job whose operations are late for a short while each: who was waited for?"""
 
     suspects: Counter[int] = dataclasses.field(default_factory=Counter)  # looks, by rank
-    posted: Counter[int] = dataclasses.field(default_factory=Counter)  # it had posted the operation
+    # It had posted the operation, or waited in an earlier one itself.
+    posted: Counter[int] = dataclasses.field(default_factory=Counter)
     undriven: Counter[int] = dataclasses.field(default_factory=Counter)  # and did not drive it
     seen: dict[tuple[str, int, int, int, str], Late] = dataclasses.field(default_factory=dict)
     took_s: float = 0.0
@@ -248,7 +249,7 @@ class Watch:
                 page = suspect(pages, one)
                 if page is not None:
                     waited_for = page.rank
-                    survey.add(page, one, not behind(pages, one))
+                    survey.add(page, one, bool(page.waits) or not behind(pages, one))
             survey.took_s = time.monotonic() - begin
             is_held = waited_for == survey.most[0]
             if survey.took_s > 2 * least_s or (survey.took_s > least_s and is_held):
