@@ -4,9 +4,9 @@
  * A call that had begun before counts from when these programs came. They come and go, and the
  * threads' records stay: what a record says of calls is of this time if its call_event_ns is.
  */
-#include "shared.bpf.h"
-
 #include <asm/unistd.h>
+
+#include "shared.bpf.h"
 
 struct {
   __uint(type, BPF_MAP_TYPE_HASH);

@@ -314,10 +314,11 @@ void fold_wide(const FoldArguments& f) noexcept {
     return fold_two_to_two<T, Op>(f.targets[0], f.targets[1], f.sources[0], f.sources[1], f.count);
   }
   alignas(kLine) T block[kBlock<T>];
-  for_blocks<T>(f, f.streams ? kStreamBlock<T> : kBlock<T>, [&](int64_t offset, int64_t n) noexcept {
-    fold_part<T, Op>(block, f, offset, n);
-    store_block(f, offset, block, n * static_cast<int64_t>(sizeof(T)));
-  });
+  for_blocks<T>(f, f.streams ? kStreamBlock<T> : kBlock<T>,
+                [&](int64_t offset, int64_t n) noexcept {
+                  fold_part<T, Op>(block, f, offset, n);
+                  store_block(f, offset, block, n * static_cast<int64_t>(sizeof(T)));
+                });
   if (f.streams) finish_stream();
 }
 

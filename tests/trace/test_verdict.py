@@ -200,6 +200,18 @@ def test_who_is_preempted_in_an_operation_that_the_others_have_done_is_named() -
     assert (verdict.rank, verdict.cause) == (2, "preempted"), verdict
 
 
+def test_who_began_to_wait_first_is_named_if_the_others_wait_for_it_since() -> None:
+    """Rank 2 was the first to wait, for one who had not come; now it has no core to look."""
+    pages = [page(r, 5, operation(5, 0 if r == 2 else 2)) for r in range(4)]
+    world = World(*pages)
+    for moment in (world.before, world.after):
+        moment[102] = process(102, state="R", syscall=-1)
+    late = find_late([pages[2]], MS)[0]
+    assert (late.waiting, late.awaited) == ((2,), (0,))
+    verdict = judge(world.evidence(), late)
+    assert (verdict.rank, verdict.cause) == (2, "preempted"), verdict
+
+
 def test_registering_memory_is_told_from_other_time_in_the_kernel() -> None:
     world = waiting_world(state="R", syscall=-1, on_cpu_ns=90 * MS, system_ticks=9)
     world.kernel_before = [kernel_thread(102, syscalls={"mlock": (10, 5 * MS)})]

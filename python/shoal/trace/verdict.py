@@ -107,7 +107,7 @@ def _root(ev: Evidence, late: Late, path: tuple[int, ...] = ()) -> tuple[Page | 
 def _root_of_posted(ev: Evidence, late: Late, path: tuple[int, ...]) -> tuple[Page | None, Finding]:
     """All ranks that can be seen have posted it. The last of `path` is in it, and is waited for
     elsewhere."""
-    awaited = [rank for rank in late.awaited if rank >= 0]
+    awaited = _awaited(ev, late)
     members = [page for page in ev.after.pages.values()
                if late.first < 0 or page.progress(late.key) is not None]  # fmt: skip
     # Whom others wait for comes first, whoever waits longest last.
@@ -135,11 +135,25 @@ def _root_of_posted(ev: Evidence, late: Late, path: tuple[int, ...]) -> tuple[Pa
     return None, _nothing_found(ev, late)
 
 
+def _awaited(ev: Evidence, late: Late) -> list[int]:
+    """Whom those wait for who are in it now, once for each: when it was found to be late, some had
+    hardly begun to wait."""
+    now = [o.awaited_peer for page in ev.after.pages.values() for o in _of(page, late)]
+    return [rank for rank in now or late.awaited if rank >= 0]
+
+
+def _of(page: Page, late: Late) -> list[Operation]:
+    """It, as long as this rank is in it; a send or receive is none."""
+    if late.first < 0:
+        return []
+    return [o for o in page.operations if o.in_flight and o.communicator == late.communicator
+            and o.sequence == late.sequence]  # fmt: skip
+
+
 def _still_in(page: Page, late: Late) -> bool:
     if late.first < 0:
         return bool(page.transfers)
-    return any(o.in_flight and o.communicator == late.communicator and o.sequence == late.sequence
-               for o in page.operations)  # fmt: skip
+    return bool(_of(page, late))
 
 
 def _posted(late: Late, page: Page, found: Finding) -> Finding:
