@@ -23,6 +23,32 @@ std::int64_t elements_in(const Call::Tensors& list) {
   return total;
 }
 
+enum class Direction : std::uint8_t { kIn, kOut };
+
+/// Between a tensor of a list and its place, `at` elements into the block that stands for the list.
+/// For a few bytes torch takes microseconds.
+void copy_part(const at::Tensor& tensor, const at::Tensor& flat, std::int64_t at, Direction where) {
+  constexpr std::size_t kFewBytes = 64 << 10;
+  const bool is_plain = tensor.is_cpu() && flat.is_cpu() && tensor.is_contiguous() &&
+                        !tensor.is_conj() && !tensor.is_neg() && tensor.dtype() == flat.dtype();
+  if (!is_plain || tensor.nbytes() > kFewBytes) {
+    const at::Tensor place = flat.narrow(0, at, tensor.numel()).view(tensor.sizes());
+    if (where == Direction::kIn) {
+      place.copy_(tensor.detach());
+    } else {
+      tensor.detach().copy_(place);
+    }
+    return;
+  }
+  const auto offset = at * static_cast<std::int64_t>(tensor.itemsize());
+  std::byte* const place = static_cast<std::byte*>(flat.data_ptr()) + offset;
+  if (where == Direction::kIn) {
+    std::memcpy(place, tensor.const_data_ptr(), tensor.nbytes());
+  } else {
+    std::memcpy(tensor.data_ptr(), place, tensor.nbytes());
+  }
+}
+
 /// torch's Python waits for what it gets, which takes 1 us, and not for nothing: NCCL does the
 /// same. But it keeps what it gets in this mode, and does not look whether it is nothing.
 c10::intrusive_ptr<c10d::Work> of_blocking_call(const c10::intrusive_ptr<BackendWork>& work) {
@@ -207,7 +233,7 @@ at::Tensor Call::in(const Tensors& list) {
   std::int64_t at = 0;
   for (const at::Tensor& tensor : list) {
     count_copy(tensor);
-    flat.narrow(0, at, tensor.numel()).view(tensor.sizes()).copy_(tensor.detach());
+    copy_part(tensor, flat, at, Direction::kIn);
     at += tensor.numel();
   }
   return flat;
@@ -222,7 +248,7 @@ at::Tensor Call::out(const Tensors& list) {
   then([list, flat] {
     std::int64_t at = 0;
     for (const at::Tensor& tensor : list) {
-      tensor.detach().copy_(flat.narrow(0, at, tensor.numel()).view(tensor.sizes()));
+      copy_part(tensor, flat, at, Direction::kOut);
       at += tensor.numel();
     }
   });
