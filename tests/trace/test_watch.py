@@ -78,6 +78,22 @@ def test_what_takes_steps_is_long_and_not_late_unless_its_link_loses(
     assert verdict.cause == "packet_loss"
 
 
+@pytest.mark.parametrize("lost", [0, 3])
+def test_one_that_took_steps_in_each_look_and_is_through_was_held_up_if_something_was_lost(
+    monkeypatch: pytest.MonkeyPatch, lost: int
+) -> None:
+    def look(number: int) -> World:
+        if number < 8:
+            return _stepping(number)
+        world = World(*(page(r, 5, None, 2) for r in range(2)))
+        world.links_before = world.links_after = {100: (link("a:1", "b:2", retransmits=lost),)}
+        world.links_history = (Sample(NOW - 900 * MS, {100: (link("a:1", "b:2"),)}),)
+        return world
+
+    causes = [one.cause for one in verdicts(monkeypatch, look, 1.0)]
+    assert causes == ["packet_loss"] * (lost > 0)
+
+
 def test_one_that_a_loss_held_up_is_judged_although_it_is_through(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:

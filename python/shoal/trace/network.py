@@ -47,7 +47,7 @@ def _judge_link(ev: Evidence, late: Late, pid: int, before: Link, after: Link) -
         or _dropped_here(ev, before, after)
         or _has_lost(ev, late, pid, after)
         or _not_ready(ev, before, after)
-        or _congested(after)
+        or _congested(ev, late, pid, after)
         or _silent(ev, before, after)
     )
 
@@ -110,15 +110,21 @@ def _not_ready(ev: Evidence, before: Link, after: Link) -> Judged | None:
     return 300, Finding("receiver_not_ready", (text,))
 
 
-def _congested(after: Link) -> Judged | None:
-    """A round trip takes very long, and has been far shorter."""
+def _congested(ev: Evidence, late: Late, pid: int, after: Link) -> Judged | None:
+    """A round trip takes very long, and has been far shorter. If meanwhile something was sent again
+    that had arrived, its acknowledgement came late, or was lost on its way: another look tells."""
     usual_us = after.least_rtt_us
     if not usual_us or after.rtt_us < max(SLOW_RTT_US, SLOW_RATIO * usual_us):
         return None
     text = (
         f"a round trip takes {after.rtt_us / 1000:.1f} ms, and has taken {usual_us / 1000:.3f} ms"
     )
-    return 200, Finding("congestion", (text,))
+    _, earlier = ev.link_at(pid, after, late.since_ns)
+    is_sure = after.needless == earlier.needless
+    missing = "whether acknowledgements are lost: some segments were sent again needlessly"
+    return 200, Finding(
+        "congestion", (text,), () if is_sure else (missing,), provisional=not is_sure
+    )
 
 
 def _silent(ev: Evidence, before: Link, after: Link) -> Judged | None:

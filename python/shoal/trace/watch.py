@@ -132,7 +132,7 @@ class Watch:
         return observe(self._read(late) or otherwise, self._kernel, cores=True)
 
     def _judge_open(self, late: set[tuple[str, int, int, int, str]]) -> Iterator[Verdict]:
-        """What got a provisional verdict, and is over before it was judged once more."""
+        """What got a provisional verdict or none, and is over before it was judged once more."""
         for name in self._open.keys() - late:
             one, pages = self._open.pop(name)
             self._again[name] = NEVER
@@ -160,6 +160,7 @@ class Watch:
         verdict = judge(evidence, late)
         hindered = verdict.cause in HINDERING and not verdict.provisional
         if is_moving(evidence, late) and not hindered:
+            self._open[late.name] = late, pages  # when it is through, something may have been lost
             return None
         again = lasts and verdict.provisional and first
         self._again[late.name] = time.monotonic() + PROVISIONAL_S if again else NEVER
