@@ -83,7 +83,7 @@ def test_one_that_took_steps_in_each_look_and_is_through_was_held_up_if_somethin
     monkeypatch: pytest.MonkeyPatch, lost: int
 ) -> None:
     def look(number: int) -> World:
-        if number < 8:
+        if number <= 6:  # three in each round
             return _stepping(number)
         world = World(*(page(r, 5, None, 2) for r in range(2)))
         world.links_before = world.links_after = {100: (link("a:1", "b:2", retransmits=lost),)}
