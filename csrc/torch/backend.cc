@@ -21,9 +21,11 @@ using WorkPtr = ShoalBackend::WorkPtr;
 namespace {
 
 /// Why such calls take no stream. In a block (batch_isend_irecv) they do: see Coalesced.
-/// Of each rank, in an all_gather into a list: from here on one broadcast a rank, straight into its
-/// tensor, is as fast as one all_gather, and without the copy behind it.
+/// An all_gather into a list: from so many bytes of each rank on one broadcast a rank, straight into
+/// its tensor, is as fast as one all_gather, and without the copy behind it. Not of too many ranks:
+/// all broadcasts are under way at once, each with staging memory of its own.
 constexpr std::size_t kApartBytes = 4 << 10;
+constexpr int kApartRanks = 16;
 constexpr const char* kOneByOne =
     "on a stream, messages that are no batch would wait for one another";
 
@@ -260,7 +262,8 @@ WorkPtr ShoalBackend::allgather_lists(const std::vector<Tensors>& outputs, const
                   inputs[i].numel(), " elements, its place among the outputs ",
                   list[getRank()].numel());
       const at::Tensor x = call.in(inputs[i]);
-      const bool is_apart = x.is_cpu() && x.nbytes() >= kApartBytes && communicator().nodes() == 1;
+      const bool is_apart = x.is_cpu() && x.nbytes() >= kApartBytes && getSize() <= kApartRanks &&
+                            communicator().nodes() == 1;
       if (equally_long(list) && !is_apart) {
         const at::Tensor y = call.out(list);
         const Elements elements = moved(x);
