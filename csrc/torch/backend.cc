@@ -20,12 +20,12 @@ using WorkPtr = ShoalBackend::WorkPtr;
 
 namespace {
 
-/// Why such calls take no stream. In a block (batch_isend_irecv) they do: see Coalesced.
 /// An all_gather into a list: from so many bytes of each rank on one broadcast a rank, straight
 /// into its tensor, is as fast as one all_gather, and without the copy behind it. Not of too many
 /// ranks: all broadcasts are under way at once, each with staging memory of its own.
 constexpr std::size_t kApartBytes = 4 << 10;
 constexpr int kApartRanks = 8;
+/// Why such calls take no stream. In a block (batch_isend_irecv) they do: see Coalesced.
 constexpr const char* kOneByOne =
     "on a stream, messages that are no batch would wait for one another";
 
