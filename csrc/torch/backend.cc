@@ -20,9 +20,10 @@ using WorkPtr = ShoalBackend::WorkPtr;
 
 namespace {
 
-/// An all_gather into a list: from so many bytes of each rank on one broadcast a rank, straight
-/// into its tensor, is as fast as one all_gather, and without the copy behind it. Not of too many
-/// ranks: all broadcasts are under way at once, each with staging memory of its own.
+/// An all_gather into a list, a reduce_scatter of one: from so many bytes of each rank on one
+/// broadcast or reduction a rank, straight between the tensors, is as fast as one operation, and
+/// without the copy of all that. Not of too many ranks: all of them are under way at once, each
+/// with staging memory of its own.
 constexpr std::size_t kApartBytes = 4 << 10;
 constexpr int kApartRanks = 8;
 /// Why such calls take no stream. In a block (batch_isend_irecv) they do: see Coalesced.
@@ -227,6 +228,11 @@ WorkPtr ShoalBackend::allgather_into_tensor_coalesced(Tensors& outputs, Tensors&
   });
 }
 
+bool ShoalBackend::go_apart(const at::Tensor& block) {
+  return block.is_cpu() && block.nbytes() >= kApartBytes && getSize() <= kApartRanks &&
+         communicator().nodes() == 1;
+}
+
 WorkPtr ShoalBackend::allgather(std::vector<Tensors>& outputs, Tensors& inputs,
                                 const c10d::AllgatherOptions& opts) {
   only("all_gather", inputs);
@@ -262,9 +268,7 @@ WorkPtr ShoalBackend::allgather_lists(const std::vector<Tensors>& outputs, const
                   inputs[i].numel(), " elements, its place among the outputs ",
                   list[getRank()].numel());
       const at::Tensor x = call.in(inputs[i]);
-      const bool is_apart = x.is_cpu() && x.nbytes() >= kApartBytes && getSize() <= kApartRanks &&
-                            communicator().nodes() == 1;
-      if (equally_long(list) && !is_apart) {
+      if (equally_long(list) && !go_apart(x)) {
         const at::Tensor y = call.out(list);
         const Elements elements = moved(x);
         call.add(call.communicator().all_gather(call.input_of(x), call.output_of(y), elements.count,
@@ -380,7 +384,7 @@ WorkPtr ShoalBackend::reduce_scatter(Tensors& outputs, std::vector<Tensors>& inp
                 output.numel(), " elements, its part of the input ", list[getRank()].numel());
     const at::Tensor y = call.out(output);
     const ReduceOp op = op_for(call.name(), opts.reduceOp, y.scalar_type());
-    if (equally_long(list)) {
+    if (equally_long(list) && !go_apart(y)) {
       const at::Tensor x = call.in(prescaled(call.in(list), opts.reduceOp));
       const Elements elements = reduced(call.name(), y);
       call.add(call.communicator().reduce_scatter(
