@@ -65,7 +65,7 @@ def make(op: str, size: int, place: Place) -> Operation:
             return _in_place(op, elements, place)
         case "all_gather_into_tensor" | "all_gather" | "gather":
             return _gathering(op, part, place)
-        case "reduce_scatter_tensor" | "scatter":
+        case "reduce_scatter_tensor" | "reduce_scatter" | "scatter":
             return _scattering(op, part, place)
         case "all_to_all_single" | "all_to_all_uneven":
             return _exchange(elements, place, even=op == "all_to_all_single")
@@ -127,13 +127,17 @@ def _gathering(op: str, part: int, place: Place) -> Operation:
 
 def _scattering(op: str, part: int, place: Place) -> Operation:
     y, group = place.empty(part), place.group
-    begin = place.rank * part
+    count = part * place.ranks
+    mine = _content(place.rank, count).split(part)
+    total = _total(place, count).split(part)[place.rank]
     if op == "reduce_scatter_tensor":
-        count = part * place.ranks
         x = place.empty(count)
         call = partial(dist.reduce_scatter_tensor, y, x, group=group)
-        fillings: list[Filling] = [(x, _content(place.rank, count)), (y, _UNTOUCHED)]
-        return Operation(call, fillings, [(y, _total(place, count)[begin : begin + part])])
+        return Operation(call, [(x, torch.cat(mine)), (y, _UNTOUCHED)], [(y, total)])
+    if op == "reduce_scatter":
+        parts = [place.empty(part) for _ in range(place.ranks)]
+        call = partial(dist.reduce_scatter, y, parts, group=group)
+        return Operation(call, [*zip(parts, mine, strict=True), (y, _UNTOUCHED)], [(y, total)])
     parts = [place.empty(part) for _ in range(place.ranks)] if place.rank == 0 else []
     call = partial(dist.scatter, y, parts or None, src=0, group=group)
     given: list[Filling] = [(one, _content(rank, part)) for rank, one in enumerate(parts)]

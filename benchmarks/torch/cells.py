@@ -18,6 +18,7 @@ OPS = (
     "all_gather_into_tensor",
     "all_gather",  # into a list of tensors
     "reduce_scatter_tensor",
+    "reduce_scatter",  # of a list of tensors
     "all_to_all_single",
     "all_to_all_uneven",  # all_to_all_single with split sizes
     "gather",
