@@ -34,6 +34,11 @@ static __always_inline u32 call_of(void *registers) {
 #endif
 }
 
+/* For every call of the machine: no more than a look. */
+static __always_inline void note_coming(void) {
+  if (came_ns == 0) came_ns = bpf_ktime_get_ns();
+}
+
 /* A new thread comes out of a call that it has never gone into. */
 static __always_inline bool is_born(u32 call, long result) {
   if (result != 0) return false;
@@ -45,12 +50,11 @@ static __always_inline bool is_born(u32 call, long result) {
 
 SEC("tp_btf/sys_enter")
 int BPF_PROG(on_enter, void *registers, long call) {
-  const u64 now = bpf_ktime_get_ns();
-  if (came_ns == 0) came_ns = now;
+  note_coming();
   struct thread_record *thread = find_current();
   if (!thread) return 0;
   thread->call = (u32)call;
-  thread->call_since_ns = thread->call_event_ns = now;
+  thread->call_since_ns = thread->call_event_ns = bpf_ktime_get_ns();
   return 0;
 }
 
@@ -65,10 +69,10 @@ static __always_inline struct call_record *record_of(u32 tid, u32 call) {
 
 SEC("tp_btf/sys_exit")
 int BPF_PROG(on_exit, void *registers, long result) {
-  const u64 now = bpf_ktime_get_ns();
-  if (came_ns == 0) came_ns = now;
+  note_coming();
   struct thread_record *thread = find_current();
   if (!thread) return 0;
+  const u64 now = bpf_ktime_get_ns();
   if (thread->call_event_ns < came_ns) {
     thread->call = call_of(registers);
     thread->call_since_ns = is_born(thread->call, result) ? 0 : came_ns;

@@ -127,21 +127,26 @@ def _gathering(op: str, part: int, place: Place) -> Operation:
 
 def _scattering(op: str, part: int, place: Place) -> Operation:
     y, group = place.empty(part), place.group
+    if op == "scatter":
+        parts = [place.empty(part) for _ in range(place.ranks)] if place.rank == 0 else []
+        call = partial(dist.scatter, y, parts or None, src=0, group=group)
+        given: list[Filling] = [(one, _content(rank, part)) for rank, one in enumerate(parts)]
+        return Operation(call, [*given, (y, _UNTOUCHED)], [(y, _content(place.rank, part))])
     count = part * place.ranks
-    mine = _content(place.rank, count).split(part)
-    total = _total(place, count).split(part)[place.rank]
+    mine = _content(place.rank, count)
     if op == "reduce_scatter_tensor":
         x = place.empty(count)
         call = partial(dist.reduce_scatter_tensor, y, x, group=group)
-        return Operation(call, [(x, torch.cat(mine)), (y, _UNTOUCHED)], [(y, total)])
-    if op == "reduce_scatter":
+        given = [(x, mine)]
+    else:
         parts = [place.empty(part) for _ in range(place.ranks)]
         call = partial(dist.reduce_scatter, y, parts, group=group)
-        return Operation(call, [*zip(parts, mine, strict=True), (y, _UNTOUCHED)], [(y, total)])
-    parts = [place.empty(part) for _ in range(place.ranks)] if place.rank == 0 else []
-    call = partial(dist.scatter, y, parts or None, src=0, group=group)
-    given: list[Filling] = [(one, _content(rank, part)) for rank, one in enumerate(parts)]
-    return Operation(call, [*given, (y, _UNTOUCHED)], [(y, _content(place.rank, part))])
+        given = list(zip(parts, mine.split(part), strict=True))
+    return Operation(
+        call,
+        [*given, (y, _UNTOUCHED)],
+        [(y, _total(place, count).split(part)[place.rank])],
+    )
 
 
 def _exchange(elements: int, place: Place, even: bool) -> Operation:

@@ -136,8 +136,8 @@ def _root_of_posted(ev: Evidence, late: Late, path: tuple[int, ...]) -> tuple[Pa
 
 
 def _awaited(ev: Evidence, late: Late) -> list[int]:
-    """Whom those wait for who are in it now, once for each: when it was found to be late, some had
-    hardly begun to wait."""
+    """Whom those wait for who are in it now, a rank as often as it is named: when it was found to
+    be late, some had hardly begun to wait."""
     now = [o.awaited_peer for page in ev.after.pages.values() for o in _of(page, late)]
     return [rank for rank in now or late.awaited if rank >= 0]
 
