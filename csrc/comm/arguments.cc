@@ -1,6 +1,7 @@
 #include "comm/arguments.h"
 
 #include <algorithm>
+#include <functional>
 
 namespace shoal::comm {
 
@@ -11,7 +12,7 @@ using Impl = CommunicatorImpl;
               std::string(name_of(collective)) + ": " + what + impl.describe_self());
 }
 
-[[gnu::cold]] void refuse_buffer(const Impl& impl, const exec::PlanKey& key, const char* which,
+[[gnu::cold]] void refuse_buffer(const Impl& impl, const exec::PlanKey& key, std::string_view which,
                                  const void* data, std::int64_t given, std::int64_t needed) {
   if (given == needed && data == nullptr) {
     refuse(impl, key.collective, std::string(which) + " is null");
@@ -22,25 +23,90 @@ using Impl = CommunicatorImpl;
              std::string(name_of(key.dtype)) + ")");
 }
 
+namespace {
+
+bool gathers(Collective collective) {
+  return collective == Collective::kAllGather || collective == Collective::kGather;
+}
+bool scatters(Collective collective) {
+  return collective == Collective::kReduceScatter || collective == Collective::kScatter;
+}
+
+[[noreturn, gnu::cold]] void refuse_overlap(const Impl& impl, Collective collective) {
+  const char* form = gathers(collective)                   ? "in place means input == output[rank]"
+                     : scatters(collective)                ? "in place means output == input[rank]"
+                     : collective == Collective::kAllToAll ? "it has no in-place form"
+                                                           : "in place means input == output";
+  refuse(impl, collective,
+         std::string("input and output overlap; ") + form + "; otherwise give separate memory");
+}
+
+/// Of one side: the addresses of its blocks, each of which has been looked at.
+template <class Side>
+std::vector<void*> blocks_of(const Impl& impl, const exec::Plan& plan, const char* which,
+                             const Side& side, std::int64_t bytes, std::int64_t block_bytes) {
+  std::vector<void*> blocks;
+  if (bytes == 0 && plan.key.count > 0) return blocks;  // this rank has none
+  const std::int64_t n = block_bytes == 0 ? 0 : bytes / block_bytes;
+  if (side.list.empty()) {
+    check_buffer(impl, plan.key, which, side.whole.data, side.whole.bytes.value, bytes);
+    auto* const first = static_cast<std::byte*>(const_cast<void*>(side.whole.data));
+    for (std::int64_t k = 0; k < n; ++k) blocks.push_back(first + k * block_bytes);
+    return blocks;
+  }
+  if (side.list.size() != impl.members.size()) {
+    refuse(impl, plan.key.collective,
+           std::string(which) + " has " + std::to_string(side.list.size()) +
+               " buffers, needs one for each of " + std::to_string(impl.members.size()) + " ranks");
+  }
+  for (const auto& block : side.list) {
+    const std::string name = std::string(which) + "[" + std::to_string(blocks.size()) + "]";
+    check_buffer(impl, plan.key, name, block.data, block.bytes.value, block_bytes);
+    blocks.push_back(const_cast<void*>(block.data));
+  }
+  return blocks;
+}
+
+}  // namespace
+
 void check_in_place(const Impl& impl, const exec::Plan& plan, std::uintptr_t in,
                     std::uintptr_t out) {
   const std::int64_t block = plan.key.count * plan.element_bytes;
   const auto mine = static_cast<std::uintptr_t>(plan.shape.rank * block);
   const Collective collective = plan.key.collective;
-  const bool gathers = collective == Collective::kAllGather || collective == Collective::kGather;
-  const bool scatters =
-      collective == Collective::kReduceScatter || collective == Collective::kScatter;
-  const bool in_place = gathers                               ? in == out + mine
-                        : scatters                            ? out == in + mine
+  const bool in_place = gathers(collective)                   ? in == out + mine
+                        : scatters(collective)                ? out == in + mine
                         : collective == Collective::kAllToAll ? false
                                                               : in == out;
-  if (in_place) return;
-  const std::string form = gathers    ? "in place means input == output[rank]"
-                           : scatters ? "in place means output == input[rank]"
-                           : collective == Collective::kAllToAll ? "it has no in-place form"
-                                                                 : "in place means input == output";
-  refuse(impl, collective,
-         "input and output overlap; " + form + "; otherwise give separate memory");
+  if (!in_place) refuse_overlap(impl, collective);
+}
+
+bool BlockAddresses::are_adjacent(const std::vector<void*>& blocks) const noexcept {
+  const auto follows = [&](const void* a, const void* b) {
+    return static_cast<const std::byte*>(a) + block_bytes == b;
+  };
+  return std::ranges::adjacent_find(blocks, std::not_fn(follows)) == blocks.end();
+}
+
+BlockAddresses check_lists(const Impl& impl, const exec::Plan& plan, const ConstBlocks& input,
+                           const Blocks& output) {
+  const Collective collective = plan.key.collective;
+  BlockAddresses found;
+  found.block_bytes = plan.key.count * plan.element_bytes;
+  found.input = blocks_of(impl, plan, "input", input, plan.input_bytes, found.block_bytes);
+  found.output = blocks_of(impl, plan, "output", output, plan.output_bytes, found.block_bytes);
+  const auto mine = static_cast<std::size_t>(plan.shape.rank);
+  for (std::size_t i = 0; i < found.input.size(); ++i) {
+    for (std::size_t o = 0; o < found.output.size(); ++o) {
+      const auto in = reinterpret_cast<std::uintptr_t>(found.input[i]);
+      const auto out = reinterpret_cast<std::uintptr_t>(found.output[o]);
+      const auto bytes = static_cast<std::uintptr_t>(found.block_bytes);
+      if (in + bytes <= out || out + bytes <= in) continue;
+      const bool is_place = gathers(collective) ? o == mine : scatters(collective) && i == mine;
+      if (in != out || !is_place) refuse_overlap(impl, collective);
+    }
+  }
+  return found;
 }
 
 namespace {

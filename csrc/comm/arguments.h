@@ -5,6 +5,7 @@
 #include <cstdint>
 #include <string>
 #include <string_view>
+#include <vector>
 
 #include "comm/impl.h"
 
@@ -14,11 +15,12 @@ namespace shoal::comm {
                          const std::string& what);
 
 [[noreturn]] void refuse_buffer(const CommunicatorImpl& impl, const exec::PlanKey& key,
-                                const char* which, const void* data, std::int64_t given,
+                                std::string_view which, const void* data, std::int64_t given,
                                 std::int64_t needed);
 /// Where a rank has no input (or output) what it gives is not looked at.
-inline void check_buffer(const CommunicatorImpl& impl, const exec::PlanKey& key, const char* which,
-                         const void* data, std::int64_t given, std::int64_t needed) {
+inline void check_buffer(const CommunicatorImpl& impl, const exec::PlanKey& key,
+                         std::string_view which, const void* data, std::int64_t given,
+                         std::int64_t needed) {
   if (needed > 0 && (given != needed || data == nullptr)) {
     refuse_buffer(impl, key, which, data, given, needed);
   }
@@ -36,6 +38,18 @@ inline void check_overlap(const CommunicatorImpl& impl, const exec::Plan& plan, 
   const bool disjoint = in + plan.input_bytes <= out || out + plan.output_bytes <= in;
   if (!disjoint) check_in_place(impl, plan, in, out);
 }
+
+/// Where each block of a call's input and output lies. Of a rank that has none of one: none.
+struct BlockAddresses {
+  std::int64_t block_bytes = 0;
+  std::vector<void*> input, output;
+
+  /// One behind the other: no list is needed.
+  [[nodiscard]] bool are_adjacent(const std::vector<void*>& blocks) const noexcept;
+};
+/// All of the above of a call with a list.
+[[nodiscard]] BlockAddresses check_lists(const CommunicatorImpl& impl, const exec::Plan& plan,
+                                         const ConstBlocks& input, const Blocks& output);
 
 /// What is to be written lies in nobody's view and is lent to nobody: BufferInUse names the holder.
 /// `call` and `which` begin the text: "all_reduce", "output". Not needed while there are no views:

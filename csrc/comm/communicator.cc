@@ -241,6 +241,40 @@ Work Communicator::collective(Collective collective, ConstBuffer input, Buffer o
   return run == nullptr ? Work() : Work(impl_, *run);
 }
 
+/// Of a collective that has one block a rank on a side: that side may be a list.
+Work Communicator::collective_of_blocks(Collective collective, const ConstBlocks& input,
+                                        const Blocks& output, Count count, DataType dtype,
+                                        ReduceOp op, Rank root, const CallOptions& options) {
+  if (input.list.empty() && output.list.empty()) [[likely]] {
+    return this->collective(collective, input.whole, output.whole, count, dtype, op, root, options);
+  }
+  impl_->require_running();
+  const exec::PlanKey key = comm::make_key(*impl_, collective, count, dtype, op, root,
+                                           options.deterministic, options.on_stream);
+  const exec::Plan& plan = impl_->plan(key);
+  const comm::BlockAddresses addresses = comm::check_lists(*impl_, plan, input, output);
+  if (options.on_stream) {
+    comm::refuse(*impl_, collective,
+                 "lists of buffers are for the host's memory; on a stream give one buffer");
+  }
+  if (impl_->context->has_views()) {
+    for (void* block : addresses.output) {
+      comm::check_writable(*impl_, name_of(collective), "output", block, addresses.block_bytes);
+    }
+  }
+  exec::Call call{&plan, nullptr, nullptr, comm::timeout_ms(*impl_, options) * kNsPerMs};
+  if (plan.input_bytes > 0) {
+    call.input = addresses.input[0];
+    if (!addresses.are_adjacent(addresses.input)) call.input_list = addresses.input.data();
+  }
+  if (plan.output_bytes > 0) {
+    call.output = addresses.output[0];
+    if (!addresses.are_adjacent(addresses.output)) call.output_list = addresses.output.data();
+  }
+  exec::Run* run = impl_->context->engine().start(*impl_->group, call);
+  return run == nullptr ? Work() : Work(impl_, *run);
+}
+
 Work Communicator::barrier(const CallOptions& options) {
   return collective(Collective::kBarrier, {}, {}, Count{0}, DataType::kUint8, ReduceOp::kSum, 0,
                     options);
@@ -262,32 +296,34 @@ Work Communicator::all_reduce(ConstBuffer input, Buffer output, Count count, Dat
   return collective(Collective::kAllReduce, input, output, count, dtype, op, 0, options);
 }
 
-Work Communicator::all_gather(ConstBuffer input, Buffer output, Count count, DataType dtype,
+Work Communicator::all_gather(ConstBuffer input, const Blocks& output, Count count, DataType dtype,
                               const CallOptions& options) {
-  return collective(Collective::kAllGather, input, output, count, dtype, ReduceOp::kSum, 0,
-                    options);
+  return collective_of_blocks(Collective::kAllGather, input, output, count, dtype, ReduceOp::kSum,
+                              0, options);
 }
 
-Work Communicator::reduce_scatter(ConstBuffer input, Buffer output, Count count, DataType dtype,
-                                  ReduceOp op, const CallOptions& options) {
-  return collective(Collective::kReduceScatter, input, output, count, dtype, op, 0, options);
+Work Communicator::reduce_scatter(const ConstBlocks& input, Buffer output, Count count,
+                                  DataType dtype, ReduceOp op, const CallOptions& options) {
+  return collective_of_blocks(Collective::kReduceScatter, input, output, count, dtype, op, 0,
+                              options);
 }
 
-Work Communicator::all_to_all(ConstBuffer input, Buffer output, Count count, DataType dtype,
-                              const CallOptions& options) {
-  return collective(Collective::kAllToAll, input, output, count, dtype, ReduceOp::kSum, 0, options);
+Work Communicator::all_to_all(const ConstBlocks& input, const Blocks& output, Count count,
+                              DataType dtype, const CallOptions& options) {
+  return collective_of_blocks(Collective::kAllToAll, input, output, count, dtype, ReduceOp::kSum, 0,
+                              options);
 }
 
-Work Communicator::gather(ConstBuffer input, Buffer output, Count count, DataType dtype, Rank root,
-                          const CallOptions& options) {
-  return collective(Collective::kGather, input, output, count, dtype, ReduceOp::kSum, root,
-                    options);
+Work Communicator::gather(ConstBuffer input, const Blocks& output, Count count, DataType dtype,
+                          Rank root, const CallOptions& options) {
+  return collective_of_blocks(Collective::kGather, input, output, count, dtype, ReduceOp::kSum,
+                              root, options);
 }
 
-Work Communicator::scatter(ConstBuffer input, Buffer output, Count count, DataType dtype, Rank root,
-                           const CallOptions& options) {
-  return collective(Collective::kScatter, input, output, count, dtype, ReduceOp::kSum, root,
-                    options);
+Work Communicator::scatter(const ConstBlocks& input, Buffer output, Count count, DataType dtype,
+                           Rank root, const CallOptions& options) {
+  return collective_of_blocks(Collective::kScatter, input, output, count, dtype, ReduceOp::kSum,
+                              root, options);
 }
 
 std::vector<Work> Communicator::batch(std::span<const Message> messages,

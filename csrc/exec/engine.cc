@@ -79,7 +79,7 @@ Run* Engine::start(Group& group, const Call& call) {
   // Whom a network has to bring is not there sooner by looking at his run.
   const int moment = crowded_ || !group.binding().one_node() ? 1 : kMoment;
   const std::uint64_t sequence = group.issue(plan.fingerprint);
-  const bool at_once = plan.form != Form::kSchedule && active_.empty() &&
+  const bool at_once = plan.form != Form::kSchedule && !call.has_lists() && active_.empty() &&
                        group.may_enter(sequence) && !group.ended();
   const bool entered = at_once && enter_at_once(group, plan, sequence, call.input, runs_.pool());
   if (entered && finish_at_once(group, plan, sequence, call.output, moment)) {

@@ -120,6 +120,12 @@ struct Plan {
   [[nodiscard]] bool takes_private_memory() const noexcept {
     return schedule::is_staged(staged.algorithm);
   }
+  /// A side of one block a rank may be a list of blocks that lie anywhere. Where all is small, one
+  /// copy to have them together costs less.
+  [[nodiscard]] bool takes_lists() const noexcept {
+    return form == Form::kSchedule && slot_bytes == 0 &&
+           schedule::keeps_to_blocks(program.algorithm);
+  }
 };
 
 /// `shape` as this rank sees it, without collective, root and count.

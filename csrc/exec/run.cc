@@ -54,7 +54,7 @@ void Run::start(Group& group, const Call& call, std::uint64_t sequence) noexcept
   element_bytes_ = call.plan->element_bytes;
   suspect_ = asked_ = false;
   lost_ns_ = left_ns_ = 0;
-  buffers_.begin(call.input, call.output);
+  buffers_.begin(call);
   offered_.bytes = 0;
   posts_late_ = false;
   cursor_ = 0;
@@ -104,14 +104,13 @@ bool Run::advance() noexcept {
       }
       return prepare();
     case Stage::kStaging:
-      return copy_some(buffers_.at(Space::kInput), call_.input, call_.plan->input_bytes) && enter();
+      return copy_some(Space::kInput, call_.plan->input_bytes) && enter();
     case Stage::kEntering:
       return check_entries();
     case Stage::kRunning:
       return run_steps();
     case Stage::kUnstaging:
-      if (!copy_some(call_.output, buffers_.at(Space::kOutput), call_.plan->output_bytes))
-        return false;
+      if (!copy_some(Space::kOutput, call_.plan->output_bytes)) return false;
       leave();
       return false;
     case Stage::kFencing:
@@ -127,7 +126,7 @@ bool Run::prepare() noexcept {
   const Plan& plan = *call_.plan;
   const Binding& binding = group_->binding();
   moved_ = true;
-  if (plan.form != Form::kSchedule) return enter();
+  if (plan.form != Form::kSchedule && !buffers_.has_lists()) return enter();
   if (!buffers_.prepare(plan, binding)) {
     fail({ErrorCode::kOutOfMemory, binding.rank,
           plan.input_bytes + plan.output_bytes + plan.program.scratch_bytes});
@@ -138,12 +137,10 @@ bool Run::prepare() noexcept {
   return true;
 }
 
-/// A part of a large copy; true when it is complete.
-bool Run::copy_some(void* to, const void* from, std::int64_t bytes) noexcept {
-  const std::int64_t n = std::min(kWorkBytes, bytes - cursor_);
-  reduce::copy(static_cast<std::byte*>(to) + cursor_, static_cast<const std::byte*>(from) + cursor_,
-               n);
-  cursor_ += n;
+/// A part of a large copy to a stand-in, or from it; true when it is complete.
+bool Run::copy_some(Space which, std::int64_t bytes) noexcept {
+  const std::int64_t end = std::min(cursor_ + kWorkBytes, bytes);
+  while (cursor_ < end) cursor_ += buffers_.copy_staged(call_, which, cursor_, end - cursor_);
   moved_ = true;
   if (cursor_ < bytes) return false;
   cursor_ = 0;
@@ -214,8 +211,7 @@ bool Run::check_entries() noexcept {
   }
   if (is_whole_in_slots()) {
     combine(binding, *call_.plan, sequence_, buffers_.at(Space::kOutput));
-    leave();
-    return false;
+    return end_schedule();
   }
   begin_schedule();
   return true;
@@ -477,10 +473,23 @@ bool Run::execute_await() noexcept {
 /// Where `ref` of `rank` (of the communicator) lies in this rank's mapping.
 std::byte* Run::address(const Ref& ref, Rank rank) const noexcept {
   const Binding& binding = group_->binding();
-  if (rank == schedule::kSelf || rank == binding.rank) return own(ref);
+  if (rank == schedule::kSelf || rank == binding.rank) return here(ref);
   const auto& places = binding.node.entry(sequence_, binding.routes[rank].node_index).places;
   const memory::Offset bases[] = {places.input, places.output, places.scratch};
-  return binding.arena().at(bases[static_cast<int>(ref.space)]) + bytes(ref.offset);
+  const memory::Offset base = bases[static_cast<int>(ref.space)];
+  if (places.flags != 0) [[unlikely]] {
+    constexpr std::uint64_t kLists[] = {transport::shm::kInputList, transport::shm::kOutputList, 0};
+    if ((places.flags & kLists[static_cast<int>(ref.space)]) != 0) return in_list(ref, base);
+  }
+  return binding.arena().at(base) + bytes(ref.offset);
+}
+
+/// Of a rank whose blocks lie anywhere: it has entered with a table of them.
+std::byte* Run::in_list(const Ref& ref, memory::Offset table) const noexcept {
+  const memory::Arena& arena = group_->binding().arena();
+  const std::int64_t count = call_.plan->key.count;
+  const auto* const offsets = reinterpret_cast<const memory::Offset*>(arena.at(table));
+  return arena.at(offsets[ref.offset / count]) + bytes(ref.offset % count);
 }
 
 /// A whole kReduce step, if it is as small and plain as most are.
@@ -559,13 +568,13 @@ void Run::fold_range(std::int64_t from, std::int64_t n) noexcept {
   for (int k = 0; k < count; ++k) {
     const Rank owner = from_every ? binding.node_members[k] : src.rank;
     const bool is_own = step_->own_input && owner == binding.rank;
-    sources[k] = (is_own ? own(step_->own_block()) : address(src, owner)) +
+    sources[k] = (is_own ? here(step_->own_block()) : address(src, owner)) +
                  bytes(from + (from_every ? 0 : k * step_->stride));
   }
   for (int k = 0; k < copies; ++k) {
     targets[k] = address(dst, to_every ? binding.node_members[k] : dst.rank) + bytes(from);
   }
-  std::byte* const result = step_->own_output ? own(step_->own_result()) + bytes(from) : nullptr;
+  std::byte* const result = step_->own_output ? here(step_->own_result()) + bytes(from) : nullptr;
   if (result != nullptr && stores() == reduce::Stores::kStreaming) {
     // Only the others' copy goes past the caches.
     reduce::fold(plan.key.dtype, plan.key.op, result, {sources.data(), std::size_t(count)}, n,
@@ -630,13 +639,7 @@ bool Run::fence(std::int64_t now_ns) noexcept {
     for (int i = 0; i < binding.node.ranks(); ++i) all_quiet = all_quiet && quiet(i);
   }
   if (!all_quiet && (now_ns == 0 || now_ns < group_->failed_ns() + kFenceNs)) return false;
-  if (!all_quiet && !buffers_.stages_output() && call_.plan->output_bytes > 0 &&
-      buffers_.at(Space::kOutput) != nullptr) {
-    memory::Arena& arena = binding.arena();
-    const memory::Offset at =
-        arena.offset_of(buffers_.at(Space::kOutput), call_.plan->output_bytes);
-    if (at != memory::kNoOffset) (void)arena.cut_off(at, call_.plan->output_bytes);
-  }
+  if (!all_quiet) buffers_.cut_off_output(*call_.plan, binding.arena());
   // Blocks others may still touch are never used again. A put that is under way arrives there, even
   // after its rank has given it up.
   buffers_.abandon(!all_quiet, !all_quiet || !offered_.empty());

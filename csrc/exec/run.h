@@ -14,6 +14,7 @@
 
 #include "core/assert.h"
 #include "exec/buffers.h"
+#include "exec/call.h"
 #include "exec/group.h"
 #include "exec/plan.h"
 #include "exec/task.h"
@@ -22,14 +23,6 @@
 #include "shoal/abi/progress_page.h"
 
 namespace shoal::exec {
-
-/// What the user called. Pointers may be null where the plan's byte counts are 0.
-struct Call {
-  const Plan* plan = nullptr;
-  const void* input = nullptr;
-  void* output = nullptr;
-  std::int64_t timeout_ns = 0;  ///< 0: none
-};
 
 class Run final : public Task {
  public:
@@ -70,7 +63,7 @@ class Run final : public Task {
 
   bool advance() noexcept;
   bool prepare() noexcept;
-  bool copy_some(void* to, const void* from, std::int64_t bytes) noexcept;
+  [[gnu::noinline]] bool copy_some(schedule::Space which, std::int64_t bytes) noexcept;
   bool enter() noexcept;
   struct Flags {
     std::uint64_t all, any;
@@ -109,8 +102,13 @@ class Run final : public Task {
   void record(abi::OperationState state) noexcept;
 
   [[nodiscard]] std::byte* address(const schedule::Ref& ref, Rank rank) const noexcept;
+  [[nodiscard]] std::byte* in_list(const schedule::Ref& ref, memory::Offset table) const noexcept;
   [[nodiscard]] std::byte* own(const schedule::Ref& ref) const noexcept {
     return buffers_.at(ref.space) + bytes(ref.offset);
+  }
+  /// The same of a schedule that takes lists.
+  [[nodiscard]] std::byte* here(const schedule::Ref& ref) const noexcept {
+    return buffers_.at(ref.space, bytes(ref.offset));
   }
   [[nodiscard]] std::int64_t bytes(std::int64_t elements) const noexcept {
     return elements * element_bytes_;

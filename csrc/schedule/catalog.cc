@@ -250,6 +250,10 @@ bool is_staged(Algorithm algorithm) noexcept {
   return algorithm == Algorithm::kStaged || algorithm == Algorithm::kHierarchicalStaged;
 }
 
+bool keeps_to_blocks(Algorithm algorithm) noexcept {
+  return algorithm == Algorithm::kDirect || algorithm == Algorithm::kStaged;
+}
+
 bool is_one_sided(Algorithm algorithm) noexcept { return algorithm == Algorithm::kRingPut; }
 
 std::int64_t scratch_count(Algorithm algorithm, const Shape& shape) noexcept {

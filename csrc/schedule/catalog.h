@@ -58,6 +58,9 @@ bool is_hierarchical(Algorithm algorithm) noexcept;
 /// Nobody's choice: it takes the place of kDirect or kHierarchical where the memory of a rank is
 /// not in the arena, and touches no buffer of another rank.
 bool is_staged(Algorithm algorithm) noexcept;
+/// No step touches two blocks of an input or output, so that blocks may lie anywhere. (The verifier
+/// proves it.)
+bool keeps_to_blocks(Algorithm algorithm) noexcept;
 /// Made of puts. It runs over every transport; where one cannot write to a peer's memory, messages
 /// take the place of puts and it gains nothing.
 SHOAL_API bool is_one_sided(Algorithm algorithm) noexcept;

@@ -20,12 +20,6 @@ using WorkPtr = ShoalBackend::WorkPtr;
 
 namespace {
 
-/// An all_gather into a list, a reduce_scatter of one: from so many bytes of each rank on one
-/// broadcast or reduction a rank, straight between the tensors, is as fast as one operation, and
-/// without the copy of all that. Not of too many ranks: all of them are under way at once, each
-/// with staging memory of its own.
-constexpr std::size_t kApartBytes = 4 << 10;
-constexpr int kApartRanks = 8;
 /// Why such calls take no stream. In a block (batch_isend_irecv) they do: see Coalesced.
 constexpr const char* kOneByOne =
     "on a stream, messages that are no batch would wait for one another";
@@ -70,11 +64,31 @@ void require_multiple(const char* call, const char* larger_name, const at::Tenso
               " for each of ", size, " ranks)");
 }
 
-/// Overlaps, other than by lying where a result may lie: shoal's all_to_all has no in-place form.
 bool overlap(const at::Tensor& a, const at::Tensor& b) {
   const auto* first = static_cast<const std::byte*>(a.const_data_ptr());
   const auto* second = static_cast<const std::byte*>(b.const_data_ptr());
   return first < second + b.nbytes() && second < first + a.nbytes();
+}
+
+/// An input as it is; a copy of it where `output` would overwrite it, other than in the place where
+/// shoal has it in place: `is_place`.
+at::Tensor apart(const at::Tensor& input, const at::Tensor& output, bool is_place) {
+  const bool is_same = is_place && input.const_data_ptr() == output.const_data_ptr();
+  return is_same || !overlap(input, output) ? input : input.clone();
+}
+
+at::Tensor apart(const at::Tensor& input, const Tensors& outputs, int place) {
+  at::Tensor x = input;
+  for (int k = 0; k < static_cast<int>(outputs.size()); ++k) x = apart(x, outputs[k], k == place);
+  return x;
+}
+
+Tensors apart(const Tensors& inputs, const at::Tensor& output, int place) {
+  Tensors list;
+  for (int k = 0; k < static_cast<int>(inputs.size()); ++k) {
+    list.push_back(apart(inputs[k], output, k == place));
+  }
+  return list;
 }
 
 }  // namespace
@@ -228,11 +242,6 @@ WorkPtr ShoalBackend::allgather_into_tensor_coalesced(Tensors& outputs, Tensors&
   });
 }
 
-bool ShoalBackend::go_apart(const at::Tensor& block) {
-  return block.is_cpu() && block.nbytes() >= kApartBytes && getSize() <= kApartRanks &&
-         communicator().nodes() == 1;
-}
-
 WorkPtr ShoalBackend::allgather(std::vector<Tensors>& outputs, Tensors& inputs,
                                 const c10d::AllgatherOptions& opts) {
   only("all_gather", inputs);
@@ -267,11 +276,10 @@ WorkPtr ShoalBackend::allgather_lists(const std::vector<Tensors>& outputs, const
       TORCH_CHECK(list[getRank()].numel() == inputs[i].numel(), call.name(), ": the input has ",
                   inputs[i].numel(), " elements, its place among the outputs ",
                   list[getRank()].numel());
-      const at::Tensor x = call.in(inputs[i]);
-      if (equally_long(list) && !go_apart(x)) {
-        const at::Tensor y = call.out(list);
+      const at::Tensor x = call.in(apart(inputs[i], list, getRank()));
+      if (equally_long(list)) {
         const Elements elements = moved(x);
-        call.add(call.communicator().all_gather(call.input_of(x), call.output_of(y), elements.count,
+        call.add(call.communicator().all_gather(call.input_of(x), call.out(list), elements.count,
                                                 elements.dtype, call.options()));
         continue;
       }
@@ -293,22 +301,19 @@ WorkPtr ShoalBackend::gather(std::vector<Tensors>& outputs, Tensors& inputs,
                              const c10d::GatherOptions& opts) {
   return guarded([&] {
     Call call(*this, {OpType::GATHER, "shoal:gather", opts.timeout, opts.asyncOp}, inputs);
-    const at::Tensor x = call.in(only(call.name(), inputs));
+    const at::Tensor& input = only(call.name(), inputs);
     const bool is_root = getRank() == opts.rootRank;
     TORCH_CHECK(is_root || outputs.empty() || outputs[0].empty(), call.name(),
                 ": outputs are for the root only");
-    const Elements elements = moved(x);
-    at::Tensor y;
-    if (is_root) {
-      const Tensors& list = only(call.name(), outputs, getSize());
-      require_same_type(call.name(), list, x);
-      for (const at::Tensor& tensor : list) {
-        TORCH_CHECK(tensor.numel() == x.numel(), call.name(), ": outputs must have the ", x.numel(),
-                    " elements of the input; one has ", tensor.numel());
-      }
-      y = call.out(list);
+    const Tensors list = is_root ? only(call.name(), outputs, getSize()) : Tensors{};
+    require_same_type(call.name(), list, input);
+    for (const at::Tensor& tensor : list) {
+      TORCH_CHECK(tensor.numel() == input.numel(), call.name(), ": outputs must have the ",
+                  input.numel(), " elements of the input; one has ", tensor.numel());
     }
-    call.add(call.communicator().gather(call.input_of(x), is_root ? call.output_of(y) : Buffer{},
+    const at::Tensor x = call.in(apart(input, list, getRank()));
+    const Elements elements = moved(x);
+    call.add(call.communicator().gather(call.input_of(x), is_root ? call.out(list) : Blocks{},
                                         elements.count, elements.dtype,
                                         static_cast<Rank>(opts.rootRank), call.options()));
     return call.launch(is_root ? outputs[0] : Tensors{});
@@ -323,19 +328,16 @@ WorkPtr ShoalBackend::scatter(Tensors& outputs, std::vector<Tensors>& inputs,
     const bool is_root = getRank() == opts.rootRank;
     TORCH_CHECK(is_root || inputs.empty() || inputs[0].empty(), call.name(),
                 ": inputs are for the root only");
-    const Elements elements = moved(y);
-    at::Tensor x;
-    if (is_root) {
-      const Tensors& list = only(call.name(), inputs, getSize());
-      require_same_type(call.name(), list, y);
-      for (const at::Tensor& tensor : list) {
-        TORCH_CHECK(tensor.numel() == y.numel(), call.name(), ": inputs must have the ", y.numel(),
-                    " elements of the output; one has ", tensor.numel());
-      }
-      x = call.in(list);
+    const Tensors list = is_root ? only(call.name(), inputs, getSize()) : Tensors{};
+    require_same_type(call.name(), list, y);
+    for (const at::Tensor& tensor : list) {
+      TORCH_CHECK(tensor.numel() == y.numel(), call.name(), ": inputs must have the ", y.numel(),
+                  " elements of the output; one has ", tensor.numel());
     }
-    call.add(call.communicator().scatter(is_root ? call.input_of(x) : ConstBuffer{},
-                                         call.output_of(y), elements.count, elements.dtype,
+    const Elements elements = moved(y);
+    const Tensors from = apart(list, y, getRank());
+    call.add(call.communicator().scatter(is_root ? call.in(from) : ConstBlocks{}, call.output_of(y),
+                                         elements.count, elements.dtype,
                                          static_cast<Rank>(opts.rootRank), call.options()));
     return call.launch(outputs);
   });
@@ -384,11 +386,12 @@ WorkPtr ShoalBackend::reduce_scatter(Tensors& outputs, std::vector<Tensors>& inp
                 output.numel(), " elements, its part of the input ", list[getRank()].numel());
     const at::Tensor y = call.out(output);
     const ReduceOp op = op_for(call.name(), opts.reduceOp, y.scalar_type());
-    if (equally_long(list) && !go_apart(y)) {
-      const at::Tensor x = call.in(prescaled(call.in(list), opts.reduceOp));
+    if (equally_long(list)) {
+      Tensors from = apart(list, y, getRank());
+      for (at::Tensor& tensor : from) tensor = prescaled(tensor, opts.reduceOp);
       const Elements elements = reduced(call.name(), y);
-      call.add(call.communicator().reduce_scatter(
-          call.input_of(x), call.output_of(y), elements.count, elements.dtype, op, call.options()));
+      call.add(call.communicator().reduce_scatter(call.in(from), call.output_of(y), elements.count,
+                                                  elements.dtype, op, call.options()));
       return call.launch(outputs);
     }
     for (Rank root = 0; root < getSize(); ++root) {

@@ -134,8 +134,6 @@ class ShoalBackend final : public c10d::Backend {
   /// Uneven exchanges take their tags from a count of their own.
   std::int64_t next_exchange_tag() noexcept { return kTags + exchanges_++ % kTags; }
   WorkPtr allreduce_each(const Tensors& tensors, const c10d::AllreduceOptions& opts);
-  /// Lists of tensors like this one go one by one. All ranks decide alike.
-  bool go_apart(const at::Tensor& block);
   WorkPtr allgather_lists(const std::vector<Tensors>& outputs, const Tensors& inputs,
                           const c10d::AllgatherOptions& opts);
   /// Runs a call; its errors become torch's.

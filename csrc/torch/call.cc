@@ -1,6 +1,7 @@
 #include "torch/call.h"
 
 #include <ATen/Context.h>
+#include <ATen/ops/cat.h>
 #include <ATen/ops/empty.h>
 #include <ATen/ops/from_blob.h>
 
@@ -23,37 +24,17 @@ std::int64_t elements_in(const Call::Tensors& list) {
   return total;
 }
 
-enum class Direction : std::uint8_t { kIn, kOut };
-
-/// Between a tensor of a list and its place, `at` elements into the block that stands for the list.
-/// For a few bytes torch takes microseconds.
-void copy_part(const at::Tensor& tensor, const at::Tensor& flat, std::int64_t at, Direction where) {
-  constexpr std::size_t kFewBytes = 64 << 10;
-  const bool is_plain = tensor.is_cpu() && flat.is_cpu() && tensor.is_contiguous() &&
-                        !tensor.is_conj() && !tensor.is_neg() && tensor.dtype() == flat.dtype();
-  if (!is_plain || tensor.nbytes() > kFewBytes) {
-    const at::Tensor place = flat.narrow(0, at, tensor.numel()).view(tensor.sizes());
-    if (where == Direction::kIn) {
-      place.copy_(tensor.detach());
-    } else {
-      tensor.detach().copy_(place);
-    }
-    return;
-  }
-  const auto offset = at * static_cast<std::int64_t>(tensor.itemsize());
-  std::byte* const place = static_cast<std::byte*>(flat.data_ptr()) + offset;
-  if (where == Direction::kIn) {
-    std::memcpy(place, tensor.const_data_ptr(), tensor.nbytes());
-  } else {
-    std::memcpy(tensor.data_ptr(), place, tensor.nbytes());
-  }
-}
-
 /// torch's Python waits for what it gets, which takes 1 us, and not for nothing: NCCL does the
 /// same. But it keeps what it gets in this mode, and does not look whether it is nothing.
 c10::intrusive_ptr<c10d::Work> of_blocking_call(const c10::intrusive_ptr<BackendWork>& work) {
   if (c10d::allow_inflight_collective_as_graph_input()) return work;
   return nullptr;
+}
+
+Call::Tensors flattened(const Call::Tensors& list) {
+  Call::Tensors flat;
+  for (const at::Tensor& tensor : list) flat.push_back(tensor.detach().reshape({-1}));
+  return flat;
 }
 
 }  // namespace
@@ -198,61 +179,65 @@ at::Tensor Call::in_out(const at::Tensor& tensor) {
   return copy;
 }
 
-void Call::hold(const Tensors& list) {
+/// Of a list: its tensors are on a stream's device.
+bool Call::lists_stream(const Tensors& list) {
   for (const at::Tensor& tensor : list) {
     require_dense(tensor);
     if (!tensor.is_cpu()) (void)takes_stream(tensor);
-    hold(tensor);
   }
+  return on_stream_ != nullptr;
 }
 
 /// The tensors of the list as one, if they lie one behind the other in one storage.
-at::Tensor Call::adjacent(const Tensors& list) const {
+at::Tensor Call::adjacent(const Tensors& list) {
   std::int64_t total = 0;
   for (const at::Tensor& tensor : list) {
-    const bool follows = tensor.is_cpu() == (on_stream_ == nullptr) && tensor.is_contiguous() &&
-                         tensor.dtype() == list[0].dtype() && tensor.is_alias_of(list[0]) &&
+    const bool follows = tensor.is_contiguous() && tensor.dtype() == list[0].dtype() &&
+                         tensor.is_alias_of(list[0]) &&
                          tensor.storage_offset() == list[0].storage_offset() + total;
     if (!follows) return {};
     total += tensor.numel();
   }
-  return list.empty() ? at::Tensor() : list[0].as_strided({total}, {1});
+  return list[0].as_strided({total}, {1});
 }
 
-at::Tensor Call::room_for(const Tensors& list) const {
-  const std::int64_t elements = elements_in(list);
-  if (on_stream_ != nullptr) return at::empty({elements}, list[0].options());
-  return pool_empty(backend_.job_, {elements}, list[0].scalar_type());
-}
-
-at::Tensor Call::in(const Tensors& list) {
-  hold(list);
-  if (const at::Tensor whole = adjacent(list); whole.defined()) return whole;
-  const at::Tensor flat = room_for(list);
-  hold(flat);
-  std::int64_t at = 0;
-  for (const at::Tensor& tensor : list) {
-    count_copy(tensor);
-    copy_part(tensor, flat, at, Direction::kIn);
-    at += tensor.numel();
-  }
-  return flat;
-}
-
-at::Tensor Call::out(const Tensors& list) {
-  hold(list);
-  if (const at::Tensor whole = adjacent(list); whole.defined()) return whole;
-  const at::Tensor flat = room_for(list);
-  hold(flat);
-  for (const at::Tensor& tensor : list) count_copy(tensor);
-  then([list, flat] {
-    std::int64_t at = 0;
+ConstBlocks Call::in(const Tensors& list) {
+  if (lists_stream(list)) {
+    if (const at::Tensor whole = adjacent(list); whole.defined()) return input_of(in(whole));
     for (const at::Tensor& tensor : list) {
-      copy_part(tensor, flat, at, Direction::kOut);
-      at += tensor.numel();
+      hold(tensor);
+      count_copy(tensor);
     }
-  });
-  return flat;
+    const at::Tensor flat = at::cat(flattened(list));
+    hold(flat);
+    return input_of(flat);
+  }
+  blocks_in_.clear();
+  for (const at::Tensor& tensor : list) blocks_in_.push_back(input_of(in(tensor)));
+  return ConstBlocks(blocks_in_);
+}
+
+Blocks Call::out(const Tensors& list) {
+  if (lists_stream(list)) {
+    if (const at::Tensor whole = adjacent(list); whole.defined()) return output_of(out(whole));
+    for (const at::Tensor& tensor : list) {
+      hold(tensor);
+      count_copy(tensor);
+    }
+    const at::Tensor flat = at::empty({elements_in(list)}, list[0].options());
+    hold(flat);
+    then([list, flat] {
+      std::int64_t begin = 0;
+      for (const at::Tensor& tensor : list) {
+        tensor.detach().copy_(flat.narrow(0, begin, tensor.numel()).view(tensor.sizes()));
+        begin += tensor.numel();
+      }
+    });
+    return output_of(flat);
+  }
+  blocks_out_.clear();
+  for (const at::Tensor& tensor : list) blocks_out_.push_back(output_of(out(tensor)));
+  return Blocks(blocks_out_);
 }
 
 // --- parts, and the end ------------------------------------------------------------------------

@@ -17,9 +17,9 @@ namespace shoal::torch {
 /// Makes of users' tensors what shoal can work on, starts the operation's parts, and hands out the
 /// Work. One thread.
 ///
-/// A contiguous tensor is taken as it is. Another layout goes through a contiguous copy; a list of
-/// tensors that do not lie one behind the other, through one block. ShoalBackend::copies() counts
-/// what was copied so.
+/// A contiguous tensor is taken as it is, also one of a list. Another layout goes through a
+/// contiguous copy, and so does, on a stream, a list of tensors that do not lie one behind the
+/// other. ShoalBackend::copies() counts what was copied so.
 ///
 /// CUDA tensors make the call an operation of a stream: the current one if it blocks, which on a
 /// stream is no more than order; else the group's own, which first waits for the current one, so
@@ -49,9 +49,10 @@ class Call {
   /// To be written; what is there before is of no interest.
   at::Tensor out(const at::Tensor& tensor);
   at::Tensor in_out(const at::Tensor& tensor);
-  /// A list as one flat tensor.
-  at::Tensor in(const Tensors& list);
-  at::Tensor out(const Tensors& list);
+  /// The same of a list of equally many elements each, and what parts work on: blocks, which are
+  /// the call's until its next list.
+  ConstBlocks in(const Tensors& list);
+  Blocks out(const Tensors& list);
 
   /// Of a call without tensors: it comes after what is on the device's current stream, and the host
   /// waits for it as it does for a call on the host.
@@ -95,9 +96,8 @@ class Call {
   void count_copy(const at::Tensor& tensor);
   /// A contiguous one to copy to or from, where the operation is to have it.
   [[nodiscard]] at::Tensor room_for(const at::Tensor& tensor) const;
-  [[nodiscard]] at::Tensor room_for(const Tensors& list) const;
-  void hold(const Tensors& list);
-  at::Tensor adjacent(const Tensors& list) const;
+  bool lists_stream(const Tensors& list);
+  [[nodiscard]] static at::Tensor adjacent(const Tensors& list);
   c10::intrusive_ptr<c10d::Work> launch_on_stream(const Tensors& outputs);
 
   ShoalBackend& backend_;
@@ -106,6 +106,8 @@ class Call {
   c10::intrusive_ptr<BackendWork> work_;
   std::unique_ptr<OnStream> on_stream_;  // null: of the host
   bool goes_through_host_ = false;
+  std::vector<ConstBuffer> blocks_in_;
+  std::vector<Buffer> blocks_out_;
 };
 
 }  // namespace shoal::torch

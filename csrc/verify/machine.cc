@@ -59,10 +59,12 @@ Alias alias_of(const Shape& shape) noexcept {
 
 // ---------------------------------------------------------------------------------------- set-up
 
-Machine::Machine(std::span<const Program> programs, const Shape& shape, AliasMode alias)
+Machine::Machine(std::span<const Program> programs, const Shape& shape, AliasMode alias,
+                 BlockMode blocks)
     : programs_(programs),
       shape_(shape),
       alias_(alias),
+      blocks_mode_(blocks),
       everyone_(shape.ranks == kMaxRanks ? ~RankSet{0} : only(shape.ranks) - 1),
       histories_(index(3 * shape.ranks)),
       has_puts_(std::ranges::any_of(programs,
@@ -98,9 +100,8 @@ void Machine::make_buffers() {
     memory_.emplace_back(input_blocks(shape) * shape.count);
     memory_.emplace_back(output_blocks(shape) * shape.count);
     memory_.emplace_back(programs_[index(r)].scratch);
-    rank_ = r;
     const Ref all{Space::kInput, kSelf, 0, input_blocks(shape) * shape.count};
-    const Place place = *locate(all, r);
+    const Place place = place_of(all, r);
     if (all.count > 0)
       memory_[index(place.buffer)].write(place.begin, {{all.count, {only(r), 0, false}}});
   }
@@ -519,10 +520,20 @@ std::optional<Machine::Place> Machine::locate_anywhere(const Ref& ref, Rank owne
     fail("goes beyond the " + std::to_string(size) + " elements of rank " + std::to_string(owner));
     return std::nullopt;
   }
-  if (const Alias alias = alias_of(shape); ref.space == alias.part && is_in_place(owner)) {
-    return Place{buffer_of(owner, alias.whole), alias.offset + ref.offset, ref.count};
+  if (blocks_mode_ == BlockMode::kAnywhere && ref.space != Space::kScratch &&
+      ref.offset / shape.count != (ref.offset + ref.count - 1) / shape.count) {
+    return fail("goes across the border of a block, and the next one may lie elsewhere"),
+           std::nullopt;
   }
-  return Place{buffer_of(owner, ref.space), ref.offset, ref.count};
+  return place_of(ref, owner);
+}
+
+Machine::Place Machine::place_of(const Ref& ref, Rank owner) const noexcept {
+  const Alias alias = alias_of(shape_at(owner));
+  if (ref.space == alias.part && is_in_place(owner)) {
+    return {buffer_of(owner, alias.whole), alias.offset + ref.offset, ref.count};
+  }
+  return {buffer_of(owner, ref.space), ref.offset, ref.count};
 }
 
 bool Machine::touch(const Place& place, Touch kind) {
@@ -608,7 +619,7 @@ bool Machine::has_expected_output(Rank rank) {
   std::int64_t total = 0;
   for (const Piece& piece : expected) total += piece.length;
   if (total == 0) return true;
-  const Place place = *locate({Space::kOutput, kSelf, 0, total}, rank);
+  const Place place = place_of({Space::kOutput, kSelf, 0, total}, rank);
   memory_[index(place.buffer)].read(place.begin, place.count, first_);
   std::int64_t at = 0;
   std::size_t i = 0, j = 0;

@@ -21,7 +21,8 @@ using Clock = std::array<std::uint32_t, kMaxProvedRanks>;
 /// One thread. run() once.
 class Machine {
  public:
-  Machine(std::span<const Program> programs, const schedule::Shape& shape, AliasMode alias);
+  Machine(std::span<const Program> programs, const schedule::Shape& shape, AliasMode alias,
+          BlockMode blocks);
   Verdict run();
 
  private:
@@ -109,6 +110,8 @@ class Machine {
   std::optional<Place> place_of_message(const schedule::Step& step);
   std::optional<Place> locate(const schedule::Ref& ref, Rank owner);
   std::optional<Place> locate_anywhere(const schedule::Ref& ref, Rank owner);
+  /// Of a reference that is right.
+  [[nodiscard]] Place place_of(const schedule::Ref& ref, Rank owner) const noexcept;
   std::optional<Place> locate_own(const schedule::Ref& ref);
   bool locate_blocks(const schedule::Step& step);
   bool locate_targets(const schedule::Ref& ref);
@@ -139,6 +142,7 @@ class Machine {
   std::span<const Program> programs_;
   schedule::Shape shape_;
   AliasMode alias_;
+  BlockMode blocks_mode_;
   RankSet everyone_;
 
   std::vector<Memory> memory_;      ///< 3 a rank: input, output, scratch

@@ -26,17 +26,22 @@ std::vector<Program> programs_of(schedule::Algorithm algorithm, const Shape& sha
 }
 
 Verdict verify(const schedule::Entry& entry, const Shape& shape, AliasMode alias) {
-  return verify(programs_of(entry.algorithm, shape), shape, alias);
+  return verify(programs_of(entry.algorithm, shape), shape, alias, block_mode(entry.algorithm));
 }
 
-Verdict verify(std::span<const Program> programs, const Shape& shape, AliasMode alias) {
+BlockMode block_mode(schedule::Algorithm algorithm) noexcept {
+  return schedule::keeps_to_blocks(algorithm) ? BlockMode::kAnywhere : BlockMode::kAdjacent;
+}
+
+Verdict verify(std::span<const Program> programs, const Shape& shape, AliasMode alias,
+               BlockMode blocks) {
   if (shape.ranks < 1 || shape.ranks > kMaxProvedRanks ||
       programs.size() != static_cast<std::size_t>(shape.ranks)) {
     return {false, "cannot prove " + std::to_string(shape.ranks) + " ranks with " +
                        std::to_string(programs.size()) + " programs (1 to " +
                        std::to_string(kMaxProvedRanks) + ", one each)"};
   }
-  return Machine(programs, shape, alias).run();
+  return Machine(programs, shape, alias, blocks).run();
 }
 
 }  // namespace shoal::verify

@@ -44,6 +44,31 @@ struct Buffer {
   Bytes bytes{};
 };
 
+/// Memory of one block for each rank: a buffer with the blocks one behind the other, or a list of
+/// buffers, one a block, in rank order, wherever they lie. The list is looked at within the call.
+///
+/// Lists are for memory of the host. In one node blocks of a list are read and written where they
+/// lie, as those of a buffer are; small ones, and those of jobs on several nodes, are copied
+/// together first (Statistics::staged counts the latter).
+struct ConstBlocks {
+  ConstBlocks() = default;
+  ConstBlocks(ConstBuffer all) : whole(all) {}  // NOLINT(google-explicit-constructor)
+  ConstBlocks(const void* data, Bytes bytes) : whole{data, bytes} {}
+  explicit ConstBlocks(std::span<const ConstBuffer> one_each) : list(one_each) {}
+
+  ConstBuffer whole{};
+  std::span<const ConstBuffer> list;  ///< empty: it is `whole`
+};
+struct Blocks {
+  Blocks() = default;
+  Blocks(Buffer all) : whole(all) {}  // NOLINT(google-explicit-constructor)
+  Blocks(void* data, Bytes bytes) : whole{data, bytes} {}
+  explicit Blocks(std::span<const Buffer> one_each) : list(one_each) {}
+
+  Buffer whole{};
+  std::span<const Buffer> list;  ///< empty: it is `whole`
+};
+
 /// How a process joins its job. What is left as it is comes from the launcher's environment.
 struct Options {
   Rank rank = -1;  ///< with `size` and `store`: no launcher
@@ -292,7 +317,7 @@ class SHOAL_API Communicator {
                   const CallOptions& options = {});
 
   /// Shapes  input [count], output [size, count]. In place: input == output[rank].
-  Work all_gather(ConstBuffer input, Buffer output, Count count, DataType dtype,
+  Work all_gather(ConstBuffer input, const Blocks& output, Count count, DataType dtype,
                   const CallOptions& options = {});
 
   /// Every rank looks at root's input where it lies; nothing is copied.
@@ -320,19 +345,19 @@ class SHOAL_API Communicator {
   [[nodiscard]] std::vector<Rank> holders(const void* data, Bytes bytes) const;
 
   /// Shapes  input [size, count], output [count]. In place: output == input[rank].
-  Work reduce_scatter(ConstBuffer input, Buffer output, Count count, DataType dtype, ReduceOp op,
-                      const CallOptions& options = {});
+  Work reduce_scatter(const ConstBlocks& input, Buffer output, Count count, DataType dtype,
+                      ReduceOp op, const CallOptions& options = {});
 
   /// Shapes  input [size, count], output [size, count]. Not in place.
-  Work all_to_all(ConstBuffer input, Buffer output, Count count, DataType dtype,
+  Work all_to_all(const ConstBlocks& input, const Blocks& output, Count count, DataType dtype,
                   const CallOptions& options = {});
 
   /// Shapes  input [count], output [size, count] at root. In place: input == output[root] at root.
-  Work gather(ConstBuffer input, Buffer output, Count count, DataType dtype, Rank root,
+  Work gather(ConstBuffer input, const Blocks& output, Count count, DataType dtype, Rank root,
               const CallOptions& options = {});
 
   /// Shapes  input [size, count] at root, output [count]. In place: output == input[root] at root.
-  Work scatter(ConstBuffer input, Buffer output, Count count, DataType dtype, Rank root,
+  Work scatter(const ConstBlocks& input, Buffer output, Count count, DataType dtype, Rank root,
                const CallOptions& options = {});
 
   /// Starts all messages before it waits for any. Between one pair of ranks, messages of one tag
@@ -391,6 +416,9 @@ class SHOAL_API Communicator {
   explicit Communicator(std::shared_ptr<CommunicatorImpl> impl) noexcept : impl_(std::move(impl)) {}
   Work collective(Collective collective, ConstBuffer input, Buffer output, Count count,
                   DataType dtype, ReduceOp op, Rank root, const CallOptions& options);
+  Work collective_of_blocks(Collective collective, const ConstBlocks& input, const Blocks& output,
+                            Count count, DataType dtype, ReduceOp op, Rank root,
+                            const CallOptions& options);
   std::shared_ptr<CommunicatorImpl> impl_;
 };
 

@@ -38,10 +38,48 @@ Operation make_operation(std::mt19937& random, int ranks) {
           static_cast<Rank>(random() % ranks)};
 }
 
+enum class Where : std::uint8_t { kPool, kPrivate, kEither };
+
+/// Memory of an input or output: in one piece, or as a list of blocks.
+class Side {
+ public:
+  Side() = default;
+  Side(Communicator& comm, std::int64_t blocks, std::int64_t count, bool is_list, Where where)
+      : count_(is_list ? count : blocks * count), is_list_(is_list) {
+    for (std::int64_t k = 0; k < (is_list ? blocks : 1); ++k) {
+      const bool is_pool = where == Where::kPool || (where == Where::kEither && k % 2 == 0);
+      if (is_pool) {
+        pool_.push_back(comm.allocate({count_ * 8 + 64}));  // no two of them adjacent
+        pieces_.push_back(static_cast<std::int64_t*>(pool_.back().data()));
+      } else {
+        values_.emplace_back(count_);
+        pieces_.push_back(values_.back().data());
+      }
+      inputs_.push_back({pieces_.back(), {count_ * 8}});
+      outputs_.push_back({pieces_.back(), {count_ * 8}});
+    }
+  }
+  [[nodiscard]] std::int64_t& at(std::int64_t i) { return pieces_[i / count_][i % count_]; }
+  [[nodiscard]] ConstBuffer in() const { return inputs_[0]; }
+  [[nodiscard]] Buffer out() const { return outputs_[0]; }
+  [[nodiscard]] ConstBlocks blocks_in() const {
+    return is_list_ ? ConstBlocks(inputs_) : ConstBlocks(in());
+  }
+  [[nodiscard]] Blocks blocks_out() const { return is_list_ ? Blocks(outputs_) : Blocks(out()); }
+
+ private:
+  std::int64_t count_ = 0;  ///< of a piece
+  bool is_list_ = false;
+  std::vector<PoolBlock> pool_;
+  std::deque<Values> values_;
+  std::vector<std::int64_t*> pieces_;
+  std::vector<ConstBuffer> inputs_;
+  std::vector<Buffer> outputs_;
+};
+
 class Attempt {
  public:
-  /// `pool`: this rank uses pool memory.
-  Attempt(Communicator& comm, const Operation& operation, int id, bool pool)
+  Attempt(Communicator& comm, const Operation& operation, int id, bool is_list, Where where)
       : comm_(comm), operation_(operation), id_(id) {
     const std::int64_t n = operation.count;
     const int ranks = comm.size();
@@ -52,17 +90,10 @@ class Attempt {
         c == Collective::kAllGather || c == Collective::kAllToAll || c == Collective::kGather;
     const Values input = make_input(id, comm.rank(), wide_in ? n * ranks : n);
     size_ = wide_out ? n * ranks : n;
-    if (pool) {
-      input_block_ = comm.allocate({static_cast<std::int64_t>(input.size()) * 8});
-      output_block_ = comm.allocate({size_ * 8});
-      std::copy(input.begin(), input.end(), static_cast<std::int64_t*>(input_block_.data()));
-      input_ = {input_block_.data(), {static_cast<std::int64_t>(input.size()) * 8}};
-      output_ = {output_block_.data(), {size_ * 8}};
-    } else {
-      input_values_ = input;
-      output_values_.resize(size_);
-      input_ = in(input_values_);
-      output_ = out(output_values_);
+    input_ = Side(comm, wide_in ? ranks : 1, n, wide_in && is_list, where);
+    output_ = Side(comm, wide_out ? ranks : 1, n, wide_out && is_list, where);
+    for (std::size_t i = 0; i < input.size(); ++i) {
+      input_.at(static_cast<std::int64_t>(i)) = input[i];
     }
   }
 
@@ -76,28 +107,28 @@ class Attempt {
         work_ = comm_.barrier();
         break;
       case Collective::kBroadcast:
-        work_ = comm_.broadcast(input_, output_, n, kType, root);
+        work_ = comm_.broadcast(input_.in(), output_.out(), n, kType, root);
         break;
       case Collective::kReduce:
-        work_ = comm_.reduce(input_, output_, n, kType, kSum, root);
+        work_ = comm_.reduce(input_.in(), output_.out(), n, kType, kSum, root);
         break;
       case Collective::kAllReduce:
-        work_ = comm_.all_reduce(input_, output_, n, kType, kSum);
+        work_ = comm_.all_reduce(input_.in(), output_.out(), n, kType, kSum);
         break;
       case Collective::kAllGather:
-        work_ = comm_.all_gather(input_, output_, n, kType);
+        work_ = comm_.all_gather(input_.in(), output_.blocks_out(), n, kType);
         break;
       case Collective::kReduceScatter:
-        work_ = comm_.reduce_scatter(input_, output_, n, kType, kSum);
+        work_ = comm_.reduce_scatter(input_.blocks_in(), output_.out(), n, kType, kSum);
         break;
       case Collective::kAllToAll:
-        work_ = comm_.all_to_all(input_, output_, n, kType);
+        work_ = comm_.all_to_all(input_.blocks_in(), output_.blocks_out(), n, kType);
         break;
       case Collective::kGather:
-        work_ = comm_.gather(input_, output_, n, kType, root);
+        work_ = comm_.gather(input_.in(), output_.blocks_out(), n, kType, root);
         break;
       case Collective::kScatter:
-        work_ = comm_.scatter(input_, output_, n, kType, root);
+        work_ = comm_.scatter(input_.blocks_in(), output_.out(), n, kType, root);
         break;
     }
   }
@@ -107,9 +138,8 @@ class Attempt {
     const Collective c = operation_.collective;
     const bool at_root_only = c == Collective::kReduce || c == Collective::kGather;
     if (c == Collective::kBarrier || (at_root_only && comm_.rank() != operation_.root)) return;
-    const auto* got = static_cast<const std::int64_t*>(output_.data);
     for (std::int64_t i = 0; i < size_; ++i) {
-      ASSERT_EQ(got[i], expected(i))
+      ASSERT_EQ(output_.at(i), expected(i))
           << "operation " << id_ << " " << name_of(c) << " count " << operation_.count
           << " element " << i << " rank " << comm_.rank() << " of " << comm_.size();
     }
@@ -147,8 +177,7 @@ class Attempt {
   std::int64_t size_ = 0;
   PoolBlock input_block_, output_block_;
   Values input_values_, output_values_;
-  ConstBuffer input_;
-  Buffer output_;
+  Side input_, output_;
   Work work_;  // last: ends before its buffers do
 };
 
@@ -163,7 +192,9 @@ void run_program(Communicator& comm, int operations, unsigned seed) {
     const Operation operation = make_operation(shared, comm.size());
     if (own() % 4 == 0) padding.push_back(comm.allocate({static_cast<std::int64_t>(own() % 9000)}));
     if (padding.size() > 20) padding.erase(padding.begin());
-    pending.push_back(std::make_unique<Attempt>(on, operation, id, own() % 2 == 0));
+    constexpr Where kWhere[] = {Where::kPool, Where::kPool, Where::kPrivate, Where::kEither};
+    const bool is_list = own() % 2 == 0;
+    pending.push_back(std::make_unique<Attempt>(on, operation, id, is_list, kWhere[own() % 4]));
     pending.back()->start();
     if (own() % 50 == 0) std::this_thread::sleep_for(std::chrono::microseconds(own() % 3000));
     while (pending.size() > 8) {
@@ -207,6 +238,42 @@ TEST(Communicator, InPlaceForms) {
           .wait();
       EXPECT_EQ(x[rank * n], rank * ranks);
     }
+  });
+}
+
+// All blocks of all lists in the pool: they are worked on where they lie.
+TEST(Communicator, ListsOfPoolMemoryAreNotCopiedTogether) {
+  for (const std::int64_t n : {5000, 40'000}) {
+    run_ranks(4, [&](Communicator& comm) {
+      for (const Collective collective :
+           {Collective::kAllGather, Collective::kReduceScatter, Collective::kAllToAll,
+            Collective::kGather, Collective::kScatter}) {
+        Attempt attempt(comm, {collective, n, 1}, 7, true, Where::kPool);
+        attempt.start();
+        attempt.finish();
+      }
+      EXPECT_EQ(comm.statistics().staged, 0);
+    });
+  }
+}
+
+TEST(Communicator, InPlaceFormsOfLists) {
+  run_ranks(3, [](Communicator& comm) {
+    const int ranks = comm.size(), rank = comm.rank();
+    for (const Where where : {Where::kPool, Where::kPrivate, Where::kEither})
+      for (const std::int64_t n : {2, 3000}) {
+        Side x(comm, ranks, n, true, where);
+        const auto mine = [&] { return &x.at(rank * n); };
+        for (std::int64_t i = 0; i < n; ++i) mine()[i] = rank;
+        comm.all_gather({mine(), {n * 8}}, x.blocks_out(), {n}, DataType::kInt64).wait();
+        for (int r = 0; r < ranks; ++r) EXPECT_EQ(x.at(r * n + n - 1), r);
+        comm.reduce_scatter(x.blocks_in(), {mine(), {n * 8}}, {n}, DataType::kInt64, ReduceOp::kSum)
+            .wait();
+        EXPECT_EQ(*mine(), rank * ranks);
+        comm.gather({mine(), {n * 8}}, x.blocks_out(), {n}, DataType::kInt64, 2).wait();
+        comm.scatter(x.blocks_in(), {mine(), {n * 8}}, {n}, DataType::kInt64, 2).wait();
+        EXPECT_EQ(*mine(), rank * ranks);
+      }
   });
 }
 
@@ -531,6 +598,25 @@ TEST(Communicator, WrongArgumentsPostNothing) {
     refused([&] { return start(comm, receive_from(-2, x)); }, "recv: rank -2");
     refused([&] { return start(comm, receive_from(kAnySource, x, -1)); }, "tag -1");
     refused([&] { return comm.all_to_all(in(x), out(x), {5}, DataType::kInt64); }, "in-place");
+    // Lists.
+    const std::vector<ConstBuffer> one{in(x)}, different{{x.data(), {40}}, {x.data() + 5, {32}}},
+        halves{{x.data(), {40}}, {x.data() + 5, {40}}};
+    const auto scatter = [&](const std::vector<ConstBuffer>& list, Buffer output) {
+      return comm.scatter(ConstBlocks(list), output, {5}, DataType::kInt64, comm.rank());
+    };
+    const Buffer output{y.data(), {40}};
+    refused([&] { return scatter(one, output); }, "input has 1 buffers, needs one for each of 2");
+    refused([&] { return scatter(different, output); }, "input[1] has 32 bytes, needs 40");
+    refused([&] { return scatter(halves, {x.data() + 4, {40}}); }, "overlap");
+    refused([&] { return scatter(halves, {x.data() + 5 * (1 - comm.rank()), {40}}); }, "overlap");
+    CallOptions on_stream;
+    on_stream.on_stream = true;
+    refused(
+        [&] {
+          return comm.scatter(ConstBlocks(halves), output, {5}, DataType::kInt64, comm.rank(),
+                              on_stream);
+        },
+        "host's memory");
     comm.barrier().wait();
   });
 }

@@ -337,6 +337,24 @@ void expect_both_refuse(const std::vector<Program>& programs, const Shape& shape
   EXPECT_EQ(exploration.what, explorer_says);
 }
 
+// One copy of both blocks is right where they lie one behind the other.
+TEST(Verifier, RefusesAStepOverTwoBlocksThatMayLieAnywhere) {
+  const auto program = [](Rank peer) {
+    const Ref both = input(0, 2);
+    return Program{
+        {Step::post(), Step::await(kEvery), Step::copy(scratch(0, 2), both.of(peer)),
+         Step::copy(output(peer, 1), scratch(1 - peer, 1)),
+         Step::copy(output(1 - peer, 1), input(1 - peer, 1)), Step::post(), Step::await(kEvery)},
+        2};
+  };
+  const std::vector<Program> programs = {program(1), program(0)};
+  const Shape shape = two_ranks(Collective::kAllToAll, 2);
+  EXPECT_TRUE(verify(programs, shape, AliasMode::kNone).ok);
+  const Verdict verdict = verify(programs, shape, AliasMode::kNone, BlockMode::kAnywhere);
+  EXPECT_FALSE(verdict.ok);
+  EXPECT_NE(verdict.what.find("border of a block"), std::string::npos) << verdict.what;
+}
+
 // Both send first and wait: right with eager sends only.
 TEST(Both, RefuseWhatNeedsBufferedSends) {
   const auto program = [](Rank peer) {

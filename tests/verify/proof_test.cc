@@ -21,7 +21,7 @@ std::string alias_name(AliasMode mode) {
 void prove(const Entry& entry, const Shape& shape) {
   const std::vector<Program> programs = programs_of(entry.algorithm, shape);
   for (const AliasMode mode : kAliasModes) {
-    const Verdict verdict = verify(programs, shape, mode);
+    const Verdict verdict = verify(programs, shape, mode, block_mode(entry.algorithm));
     ASSERT_TRUE(verdict.ok) << sweep::text_of(entry, shape) << ", in place: " << alias_name(mode)
                             << "\n  " << verdict.what;
   }

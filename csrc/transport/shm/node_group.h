@@ -37,8 +37,10 @@ struct Places {
 };
 
 enum PlaceFlag : std::uint64_t {
-  kPrivate = 1,  ///< a buffer of the rank is memory that only it has mapped
-  kInSlot = 2,   ///< `input` is a copy that is left alone until long after the operation
+  kPrivate = 1,     ///< a buffer of the rank is memory that only it has mapped
+  kInSlot = 2,      ///< `input` is a copy that is left alone until long after the operation
+  kInputList = 4,   ///< `input` is a table: the offset of each of its blocks
+  kOutputList = 8,  ///< `output` is
 };
 
 /// What a rank says when it enters a collective. One cache line, one writer.

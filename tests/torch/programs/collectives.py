@@ -329,6 +329,29 @@ def check_scatter_from_each_root() -> None:
                 same(y, values(RANK, shape, dtype), (dtype, shape))
 
 
+def check_lists_that_overlap_with_the_other_side() -> None:
+    for n in 3, 5000:
+        whole = torch.zeros(SIZE * n + 1)
+        parts = list(whole[:-1].chunk(SIZE))
+        mine = values(RANK, (n,))
+        in_place, shifted = parts[RANK], whole[RANK * n + 1 : RANK * n + 1 + n]
+        for x in in_place, shifted:
+            x.copy_(mine)
+            dist.all_gather(parts, x)
+            all_same(parts, of_all((n,)))
+            x.copy_(mine)
+            dist.gather(x, parts if RANK == 1 else None, 1)
+            if RANK == 1:
+                all_same(parts, of_all((n,)))
+            if RANK == 1:
+                torch.cat(of_all((n,)), out=whole[:-1])
+            dist.scatter(x, parts if RANK == 1 else None, 1)
+            same(x, mine)
+            torch.cat(of_all((n,)), out=whole[:-1])
+            dist.reduce_scatter(x, parts)
+            same(x, total([mine] * SIZE))
+
+
 # --- reduce_scatter ------------------------------------------------------------------------------
 
 

@@ -230,8 +230,7 @@ def check_ddp_in_the_pool_stages_no_bytes() -> None:
     after = shoal.torch.statistics()
     assert after["operations"] > before["operations"] + STEPS
     assert after["staged_bytes"] == before["staged_bytes"], (before, after)
-    # DDP gathers how many parameters all ranks have: 8 bytes of each
-    assert after["copied_bytes"] - before["copied_bytes"] <= 64 * SIZE, (before, after)
+    assert after["copied_bytes"] == before["copied_bytes"], (before, after)
     equal(trained, ddp("shoal"))
     assert shoal.torch.statistics()["staged_bytes"] > after["staged_bytes"]  # without the pool
 

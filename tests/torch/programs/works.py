@@ -286,6 +286,23 @@ def check_tensors_made_in_a_pool_block_are_moved_without_a_copy() -> None:
 
 
 @torch.no_grad()
+def check_lists_in_the_pool_are_not_copied() -> None:
+    with shoal.torch.pool():
+        mine, parts = torch.full((5000,), float(RANK)), [torch.empty(5000) for _ in range(SIZE)]
+    before = shoal.torch.statistics()
+    dist.all_gather(parts, mine)
+    assert [part[-1].item() for part in parts] == list(range(SIZE))
+    dist.reduce_scatter(mine, parts)
+    assert mine[0].item() == RANK * SIZE
+    dist.gather(mine, parts if RANK == 1 else None, 1)
+    dist.scatter(mine, parts if RANK == 1 else None, 1)
+    assert mine[-1].item() == RANK * SIZE
+    after = shoal.torch.statistics()
+    for count in "staged_bytes", "copied_bytes":
+        assert after[count] == before[count], count
+
+
+@torch.no_grad()
 def check_the_pool_is_a_decorator_and_gives_memory_back() -> None:
     @shoal.torch.pool()
     def make() -> torch.Tensor:
