@@ -128,6 +128,25 @@ def test_what_a_thread_slept_in_for_most_of_the_time_counts_and_not_what_it_has_
         assert verdict_of(world).cause == "sleeping"
 
 
+@pytest.mark.parametrize(
+    "sample",
+    [
+        {"since_ns": NOW - 400 * MS},  # the sleep of the first moment
+        {"since_ns": NOW - 8 * MS, "state": "R"},
+    ],
+)
+def test_a_sample_older_than_the_sleep_that_proc_shows_does_not_make_that_one_long(
+    sample: dict[str, object],
+) -> None:
+    """It had the lock between eBPF's second sample and the second look at /proc."""
+    world = waiting_world(syscall=SLEEP)
+    world.kernel_before = [kernel_thread(102, since_ns=NOW - 400 * MS)]
+    world.kernel_after = [kernel_thread(102, **sample)]
+    verdict = verdict_of(world)
+    assert verdict.cause == "blocked"
+    assert says(verdict, "was asleep (state S) in futex for 300 ms")
+
+
 def test_the_sender_of_a_stop_is_named_if_it_was_seen_and_missing_if_not() -> None:
     world = waiting_world(state="T")
     verdict = verdict_of(world)

@@ -185,16 +185,22 @@ def thread_finding(ev: Evidence, page: Page, tid: int) -> Finding:
 
 
 def _has_just_gone_on(ev: Evidence, before: Thread, after: Thread, on_cpu: int) -> bool:
-    """It slept for most of the time, and is at something else at the second moment."""
+    """It slept for most of the time, and is at something else at the second moment.
+
+    A sample of eBPF is some milliseconds older than the look at /proc: one that has the thread on
+    a core, or still in the sleep of the first moment, is of before it came to what it is at now.
+    """
     if before.state not in "SD":
         return False
     slept_ns = ev.window_ns - on_cpu - (after.waiting_ns - before.waiting_ns)
     if after.state == "R":
         return slept_ns >= BUSY * ev.window_ns
     seen = ev.kernel_thread(after.tid)
-    if after.syscall == before.syscall or seen is None or seen[1].state == "R":
+    if after.syscall == before.syscall or seen is None:
         return False
-    present_ns = max(0, ev.after.t_ns - max(seen[1].since_ns, ev.before.t_ns))
+    is_older = seen[1].state == "R" or seen[1].since_ns == seen[0].since_ns
+    began_ns = ev.after.kernel.t_ns if is_older else seen[1].since_ns
+    present_ns = max(0, ev.after.t_ns - max(began_ns, ev.before.t_ns))
     return 2 * present_ns < slept_ns
 
 
