@@ -11,6 +11,7 @@ from shoal.trace.cgroups import Cgroup
 from shoal.trace.kernel import KernelLink, Signal, parse_sample
 from shoal.trace.late import find_late, suspect
 from shoal.trace.links import Sample
+from shoal.trace.processes import Process
 from shoal.trace.verdict import Verdict, is_moving, judge, judge_lost, judge_often
 from tests.trace.made_up import (
     FLOCK,
@@ -145,6 +146,21 @@ def test_a_sample_older_than_the_sleep_that_proc_shows_does_not_make_that_one_lo
     verdict = verdict_of(world)
     assert verdict.cause == "blocked"
     assert says(verdict, "was asleep (state S) in futex for 300 ms")
+
+
+@pytest.mark.parametrize(
+    ("then", "cause"),
+    [
+        (process(102, Cgroup("/jobs/a", "", True), syscall=SLEEP), "frozen"),
+        (process(102, state="T", syscall=-1), "stopped"),
+    ],
+)
+def test_who_goes_on_after_most_of_the_time_was_held_by_what_held_its_process(
+    then: Process, cause: str
+) -> None:
+    world = waiting_world(state="R", syscall=-1)
+    world.before[102] = then
+    assert verdict_of(world).cause == cause
 
 
 def test_the_sender_of_a_stop_is_named_if_it_was_seen_and_missing_if_not() -> None:

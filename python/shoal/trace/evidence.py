@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from shoal.pages import Page
 from shoal.trace import links, processes, rdma
@@ -42,6 +42,11 @@ class Evidence:
     python_line: Callable[[int, int], tuple[str, str]] = _unknown_line
     rdma_history: tuple[rdma.Sample, ...] = ()  # the ports as they were, the earliest first
     links_history: tuple[links.Sample, ...] = ()  # and the connections
+
+    @property
+    def first(self) -> Evidence:
+        """What the first moment shows by itself."""
+        return replace(self, after=self.before)
 
     @property
     def window_ns(self) -> int:

@@ -178,19 +178,20 @@ def thread_finding(ev: Evidence, page: Page, tid: int) -> Finding:
     if on_cpu >= BUSY * ev.window_ns:
         return _computing(ev, before, after, at, missing)
     if _has_just_gone_on(ev, before, after, on_cpu):
-        return _asleep(ev, ev.before, before, (), ("the Python line: it has gone on since",))
+        gone = ("the Python line: it has gone on since",)
+        return process_trouble(ev.first, page) or _asleep(ev, ev.before, before, (), gone)
     if after.state == "R":
         return _computing(ev, before, after, at, missing)
     return _asleep(ev, ev.after, after, at, missing)
 
 
 def _has_just_gone_on(ev: Evidence, before: Thread, after: Thread, on_cpu: int) -> bool:
-    """It slept for most of the time, and is at something else at the second moment.
+    """It slept or was stopped for most of the time, and is at something else at the second moment.
 
     A sample of eBPF is some milliseconds older than the look at /proc: one that has the thread on
     a core, or still in the sleep of the first moment, is of before it came to what it is at now.
     """
-    if before.state not in "SD":
+    if before.state not in "SDTt":
         return False
     slept_ns = ev.window_ns - on_cpu - (after.waiting_ns - before.waiting_ns)
     if after.state == "R":
