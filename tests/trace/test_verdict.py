@@ -12,12 +12,14 @@ from shoal.trace.kernel import KernelLink, Signal, parse_sample
 from shoal.trace.late import find_late, suspect
 from shoal.trace.links import Sample
 from shoal.trace.processes import Process
-from shoal.trace.verdict import Verdict, is_moving, judge, judge_lost, judge_often
+from shoal.trace.verdict import Verdict, is_moving, judge, judge_ended, judge_lost, judge_often
 from tests.trace.made_up import (
     FLOCK,
+    FUTEX,
     MS,
     NOW,
     SLEEP,
+    WINDOW,
     World,
     kernel_thread,
     link,
@@ -161,6 +163,64 @@ def test_who_goes_on_after_most_of_the_time_was_held_by_what_held_its_process(
     world = waiting_world(state="R", syscall=-1)
     world.before[102] = then
     assert verdict_of(world).cause == cause
+
+
+def _ended_world(asleep_ms: int, *cgroups: Cgroup, **changes: object) -> World:
+    """#5 is over by the second moment, and rank 2 computes; at the first it had slept for so long,
+    and the others had waited for 400 ms."""
+    world = waiting_world(state="R", syscall=-1, on_cpu_ns=20 * MS)
+    world.before[102] = process(102, *cgroups, **{"wait_channel": "futex_do_wait"} | changes)
+    stack = ("futex_do_wait", "futex_wait")
+    world.kernel_before = [kernel_thread(102, since_ns=NOW - WINDOW - asleep_ms * MS, stack=stack)]
+    world.kernel_after = [kernel_thread(102, since_ns=NOW - 5 * MS, state="R")]
+    return world
+
+
+def _judge_ended(world: World) -> Verdict | None:
+    (late,) = find_late(world.pages.values(), 100 * MS)
+    return judge_ended(world.evidence(), late)
+
+
+@pytest.mark.parametrize(
+    ("changes", "cause"),
+    [({"syscall": FUTEX}, "blocked"), ({"syscall": SLEEP}, "sleeping"), ({"state": "T"}, "stopped"),
+     ({"syscall": FLOCK, "state": "D"}, "slow_syscall")],
+)  # fmt: skip
+def test_one_sleep_for_most_of_the_wait_is_the_cause_of_what_ended_after_one_look(
+    changes: dict[str, object], cause: str
+) -> None:
+    verdict = _judge_ended(_ended_world(210, **changes))
+    assert verdict is not None and (verdict.rank, verdict.cause) == (2, cause)
+    assert verdict.since_ms == 500, "until now: when it ended is not known"
+    if cause != "stopped":
+        assert says(verdict, "posted #4", "was asleep", "for 210 ms")
+
+
+def test_a_frozen_rank_is_named_although_it_is_thawed_and_through_by_the_second_look() -> None:
+    verdict = _judge_ended(_ended_world(390, Cgroup("/jobs/a", "", True)))
+    assert verdict is not None and (verdict.rank, verdict.cause) == (2, "frozen")
+
+
+@pytest.mark.parametrize(
+    ("asleep_ms", "changes"),
+    [
+        (4, {}),  # between two steps: something else has made it late
+        (190, {}),
+        (390, {"wait_channel": "hrtimer_nanosleep"}),  # it had gone on from the sleep of the sample
+        (390, {"wait_channel": ""}),  # not known
+        (390, {"state": "R", "syscall": -1}),
+    ],
+)
+def test_what_ended_after_one_look_has_no_cause_that_this_look_does_not_bear_out(
+    asleep_ms: int, changes: dict[str, object]
+) -> None:
+    assert _judge_ended(_ended_world(asleep_ms, **changes)) is None
+
+
+def test_what_ended_after_one_look_has_no_cause_without_ebpf() -> None:
+    world = _ended_world(390)
+    world.kernel_before = []
+    assert _judge_ended(world) is None
 
 
 def test_the_sender_of_a_stop_is_named_if_it_was_seen_and_missing_if_not() -> None:

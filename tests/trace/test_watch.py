@@ -13,7 +13,19 @@ from shoal.trace import watch
 from shoal.trace.evidence import Evidence, Moment
 from shoal.trace.links import Sample
 from shoal.trace.verdict import Verdict
-from tests.trace.made_up import MS, NOW, SLEEP, World, link, operation, page, process, waiting_world
+from tests.trace.made_up import (
+    MS,
+    NOW,
+    SLEEP,
+    WINDOW,
+    World,
+    kernel_thread,
+    link,
+    operation,
+    page,
+    process,
+    waiting_world,
+)
 
 Look = Callable[[int], World]  # of the number of the look
 
@@ -204,6 +216,25 @@ def test_a_slow_receiver_is_named_if_two_looks_saw_it_though_it_is_through_by_th
         return world
 
     assert [one.cause for one in verdicts(monkeypatch, look)] == causes
+
+
+@pytest.mark.parametrize(("asleep_ms", "causes"), [(300, ["sleeping"]), (4, [])])
+def test_a_sleep_that_made_it_late_by_the_first_look_is_named_though_it_is_through_by_the_second(
+    monkeypatch: pytest.MonkeyPatch, asleep_ms: int, causes: list[str]
+) -> None:
+    """The others had waited for 400 ms. By the second look it is through, and computes a little."""
+
+    def look(number: int) -> World:
+        world = waiting_world(state="R", syscall=-1, on_cpu_ns=20 * MS)
+        if number > 2:
+            world.pages = {r: page(r, 5, None) for r in range(4)}
+        world.before[102] = process(102, syscall=SLEEP, wait_channel="do_nanosleep")
+        since_ns = NOW - WINDOW - asleep_ms * MS
+        world.kernel_before = [kernel_thread(102, since_ns=since_ns)]
+        return world
+
+    found = verdicts(monkeypatch, look)
+    assert [(one.rank, one.cause) for one in found] == [(2, cause) for cause in causes]
 
 
 @pytest.mark.parametrize(("posted_ns", "cause"), [(NOW + MS, "sleeping"), (NOW - MS, "unknown")])

@@ -217,11 +217,29 @@ def _faults(ev: Evidence, before: Thread, after: Thread) -> tuple[str, ...] | No
     return None
 
 
+def _thread_of(moment: Moment, page: Page) -> Thread | None:
+    """The thread that should go on."""
+    process = moment.processes.get(page.pid)
+    return process.threads.get(page.caller or page.pid) if process is not None else None
+
+
 def is_running(moment: Moment, page: Page) -> bool:
     """The thread that should go on is, as far as one look tells; in the kernel perhaps."""
-    process = moment.processes.get(page.pid)
-    thread = process.threads.get(page.caller or page.pid) if process is not None else None
+    thread = _thread_of(moment, page)
     return thread is not None and thread.state in "RD"
+
+
+def asleep_ns(moment: Moment, page: Page) -> int:
+    """How long the thread that should go on has been in the sleep, or stop, that /proc shows.
+
+    0: it is in none, or eBPF does not know. A sample of eBPF is some milliseconds older than the
+    look at /proc: it is of the same sleep if its stack has the function that /proc names.
+    """
+    thread = _thread_of(moment, page)
+    seen = moment.kernel.threads.get(thread.tid) if thread is not None else None
+    if thread is None or seen is None or "R" in (thread.state, seen.state):
+        return 0
+    return moment.t_ns - seen.since_ns if thread.wait_channel in seen.stack else 0
 
 
 def is_in_kernel(ev: Evidence, page: Page) -> bool:
@@ -254,7 +272,7 @@ def _asleep(
     call = syscall_name(thread.syscall)
     seen = moment.kernel.threads.get(thread.tid)
     where = call or thread.wait_channel
-    asleep = f"thread {thread.tid} {'is' if moment is ev.after else 'was'} asleep"
+    asleep = f"thread {thread.tid} {'was' if moment is ev.before else 'is'} asleep"
     evidence = [f"{asleep} (state {thread.state})" + (f" in {where}" if where else "")]
     if seen is not None and seen.state != "R":
         evidence[0] += f" for {in_ms(moment.t_ns - seen.since_ns)}"

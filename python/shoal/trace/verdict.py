@@ -20,12 +20,21 @@ from dataclasses import dataclass, field
 from shoal.pages import Operation, Page, Transfer
 from shoal.trace.evidence import Evidence
 from shoal.trace.finding import Finding
-from shoal.trace.host import preempted, process_trouble, registrations, thread_finding
+from shoal.trace.host import (
+    asleep_ns,
+    preempted,
+    process_trouble,
+    registrations,
+    thread_finding,
+)
 from shoal.trace.late import Late, behind, late_for
 from shoal.trace.network import link_trouble
 from shoal.trace.rdma_trouble import rdma_trouble, undriven_queues
 
 SECOND_TRIES = ("packet_loss", "receiver_not_ready")
+# The thread is asleep, or stopped, at one moment; eBPF says since when.
+ASLEEP = frozenset({"sleeping", "blocked", "slow_syscall", "stopped", "frozen"})
+LONG = 0.5  # of the time that the others have waited
 
 
 @dataclass(frozen=True)
@@ -210,6 +219,18 @@ def is_moving(ev: Evidence, late: Late) -> bool:
 def judge(ev: Evidence, late: Late) -> Verdict:
     """The verdict on an operation that is late at both moments."""
     page, found = _root(ev, late)
+    return _verdict(ev, late, page, found)
+
+
+def judge_ended(ev: Evidence, late: Late) -> Verdict | None:
+    """On an operation that ended between the two moments, by the first alone: who was waited for
+    then, if it had been in one sleep for most of the time that the others had waited. What it has
+    done since does not matter. None: it was in no such sleep, or eBPF has not seen it."""
+    page, found = _root(ev.first, late)
+    if page is None or found.cause not in ASLEEP:
+        return None
+    if asleep_ns(ev.before, page) < LONG * (ev.before.t_ns - late.since_ns):
+        return None
     return _verdict(ev, late, page, found)
 
 

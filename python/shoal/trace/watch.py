@@ -16,7 +16,7 @@ from shoal.trace.host import is_in_kernel, is_running, registrations
 from shoal.trace.kernel import Kernel
 from shoal.trace.late import Late, behind, find_late, suspect
 from shoal.trace.selection import Selection
-from shoal.trace.verdict import Verdict, is_moving, judge, judge_lost, judge_often
+from shoal.trace.verdict import Verdict, is_moving, judge, judge_ended, judge_lost, judge_often
 
 WINDOW_S = 0.1  # between the two moments of a verdict
 PROVISIONAL_S = 0.5  # after which a provisional verdict is made again
@@ -29,7 +29,8 @@ NOBODY = -1
 SHORT_STALLS, OFTEN_S = 3, 2.0  # so many that ended by themselves within so long are looked into
 SURVEY_S, SURVEY_STEP_S = 0.4, 0.01
 MOST = 0.6  # of the looks
-# Measured over the window, so that they hold for an operation that ended within it as well.
+# Measured over the window, so that they hold for an operation that ended within it as well. Of a
+# sleep, judge_ended() says whether it was long enough by the first look.
 LASTING = frozenset(
     {"throttled", "preempted", "stopped", "frozen", "computing", "memory_registration",
      "congestion", "receiver_not_ready", "page_faults"}
@@ -166,9 +167,12 @@ class Watch:
         self._again[late.name] = time.monotonic() + PROVISIONAL_S if again else NEVER
         if again:
             self._open[late.name] = late, pages
-        if not lasts and verdict.cause not in LASTING and not _was_undriven(verdict, pages, before):
-            return judge_lost(evidence, late) or self._judge_short(late, evidence.after)
-        return verdict
+        if lasts:
+            return verdict
+        ended = judge_ended(evidence, late)
+        if ended is not None or verdict.cause in LASTING or _was_undriven(verdict, pages, before):
+            return ended or verdict
+        return judge_lost(evidence, late) or self._judge_short(late, evidence.after)
 
     def _spends_time_in_kernel(self, evidence: Evidence, late: Late) -> bool:
         """And the system calls that have been seen do not say with what."""
