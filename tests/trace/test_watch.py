@@ -237,6 +237,23 @@ def test_a_sleep_that_made_it_late_by_the_first_look_is_named_though_it_is_throu
     assert [(one.rank, one.cause) for one in found] == [(2, cause) for cause in causes]
 
 
+def test_sleeps_that_follow_one_another_are_one_stall_though_each_is_over_by_the_second_look(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Of four looks one finds it late, one sees the sleep, and at two nobody waits."""
+
+    def look(number: int) -> World:
+        sequence = 5 + number // 4
+        pages = [page(r, sequence, operation(sequence, 2)) for r in (0, 1, 3)]
+        pages.insert(2, page(2, sequence - 1, None))
+        world = World(*(pages if number % 4 in (1, 2) else (page(r, 5, None) for r in range(4))))
+        world.before[102] = process(102, syscall=SLEEP, wait_channel="do_nanosleep")
+        world.kernel_before = [kernel_thread(102)]
+        return world
+
+    assert [one.cause for one in verdicts(monkeypatch, look, 0.6)] == ["sleeping"]
+
+
 @pytest.mark.parametrize(("posted_ns", "cause"), [(NOW + MS, "sleeping"), (NOW - MS, "unknown")])
 def test_a_rank_that_posts_when_it_has_been_looked_at_is_still_the_one_that_was_waited_for(
     monkeypatch: pytest.MonkeyPatch, posted_ns: int, cause: str

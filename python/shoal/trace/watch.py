@@ -167,11 +167,18 @@ class Watch:
         self._again[late.name] = time.monotonic() + PROVISIONAL_S if again else NEVER
         if again:
             self._open[late.name] = late, pages
-        if lasts:
-            return verdict
+        return verdict if lasts else self._judge_ended(late, pages, evidence, verdict)
+
+    def _judge_ended(
+        self, late: Late, found: list[Page], evidence: Evidence, verdict: Verdict
+    ) -> Verdict | None:
+        """It was over by the second look; `verdict` is of what has been since, too."""
         ended = judge_ended(evidence, late)
-        if ended is not None or verdict.cause in LASTING or _was_undriven(verdict, pages, before):
-            return ended or verdict
+        if ended is not None:
+            self._short.append(time.monotonic())  # the next that soon follows is the same stall
+            return ended
+        if verdict.cause in LASTING or _was_undriven(verdict, found, evidence.before):
+            return verdict
         return judge_lost(evidence, late) or self._judge_short(late, evidence.after)
 
     def _spends_time_in_kernel(self, evidence: Evidence, late: Late) -> bool:
@@ -219,7 +226,7 @@ class Watch:
 
     def _judge_short(self, late: Late, now: Moment) -> Verdict | None:
         """It was over before it could be looked at. If that happens often: who is it each time?"""
-        self._short.append(now.t_ns / 1e9)
+        self._short.append(time.monotonic())
         if len(self._short) < SHORT_STALLS or self._short[-1] - self._short[0] > self._often_s():
             return None
         with self._looking_at_syscalls(True):
