@@ -179,21 +179,32 @@ def test_split_sizes_on_some_ranks_only(launch: Launcher) -> None:
     assert all("told:" in output for output in result.outputs), str(result)
 
 
-def test_a_tensor_whose_pages_were_cut_off_gets_pages_of_its_own(launch: Launcher) -> None:
+@pytest.mark.parametrize(
+    "call",
+    [
+        "dist.all_reduce(x[0], async_op=True)",
+        "dist.gather(mine, x if RANK == 0 else None, async_op=True)",
+    ],
+)
+def test_tensors_whose_pages_were_cut_off_get_pages_of_their_own(
+    launch: Launcher, call: str
+) -> None:
     """A stopped rank may go on to write into an operation that has failed elsewhere."""
     launch(
         """
         import datetime, signal, time
         import shoal.torch
         dist.init_process_group("shoal", timeout=datetime.timedelta(seconds=2))
-        x = torch.ones(300_000)
+        mine, x = torch.ones(300_000), [torch.ones(300_000) for _ in range(SIZE)]
+        begin = lambda: CALL
         for _ in range(4):
-            dist.all_reduce(x)
-        assert shoal.torch.in_pool(x)
+            begin().wait()
+        written = [one for one in x if shoal.torch.in_pool(one)]
+        assert RANK == 1 or written
         store = dist.distributed_c10d._get_default_store()
         store.set_timeout(datetime.timedelta(seconds=20))
         if RANK == 1:
-            work = dist.all_reduce(x, async_op=True)  # it has begun, and may write
+            work = begin()  # it has, and may write
             store.set("pid", str(os.getpid()))
             store.get("go on")
         else:
@@ -203,22 +214,25 @@ def test_a_tensor_whose_pages_were_cut_off_gets_pages_of_its_own(launch: Launche
             while any(open(task).read().rpartition(")")[2].split()[0] != "T" for task in tasks):
                 time.sleep(0.001)  # a thread that runs on another core stops a little later
         try:
-            work.wait() if RANK == 1 else dist.all_reduce(x)
+            (work if RANK == 1 else begin()).wait()
         except dist.DistBackendError as error:
             print("told:", error)
         else:
             raise AssertionError("no error")
         if RANK == 0:
-            assert not shoal.torch.in_pool(x)
-            assert shoal.torch.statistics()["adopted_tensors"] == 0
-            x.fill_(3)
+            assert not any(shoal.torch.in_pool(one) for one in x)
+            left = shoal.torch.statistics()["adopted_tensors"]
+            assert left == shoal.torch.in_pool(mine), left
+            for one in written:
+                one.fill_(3)
             os.kill(peer, signal.SIGCONT)
             store.set("go on", "")
             store.get("over")
-            assert (x == 3).all()
+            assert all((one == 3).all() for one in written)
         else:
-            x.fill_(4)
+            mine.fill_(4)
+            x[0].fill_(4)
             store.set("over", "")
-        """,
+        """.replace("CALL", call),
         limit_s=40,
     )
