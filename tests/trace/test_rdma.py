@@ -81,6 +81,16 @@ def test_an_interface_that_is_down_is_seen(device: pathlib.Path) -> None:
     assert not port.up and port.state == "DOWN"
 
 
+def test_an_interface_is_that_of_the_first_address_that_has_one(device: pathlib.Path) -> None:
+    """Of a table of 1024 addresses its begin is looked at, however long it is."""
+    names = device / "infiniband/mlx5_0/ports/1/gid_attrs/ndevs"
+    (names / "0").write_text("")
+    (names / "2").write_text("eth0\n")
+    assert rdma.read_ports()[0].interface == "eth0"
+    (names / "2").rename(names / "1000")
+    assert rdma.read_ports()[0].interface == ""
+
+
 def test_samples_are_taken_at_intervals_and_not_for_ever(
     device: pathlib.Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

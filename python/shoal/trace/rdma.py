@@ -34,6 +34,7 @@ COUNTERS = (*REFUSES, *REFUSED, *LOST, *CONGESTED)
 _ASK_S = 5.0  # the tool `rdma`
 _KEPT, _APART_S = 64, 1.0  # samples of the ports
 _UP = 0x1  # of an interface's flags
+_GIDS = 16  # that are looked at: the table has up to 1024, and is filled from its begin
 
 
 @dataclass(frozen=True)
@@ -102,16 +103,15 @@ def _word(text: str) -> str:
 def _counters(port: pathlib.Path) -> dict[str, int]:
     found = {}
     for folder in ("counters", "hw_counters"):  # of the port, and of the device's maker
-        for name in COUNTERS:
-            text = read_text(port / folder / name).strip()
-            if text.isdigit():
-                found[name] = int(text)
+        for file in (port / folder).glob("*"):
+            if file.name in COUNTERS and (text := read_text(file).strip()).isdigit():
+                found[file.name] = int(text)
     return found
 
 
 def _interface(port: pathlib.Path) -> tuple[str, bool, bool]:
     """Name, up, carrier of the interface of its first address."""
-    names = (read_text(entry).strip() for entry in sorted((port / "gid_attrs/ndevs").glob("*")))
+    names = (read_text(port / f"gid_attrs/ndevs/{index}").strip() for index in range(_GIDS))
     name = next((one for one in names if one), "")
     flags = read_text(NETWORK / name / "flags").strip() if name else ""
     if not flags:  # none, or in another network namespace
