@@ -21,7 +21,7 @@ from tests.trace.faults.catalog import HEALTHY, Fault, Scene, read_log, usual
 from tests.trace.faults.hosts import Hosts
 from tests.trace.faults.judge import Judge, Outcome
 from tests.trace.faults.processes import started, wait_until
-from tests.trace.faults.size import RANKS
+from tests.trace.faults.size import IN_VM, RANKS
 from tests.trace.faults.waiting import Waiting
 
 PROGRAM = pathlib.Path(__file__).with_name("job.py")
@@ -30,6 +30,9 @@ END_S = 15.0
 JOB_S = 60.0  # then the launcher ends it by itself, if it has not been asked for more
 LIMIT_S = 6.0  # for the verdict, from the fault or the tracer's start
 HEALED_S = 1.0  # after a fault has ended, a verdict may still be about it
+# How long a fault lasts that the tracer has been waiting for. In the virtual machine a look takes
+# more than `pace` times as long: it reads 250 files, at 3 ms each, and more while ranks spin.
+LASTS_S = (1.5, 2.5) if IN_VM else (0.4, 2.5)
 LATE_MS = 100.0  # the tracer's default. A fault that made nobody wait so long has not happened
 SURE_MS = 200.0  # what is late no longer than this may be over before the tracer has looked twice
 WAITED_SHARE = 0.4  # a rank that waits for a core so much of the time is late by that
@@ -151,7 +154,7 @@ def _play_once(fault: Fault, seed: int, settings: Settings) -> Outcome:
         hosts, pace = settings.hosts if fault.two_hosts else None, settings.pace
         with running(name, fault.options(rng), seed, hosts, pace) as job:
             # A tracer that comes later must find the fault still there.
-            seconds = rng.uniform(0.4, 2.5) if outcome.attached == "before" else LIMIT_S
+            seconds = rng.uniform(*LASTS_S) if outcome.attached == "before" else LIMIT_S
             scene = Scene(rng, job.directory, job.pids(), victim, seconds * pace, pace, hosts)
             wait_until(job.goes_on, START_S * pace, f"{name} goes on")
             settles_s = rng.uniform(0.3, 0.6) * pace
