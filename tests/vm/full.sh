@@ -13,7 +13,7 @@ cd "$(dirname "$(readlink -f "$0")")/../.."
 
 readonly python=${TEST_PYTHON:-$PWD/.venv/bin/python} seeds=${SEEDS:-1} kept=$PWD/build/vm-results
 readonly pace=10   # of all times: the guest's processors are emulated
-readonly rdma=(rdma_link_down rdma_loss rdma_qp_error rdma_slow_receiver rdma_receiver_not_ready rdma_delay)
+readonly rdma=(rdma_link_down rdma_loss rdma_qp_error rdma_slow_receiver rdma_receiver_not_ready rdma_slow_link)
 readonly netem=(netem_loss netem_delay)
 mkdir -p "$kept"
 

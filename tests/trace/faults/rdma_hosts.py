@@ -6,12 +6,14 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import fcntl
+import json
 import os
 import pathlib
 import struct
 from collections.abc import Iterator, Mapping
 
 from tests.trace.faults.hosts import Hosts, can_make, run
+from tests.trace.faults.processes import wait_until
 
 ON_HOST = pathlib.Path(__file__).with_name("on_rdma_host.sh")
 SYSTEM_UCX = pathlib.Path("/usr/lib/x86_64-linux-gnu")  # the wheel's has no verbs
@@ -26,6 +28,8 @@ SETTINGS = {
     "UCX_RC_RETRY_COUNT": "7",
     "UCX_RC_TIMEOUT": "2s",
 }
+
+DRAIN_S = 30.0
 
 _PIDFD_GETFD = 438
 _VERBS_IOCTL = 0xC0181B01  # RDMA_VERBS_IOCTL of <rdma/rdma_user_ioctl_cmds.h>
@@ -59,12 +63,21 @@ class RdmaHosts(Hosts):
         return words
 
     @contextlib.contextmanager
-    def rdma_netem(self, link: str, *what: str) -> Iterator[None]:
-        run("tc", "qdisc", "add", "dev", link, "root", "netem", *what, "limit", "10000")
-        try:
+    def lossy(self, link: str, percent: int) -> Iterator[None]:
+        with _queueing(link, "netem", "loss", f"{percent}%", "limit", "10000"):
             yield
-        finally:
-            run("tc", "qdisc", "del", "dev", link, "root")
+
+    @contextlib.contextmanager
+    def slow(self, link: str, rate_kb: int) -> Iterator[None]:
+        """So many kB a second. What waits for its turn has left before the queue goes, in the order
+        in which it came: without time-outs nothing may be lost. (netem could do neither.)"""
+        room = ("burst", "16kb", "limit", "10mb")
+        with _queueing(link, "tbf", "rate", f"{rate_kb}kbps", *room):
+            try:
+                yield
+            finally:
+                run("tc", "qdisc", "change", "dev", link, "root", "tbf", "rate", "1gbit", *room)
+                wait_until(lambda: _backlog(link) == 0, DRAIN_S, f"the queue of {link} is empty")
 
     @contextlib.contextmanager
     def unplugged(self, link: str) -> Iterator[None]:
@@ -76,6 +89,22 @@ class RdmaHosts(Hosts):
             yield
         finally:
             run("ip", "link", "set", port, "up")
+
+
+@contextlib.contextmanager
+def _queueing(link: str, *discipline: str) -> Iterator[None]:
+    """What leaves by this link goes through a queue of this kind."""
+    run("tc", "qdisc", "add", "dev", link, "root", *discipline)
+    try:
+        yield
+    finally:
+        run("tc", "qdisc", "del", "dev", link, "root")
+
+
+def _backlog(link: str) -> int:
+    """Packets that wait to leave."""
+    (queue,) = json.loads(run("tc", "-s", "-j", "qdisc", "show", "dev", link, "root"))
+    return int(queue["qlen"])
 
 
 def _break(device: int, handle: int) -> bool:
