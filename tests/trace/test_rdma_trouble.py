@@ -220,6 +220,15 @@ def test_a_queue_pair_in_error_is_named_though_its_rank_does_not_look() -> None:
     assert says(verdict, "queue pair 22 of rank 1", "completions wait", "no thread of it waits")
 
 
+def test_a_core_would_not_mend_a_queue_pair_but_would_receive() -> None:
+    fabric = _undriven()
+    fabric.world.after[101] = process(101, state="R", syscall=-1, waiting_ns=80 * MS)
+    fabric.count("rxe1", send_rnr_err=12)
+    assert fabric.verdict().cause == "preempted"
+    fabric.states[101] = "ERR"
+    assert fabric.verdict().cause == "qp_error"
+
+
 def test_a_limit_that_is_reached_is_told_with_what_is_wrong() -> None:
     fabric = Fabric()
     fabric.states[101] = "ERR"

@@ -177,8 +177,10 @@ def _undriven(ev: Evidence, late: Late, page: Page) -> Finding:
     evidence = [f"rank {page.rank} has posted it, and no thread of it waits for it or drives it"]
     if unread:
         evidence.append(f"{unread} bytes have come and are not read")
-    if thread.cause in ("computing", "sleeping", "blocked", "unknown", "slow_syscall"):
-        cause, queues = undriven_queues(ev, late, page)
+    cause, queues = undriven_queues(ev, late, page)
+    # A queue pair in error stays in it, whatever its thread is at.
+    own = ("computing", "sleeping", "blocked", "unknown", "slow_syscall")
+    if cause == "qp_error" or thread.cause in own:
         if (cause, thread.cause) == ("slow_receiver", "slow_syscall"):
             cause = thread.cause  # it would receive, but the kernel has not returned to it
         return Finding(cause, (*evidence, *queues, *thread.evidence), thread.missing)
