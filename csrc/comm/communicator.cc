@@ -241,13 +241,9 @@ Work Communicator::collective(Collective collective, ConstBuffer input, Buffer o
   return run == nullptr ? Work() : Work(impl_, *run);
 }
 
-/// Of a collective that has one block a rank on a side: that side may be a list.
-Work Communicator::collective_of_blocks(Collective collective, const ConstBlocks& input,
-                                        const Blocks& output, Count count, DataType dtype,
-                                        ReduceOp op, Rank root, const CallOptions& options) {
-  if (input.list.empty() && output.list.empty()) [[likely]] {
-    return this->collective(collective, input.whole, output.whole, count, dtype, op, root, options);
-  }
+Work Communicator::collective_of_lists(Collective collective, const ConstBlocks& input,
+                                       const Blocks& output, Count count, DataType dtype,
+                                       ReduceOp op, Rank root, const CallOptions& options) {
   impl_->require_running();
   const exec::PlanKey key = comm::make_key(*impl_, collective, count, dtype, op, root,
                                            options.deterministic, options.on_stream);
@@ -273,6 +269,16 @@ Work Communicator::collective_of_blocks(Collective collective, const ConstBlocks
   }
   exec::Run* run = impl_->context->engine().start(*impl_->group, call);
   return run == nullptr ? Work() : Work(impl_, *run);
+}
+
+/// Of a collective that has one block a rank on a side: that side may be a list.
+[[gnu::always_inline]] inline Work Communicator::collective_of_blocks(
+    Collective collective, const ConstBlocks& input, const Blocks& output, Count count,
+    DataType dtype, ReduceOp op, Rank root, const CallOptions& options) {
+  if (!input.list.empty() || !output.list.empty()) [[unlikely]] {
+    return collective_of_lists(collective, input, output, count, dtype, op, root, options);
+  }
+  return this->collective(collective, input.whole, output.whole, count, dtype, op, root, options);
 }
 
 Work Communicator::barrier(const CallOptions& options) {

@@ -416,6 +416,9 @@ class SHOAL_API Communicator {
   explicit Communicator(std::shared_ptr<CommunicatorImpl> impl) noexcept : impl_(std::move(impl)) {}
   Work collective(Collective collective, ConstBuffer input, Buffer output, Count count,
                   DataType dtype, ReduceOp op, Rank root, const CallOptions& options);
+  Work collective_of_lists(Collective collective, const ConstBlocks& input, const Blocks& output,
+                           Count count, DataType dtype, ReduceOp op, Rank root,
+                           const CallOptions& options);
   Work collective_of_blocks(Collective collective, const ConstBlocks& input, const Blocks& output,
                             Count count, DataType dtype, ReduceOp op, Rank root,
                             const CallOptions& options);
