@@ -236,6 +236,24 @@ TEST(Rails, ARailMayDieAtEveryPoint) {
   }
 }
 
+// As RC over UCX may have done (docs/rdma.md).
+TEST(Rails, WhatADyingRailSaysHasArrivedIsAskedForAgain) {
+  const auto program = make_program(7, 20);
+  for (const int dying : {0, 1}) {
+    for (std::int64_t at = 1; at <= 400; at += 4 * kStride) {
+      for (const auto& notice : kNotices) {
+        std::vector<FaultyRail::Options> options = {{.seed = 3}, {.seed = 4}};
+        options[dying].dies_at = at;
+        options[dying].lies = true;
+        std::copy(notice, notice + 2, options[dying].notice);
+        Joined ranks(options);
+        ASSERT_TRUE(run(ranks, program, 7)) << "rail " << dying << " dies at call " << at
+                                            << ", noticed after " << notice[0] << ", " << notice[1];
+      }
+    }
+  }
+}
+
 // One way only, and more of them than the window holds: nothing of the receiver's own carries what
 // it has to say of them.
 TEST(Rails, AStreamOfSmallMessagesSurvives) {

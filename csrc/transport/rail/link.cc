@@ -309,12 +309,14 @@ void Link::drop(int rail, const std::string& why) noexcept {
   if (stream_.live() != 0) move_parts_from(rail);
 }
 
+/// Also those that have just arrived, it says: what a network does with a receive as it fails is
+/// not to be relied on, and the sender still has all of it.
 void Link::move_parts_from(int rail) noexcept {
   for (const auto& incoming : incoming_) {
     for (const auto& part : incoming->parts) {
       if (part->rail != rail) continue;
       if (is_active(part->operation)) network(rail).cancel(part->operation);
-      if (!has_arrived(*part)) pull(*incoming, *part, split_.fastest(stream_.live()));
+      pull(*incoming, *part, split_.fastest(stream_.live()));
     }
   }
 }
