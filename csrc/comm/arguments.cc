@@ -50,8 +50,10 @@ std::vector<void*> blocks_of(const Impl& impl, const exec::Plan& plan, const cha
   const std::int64_t n = block_bytes == 0 ? 0 : bytes / block_bytes;
   if (side.list.empty()) {
     check_buffer(impl, plan.key, which, side.whole.data, side.whole.bytes.value, bytes);
-    auto* const first = static_cast<std::byte*>(const_cast<void*>(side.whole.data));
-    for (std::int64_t k = 0; k < n; ++k) blocks.push_back(first + k * block_bytes);
+    void* const first = const_cast<void*>(side.whole.data);
+    for (std::int64_t k = 0; k < n; ++k) {
+      blocks.push_back(static_cast<std::byte*>(first) + k * block_bytes);
+    }
     return blocks;
   }
   if (side.list.size() != impl.members.size()) {
