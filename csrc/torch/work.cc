@@ -4,8 +4,6 @@
 #include <Python.h>
 #include <torch/csrc/utils/pybind.h>
 
-#include <utility>
-
 namespace shoal::torch {
 
 namespace {
@@ -94,9 +92,8 @@ void BackendWork::conclude(const std::function<void()>& before_callbacks) {
   c10::intrusive_ptr<c10::ivalue::Future> future, result_future;
   {
     const std::lock_guard lock(mutex_);
-    // Not one that getFuture() has made, and completed, since finish().
-    if (future_ && !std::exchange(future_completed_, true)) future = future_;
-    if (result_future_ && !std::exchange(result_completed_, true)) result_future = result_future_;
+    future = future_;
+    result_future = result_future_;
   }
   if (before_callbacks && (future || result_future)) before_callbacks();
   if (future) complete_future(future);
@@ -176,33 +173,23 @@ void BackendWork::complete_result(const c10::intrusive_ptr<c10::ivalue::Future>&
 
 c10::intrusive_ptr<c10::ivalue::Future> BackendWork::getFuture() {
   std::unique_lock lock(mutex_);
-  if (!future_) {
-    future_ =
-        c10::make_intrusive<c10::ivalue::Future>(c10::ListType::create(c10::TensorType::get()));
-    if (completed_) {
-      future_completed_ = true;
-      auto future = future_;
-      lock.unlock();
-      complete_future(future);
-      return future;
-    }
-  }
-  return future_;
+  if (future_) return future_;
+  auto future =
+      c10::make_intrusive<c10::ivalue::Future>(c10::ListType::create(c10::TensorType::get()));
+  if (!completed_) return future_ = future;
+  lock.unlock();
+  complete_future(future);
+  return future;
 }
 
 c10::intrusive_ptr<c10::ivalue::Future> BackendWork::getFutureResult() {
   std::unique_lock lock(mutex_);
-  if (!result_future_) {
-    result_future_ = c10::make_intrusive<c10::ivalue::Future>(c10::IntType::get());
-    if (completed_) {
-      result_completed_ = true;
-      auto future = result_future_;
-      lock.unlock();
-      complete_result(future);
-      return future;
-    }
-  }
-  return result_future_;
+  if (result_future_) return result_future_;
+  auto future = c10::make_intrusive<c10::ivalue::Future>(c10::IntType::get());
+  if (!completed_) return result_future_ = future;
+  lock.unlock();
+  complete_result(future);
+  return future;
 }
 
 }  // namespace shoal::torch

@@ -85,9 +85,9 @@ class BackendWork final : public c10d::Work {
   std::uint64_t record_ = 0;
   std::atomic<bool> concluding_{false};
   std::atomic<bool> open_{false};
-  c10::intrusive_ptr<c10::ivalue::Future> future_;            // mutex_
-  c10::intrusive_ptr<c10::ivalue::Future> result_future_;     // mutex_
-  bool future_completed_ = false, result_completed_ = false;  // or about to be; mutex_
+  // Those that were asked for before the work was over: conclude() completes them. mutex_
+  c10::intrusive_ptr<c10::ivalue::Future> future_;
+  c10::intrusive_ptr<c10::ivalue::Future> result_future_;
 };
 
 /// Shoal's error as torch's users expect it: DistBackendError, or a RuntimeError for wrong calls. A
