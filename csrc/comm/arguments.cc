@@ -12,15 +12,15 @@ using Impl = CommunicatorImpl;
               std::string(name_of(collective)) + ": " + what + impl.describe_self());
 }
 
-[[gnu::cold]] void refuse_buffer(const Impl& impl, const exec::PlanKey& key, std::string_view which,
-                                 const void* data, std::int64_t given, std::int64_t needed) {
-  if (given == needed && data == nullptr) {
-    refuse(impl, key.collective, std::string(which) + " is null");
-  }
+[[gnu::cold]] void refuse_buffer(const Impl& impl, const exec::PlanKey& key, const char* which,
+                                 const void* data, std::int64_t given, std::int64_t needed,
+                                 int place) {
+  const std::string name = which + (place < 0 ? std::string() : "[" + std::to_string(place) + "]");
+  if (given == needed && data == nullptr) refuse(impl, key.collective, name + " is null");
   refuse(impl, key.collective,
-         std::string(which) + " has " + std::to_string(given) + " bytes, needs " +
-             std::to_string(needed) + " (count " + std::to_string(key.count) + " x " +
-             std::string(name_of(key.dtype)) + ")");
+         name + " has " + std::to_string(given) + " bytes, needs " + std::to_string(needed) +
+             " (count " + std::to_string(key.count) + " x " + std::string(name_of(key.dtype)) +
+             ")");
 }
 
 namespace {
@@ -62,8 +62,8 @@ std::vector<void*> blocks_of(const Impl& impl, const exec::Plan& plan, const cha
                " buffers, needs one for each of " + std::to_string(impl.members.size()) + " ranks");
   }
   for (const auto& block : side.list) {
-    const std::string name = std::string(which) + "[" + std::to_string(blocks.size()) + "]";
-    check_buffer(impl, plan.key, name, block.data, block.bytes.value, block_bytes);
+    check_buffer(impl, plan.key, which, block.data, block.bytes.value, block_bytes,
+                 static_cast<int>(blocks.size()));
     blocks.push_back(const_cast<void*>(block.data));
   }
   return blocks;

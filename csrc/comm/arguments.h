@@ -15,14 +15,15 @@ namespace shoal::comm {
                          const std::string& what);
 
 [[noreturn]] void refuse_buffer(const CommunicatorImpl& impl, const exec::PlanKey& key,
-                                std::string_view which, const void* data, std::int64_t given,
-                                std::int64_t needed);
-/// Where a rank has no input (or output) what it gives is not looked at.
-inline void check_buffer(const CommunicatorImpl& impl, const exec::PlanKey& key,
-                         std::string_view which, const void* data, std::int64_t given,
-                         std::int64_t needed) {
+                                const char* which, const void* data, std::int64_t given,
+                                std::int64_t needed, int place);
+/// Where a rank has no input (or output) what it gives is not looked at. `place`: of a list's
+/// buffer.
+inline void check_buffer(const CommunicatorImpl& impl, const exec::PlanKey& key, const char* which,
+                         const void* data, std::int64_t given, std::int64_t needed,
+                         int place = -1) {
   if (needed > 0 && (given != needed || data == nullptr)) {
-    refuse_buffer(impl, key, which, data, given, needed);
+    refuse_buffer(impl, key, which, data, given, needed, place);
   }
 }
 

@@ -29,8 +29,7 @@ bool Buffers::is_outside(const memory::Arena& arena, Space which,
   if (lists_[static_cast<int>(which)] == nullptr) {
     return arena.offset_of(at(which), bytes) == memory::kNoOffset;
   }
-  const Side& side = which == Space::kInput ? input_ : output_;
-  return std::ranges::any_of(side.list, [&](const std::byte* block) {
+  return std::ranges::any_of(side(which).list, [&](const std::byte* block) {
     return arena.offset_of(block, block_bytes_) == memory::kNoOffset;
   });
 }
@@ -96,13 +95,13 @@ bool Buffers::reserve_scratch(std::int64_t bytes) noexcept {
 std::int64_t Buffers::copy_staged(const Call& call, Space which, std::int64_t offset,
                                   std::int64_t most) const noexcept {
   const bool is_input = which == Space::kInput;
-  const Side& side = is_input ? input_ : output_;
+  const std::vector<std::byte*>& list = side(which).list;
   std::byte* given = nullptr;
-  if (side.list.empty()) {
+  if (list.empty()) {
     given =
         static_cast<std::byte*>(is_input ? const_cast<void*>(call.input) : call.output) + offset;
   } else {
-    given = side.list[static_cast<std::size_t>(offset / block_bytes_)] + offset % block_bytes_;
+    given = in_list(list.data(), offset);
     most = std::min(most, block_bytes_ - offset % block_bytes_);
   }
   std::byte* const block = at(which) + offset;

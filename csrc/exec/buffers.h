@@ -46,7 +46,7 @@ class Buffers {
   [[nodiscard]] std::byte* at(schedule::Space which, std::int64_t offset) const noexcept {
     std::byte* const* const list = lists_[static_cast<int>(which)];
     if (list != nullptr) [[unlikely]] {
-      return list[offset / block_bytes_] + offset % block_bytes_;
+      return in_list(list, offset);
     }
     return at(which) + offset;
   }
@@ -92,6 +92,12 @@ class Buffers {
     Block stand_in;                ///< for what is staged
   };
 
+  [[nodiscard]] const Side& side(schedule::Space which) const noexcept {
+    return which == schedule::Space::kInput ? input_ : output_;
+  }
+  [[nodiscard]] std::byte* in_list(std::byte* const* list, std::int64_t offset) const noexcept {
+    return list[offset / block_bytes_] + offset % block_bytes_;
+  }
   [[gnu::cold]] void begin_lists(const Call& call) noexcept;
   [[nodiscard]] bool is_outside(const memory::Arena& arena, schedule::Space which,
                                 std::int64_t bytes) const noexcept;

@@ -71,7 +71,7 @@ bool overlap(const at::Tensor& a, const at::Tensor& b) {
 }
 
 /// An input as it is; a copy of it where `output` would overwrite it, other than in the place where
-/// shoal has it in place: `is_place`.
+/// shoal has it in place: `is_place`. (all_to_all has no such place.)
 at::Tensor apart(const at::Tensor& input, const at::Tensor& output, bool is_place) {
   const bool is_same = is_place && input.const_data_ptr() == output.const_data_ptr();
   return is_same || !overlap(input, output) ? input : input.clone();
@@ -490,9 +490,7 @@ WorkPtr ShoalBackend::alltoall_base(at::Tensor& output, at::Tensor& input,
     Call call(*this, {OpType::ALLTOALL_BASE, "shoal:all_to_all", opts.timeout, opts.asyncOp},
               {input});
     require_same_type(call.name(), input, output);
-    at::Tensor x = call.in(input);
-    const at::Tensor y = call.out(output);
-    if (overlap(x, y)) x = call.in(x.clone());
+    const at::Tensor x = call.in(apart(input, output, false)), y = call.out(output);
     const Parts inputs =
         cut(call.name(), x, const_cast<void*>(call.input_of(x).data), input_splits, getSize());
     const Parts outputs = cut(call.name(), y, call.output_of(y).data, output_splits, getSize());

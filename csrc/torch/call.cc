@@ -11,7 +11,6 @@
 #include <torch/csrc/distributed/c10d/ProcessGroup.hpp>
 
 #include "torch/large_blocks.h"
-#include "torch/pool.h"
 #include "torch/stream_work.h"
 
 namespace shoal::torch {
@@ -201,13 +200,17 @@ at::Tensor Call::adjacent(const Tensors& list) {
   return list[0].as_strided({total}, {1});
 }
 
+void Call::hold_copied(const Tensors& list) {
+  for (const at::Tensor& tensor : list) {
+    hold(tensor);
+    count_copy(tensor);
+  }
+}
+
 ConstBlocks Call::in(const Tensors& list) {
   if (lists_stream(list)) {
     if (const at::Tensor whole = adjacent(list); whole.defined()) return input_of(in(whole));
-    for (const at::Tensor& tensor : list) {
-      hold(tensor);
-      count_copy(tensor);
-    }
+    hold_copied(list);
     const at::Tensor flat = at::cat(flattened(list));
     hold(flat);
     return input_of(flat);
@@ -220,10 +223,7 @@ ConstBlocks Call::in(const Tensors& list) {
 Blocks Call::out(const Tensors& list) {
   if (lists_stream(list)) {
     if (const at::Tensor whole = adjacent(list); whole.defined()) return output_of(out(whole));
-    for (const at::Tensor& tensor : list) {
-      hold(tensor);
-      count_copy(tensor);
-    }
+    hold_copied(list);
     const at::Tensor flat = at::empty({elements_in(list)}, list[0].options());
     hold(flat);
     then([list, flat] {

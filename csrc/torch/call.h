@@ -97,6 +97,7 @@ class Call {
   /// A contiguous one to copy to or from, where the operation is to have it.
   [[nodiscard]] at::Tensor room_for(const at::Tensor& tensor) const;
   bool lists_stream(const Tensors& list);
+  void hold_copied(const Tensors& list);
   [[nodiscard]] static at::Tensor adjacent(const Tensors& list);
   c10::intrusive_ptr<c10d::Work> launch_on_stream(const Tensors& outputs);
 

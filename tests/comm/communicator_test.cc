@@ -175,8 +175,6 @@ class Attempt {
   Operation operation_;
   int id_;
   std::int64_t size_ = 0;
-  PoolBlock input_block_, output_block_;
-  Values input_values_, output_values_;
   Side input_, output_;
   Work work_;  // last: ends before its buffers do
 };

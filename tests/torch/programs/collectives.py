@@ -343,7 +343,6 @@ def check_lists_that_overlap_with_the_other_side() -> None:
             dist.gather(x, parts if RANK == 1 else None, 1)
             if RANK == 1:
                 all_same(parts, of_all((n,)))
-            if RANK == 1:
                 torch.cat(of_all((n,)), out=whole[:-1])
             dist.scatter(x, parts if RANK == 1 else None, 1)
             same(x, mine)
